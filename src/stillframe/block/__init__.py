@@ -1,0 +1,17 @@
+"""Random-access bytes: disks, files, windows and overlays, all with the same few verbs (``BlockReader``)."""
+
+from stillframe.block.base import BlockReader, BlockWriter, ExtentKind, KnownExtent, ReadFault
+from stillframe.block.memory import MemoryDisk
+from stillframe.block.overlay import OverlayReader
+from stillframe.block.window import WindowReader
+
+__all__ = [
+    "BlockReader",
+    "BlockWriter",
+    "ExtentKind",
+    "KnownExtent",
+    "MemoryDisk",
+    "OverlayReader",
+    "ReadFault",
+    "WindowReader",
+]

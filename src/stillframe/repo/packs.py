@@ -1,0 +1,225 @@
+"""Packs: many sealed chunks in one object.
+
+Answers: "add this chunk to a pack", "which chunks does this pack hold?", "give me these chunks of it". A pack is
+written from front to back, once, by one thread; reading is safe for several threads.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import zstandard
+
+from stillframe.errors import DamagedError
+from stillframe.repo.format import (
+    CHECK_HINT,
+    CHUNK_SIZE_MAX,
+    FOOTER_SIZE,
+    HEADER_SIZE,
+    TAG_SIZE,
+    Expected,
+    Footer,
+    ObjectType,
+    build_payload,
+    decompress,
+    object_name,
+    parse_footer,
+    parse_header,
+    parse_payload,
+)
+from stillframe.repo.objects import ObjectBox, TornObject
+from stillframe.repo.rows import EntryKind, Location, Table, build_table, make_rows, parse_table
+from stillframe.repo.sealing import Seal, make_id
+from stillframe.store import ObjectWriter
+
+PACK_SIZE: Final = 64 << 20
+"""Where a pack is full. The last chunk may go over it, far below the format's limit."""
+_BATCH_SIZE: Final = 1 << 20
+"""Sealed entries are handed to the store in pieces of about this size."""
+_READ_GAP: Final = 128 << 10
+_READ_SIZE_MAX: Final = 8 << 20
+
+Compress = Callable[[bytes | bytearray | memoryview], bytes]
+
+
+def compressor(level: int | None) -> Compress | None:
+    """A function that makes one Zstandard frame at ``level``, for one thread; ``None`` stores as is."""
+    return None if level is None else zstandard.ZstdCompressor(level=level).compress
+
+
+class PackWriter:
+    """One pack being written, by one thread."""
+
+    def __init__(self, box: ObjectBox, compress: Compress | None) -> None:
+        self.pack_id: Final = make_id()
+        self._header = box.new_header(ObjectType.PACK, self.pack_id)
+        self._seal: Final = box.seal(self._header)
+        self._compress = compress
+        self._out: ObjectWriter = box.store.create(object_name(ObjectType.PACK, self.pack_id))
+        self._batch = bytearray(_BATCH_SIZE + CHUNK_SIZE_MAX + TAG_SIZE)
+        self._batch[:HEADER_SIZE] = self._header.build()
+        self._filled = HEADER_SIZE
+        self._flushed = 0
+        self._entries: list[tuple[bytes, int, int, int, EntryKind, bool]] = []
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._flushed + self._filled
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next chunk belongs to another pack."""
+        return self.size >= PACK_SIZE
+
+    def add(self, chunk_id: bytes, plain: bytes | memoryview, kind: EntryKind = EntryKind.CHUNK) -> int:
+        """Compress where that pays, seal, and append; returns the stored size."""
+        packed: bytes | memoryview = plain
+        if self._compress is not None:
+            tried = self._compress(plain)
+            if len(tried) < len(plain) - len(plain) // 32:
+                packed = tried
+        offset = self.size
+        room = memoryview(self._batch)[self._filled :]
+        sealed = self._seal.close_into(packed, offset=offset, subject=chunk_id, buffer=room)
+        room.release()
+        self._filled += sealed
+        self._entries.append((chunk_id, offset, sealed, len(plain), kind, packed is not plain))
+        if self._filled >= _BATCH_SIZE:
+            self._flush()
+        return sealed
+
+    def finish(self) -> Table:
+        """Write trailer and footer; durable on return. Returns where its chunks rest."""
+        table = Table((self.pack_id,), make_rows(self._entries))
+        self._flush()
+        offset, head = self._flushed, self._header.build()
+        trailer = self._seal.close(build_payload(build_table(table)), offset=offset)
+        footer = Footer.over(head, trailer, trailer_offset=offset, trailer_size=len(trailer))
+        self._out.append(trailer + footer.build())
+        self._out.commit()
+        return table
+
+    def abandon(self) -> None:
+        """Give the pack up."""
+        self._out.abandon()
+
+    def _flush(self) -> None:
+        with memoryview(self._batch) as whole:
+            self._out.append(whole[: self._filled])
+        self._flushed += self._filled
+        self._filled = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Entries of one pack that are read in one go, in order of offset."""
+
+    pack_id: bytes
+    locations: tuple[Location, ...]
+
+    @property
+    def offset(self) -> int:
+        """Where the read begins."""
+        return self.locations[0].offset
+
+    @property
+    def size(self) -> int:
+        """Bytes to read, small gaps included."""
+        last = self.locations[-1]
+        return last.offset + last.sealed_size - self.offset
+
+
+def plan_fetches(locations: Sequence[Location]) -> Iterator[Fetch]:
+    """Group locations into reads: per pack, in order of offset, small gaps read over, 8 MiB at most."""
+    ordered = sorted(locations, key=lambda place: (place.pack_id, place.offset))
+    group: list[Location] = []
+    for place in ordered:
+        if group and not _continues(group, place):
+            yield Fetch(group[0].pack_id, tuple(group))
+            group = []
+        group.append(place)
+    if group:
+        yield Fetch(group[0].pack_id, tuple(group))
+
+
+def _continues(group: list[Location], place: Location) -> bool:
+    last = group[-1]
+    near = place.pack_id == last.pack_id and place.offset - (last.offset + last.sealed_size) <= _READ_GAP
+    return near and place.offset + place.sealed_size - group[0].offset <= _READ_SIZE_MAX
+
+
+class PackReader:
+    """Reads chunks out of packs."""
+
+    def __init__(self, box: ObjectBox) -> None:
+        self._box = box
+        self._seal_of = functools.lru_cache(maxsize=1024)(self._read_seal)
+
+    def read_table(self, pack_id: bytes) -> Table:
+        """Which chunks a pack holds, by its own trailer.
+
+        Raises:
+            ObjectMissing: There is no such pack.
+            TornObject: Its writing was cut off.
+            DamagedError: Header, trailer or footer are not what was written.
+        """
+        expected = self._expected(pack_id)
+        name = object_name(ObjectType.PACK, pack_id)
+        size = self._box.store.size(name)
+        tail = self._box.store.read(name, max(0, size - FOOTER_SIZE), min(size, FOOTER_SIZE))
+        footer = parse_footer(tail, object_size=size)
+        if footer is None:
+            raise TornObject(f"{expected.thing}: has no valid end; its writing was cut off", hint=CHECK_HINT)
+        head = self._box.store.read(name, 0, HEADER_SIZE)
+        header = parse_header(head, expected)
+        trailer = self._box.store.read(name, footer.trailer_offset, footer.trailer_size)
+        if not footer.covers(head, trailer):
+            raise DamagedError(f"{expected.thing}: its trailer is not what was written", hint=CHECK_HINT)
+        plain = self._box.seal(header).open(trailer, offset=footer.trailer_offset, thing=expected.thing)
+        table = parse_table(parse_payload(plain, thing=expected.thing), thing=expected.thing)
+        ends = table.rows["offset"].astype("<i8") + table.rows["sealed"]
+        if table.packs != (pack_id,) or (ends > footer.trailer_offset).any():
+            raise DamagedError(f"{expected.thing}: its table is not that of this pack", hint=CHECK_HINT)
+        return table
+
+    def fetch(self, fetch: Fetch) -> Iterator[tuple[Location, bytes | DamagedError]]:
+        """Read and open the entries of one fetch; a damaged one yields its error and the rest go on.
+
+        Raises:
+            StorageError: The pack is missing, too short, or the storage failed.
+            DamagedError: The pack's header is not what was written.
+        """
+        seal = self._seal_of(fetch.pack_id)
+        raw = memoryview(self._box.store.read(object_name(ObjectType.PACK, fetch.pack_id), fetch.offset, fetch.size))
+        for place in fetch.locations:
+            start = place.offset - fetch.offset
+            try:
+                yield place, open_entry(seal, place, raw[start : start + place.sealed_size])
+            except DamagedError as error:
+                yield place, error
+
+    def forget_cached(self, pack_id: bytes) -> bool:
+        """Ask that the next read of a pack comes from the medium."""
+        return self._box.store.forget_cached(object_name(ObjectType.PACK, pack_id))
+
+    def _read_seal(self, pack_id: bytes) -> Seal:
+        head = self._box.store.read(object_name(ObjectType.PACK, pack_id), 0, HEADER_SIZE)
+        return self._box.seal(parse_header(head, self._expected(pack_id)))
+
+    def _expected(self, pack_id: bytes) -> Expected:
+        return Expected(kind=ObjectType.PACK, repository_id=self._box.repository_id, object_id=pack_id)
+
+
+def open_entry(seal: Seal, place: Location, sealed: bytes | memoryview) -> bytes:
+    """Open one sealed entry and undo its compression.
+
+    Raises:
+        DamagedError: It is not what was written there.
+    """
+    thing = f"chunk {place.chunk_id.hex()[:16]} at {place.offset} of pack {place.pack_id.hex()}"
+    plain = seal.open(sealed, offset=place.offset, subject=place.chunk_id, thing=thing)
+    if place.compressed:
+        return decompress(plain, place.plain_size, thing=thing)
+    return plain

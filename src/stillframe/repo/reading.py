@@ -1,0 +1,95 @@
+"""Reading chunks by id: index and packs together, with another copy tried where one is damaged.
+
+Answers: "give me the chunk with this id." Safe for several threads.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from stillframe.errors import DamagedError, StorageError
+from stillframe.repo.format import CHECK_HINT
+from stillframe.repo.index import ChunkIndex
+from stillframe.repo.packs import Fetch, PackReader, plan_fetches
+from stillframe.repo.rows import Location, ids_array
+
+_NODES_CACHED: Final = 256
+
+
+class ChunkReader:
+    """Chunks and nodes of a repository, by id."""
+
+    def __init__(self, index: ChunkIndex, packs: PackReader) -> None:
+        self.index = index
+        self.packs = packs
+        self._nodes: OrderedDict[bytes, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def plan(self, chunk_ids: Sequence[bytes]) -> tuple[list[Fetch], list[bytes]]:
+        """Reads that bring these chunks, each once, and the ids that no run knows."""
+        unique = list(dict.fromkeys(chunk_ids))
+        if not unique:
+            return [], []
+        places = self.index.locate(ids_array(b"".join(unique)))
+        missing = [chunk_id for chunk_id, place in zip(unique, places, strict=True) if place is None]
+        return list(plan_fetches([place for place in places if place is not None])), missing
+
+    def fetch(self, fetch: Fetch) -> Iterator[tuple[Location, bytes | DamagedError]]:
+        """The chunks of one read. What is damaged is tried from another copy; else its error stands in its place."""
+        try:
+            opened = list(self.packs.fetch(fetch))
+        except (StorageError, DamagedError) as error:
+            opened = [(place, damage(place, error)) for place in fetch.locations]
+        for place, data in opened:
+            yield place, self._other_copy(place, data) if isinstance(data, DamagedError) else data
+
+    def read(self, chunk_id: bytes) -> bytes:
+        """One chunk or node.
+
+        Raises:
+            DamagedError: No run knows it, or no copy of it is what was written.
+        """
+        failure = missing_chunk(chunk_id)
+        for place in self.index.copies(chunk_id)[:1]:
+            for _, data in self.fetch(Fetch(place.pack_id, (place,))):
+                if not isinstance(data, DamagedError):
+                    return data
+                failure = data
+        raise failure
+
+    def read_node(self, node_id: bytes) -> bytes:
+        """A node of a block map, kept for the next who asks."""
+        with self._lock:
+            if node_id in self._nodes:
+                self._nodes.move_to_end(node_id)
+                return self._nodes[node_id]
+        data = self.read(node_id)
+        with self._lock:
+            self._nodes[node_id] = data
+            if len(self._nodes) > _NODES_CACHED:
+                self._nodes.popitem(last=False)
+        return data
+
+    def _other_copy(self, place: Location, error: DamagedError) -> bytes | DamagedError:
+        for other in self.index.copies(place.chunk_id):
+            if (other.pack_id, other.offset) != (place.pack_id, place.offset):
+                try:
+                    for _, data in self.packs.fetch(Fetch(other.pack_id, (other,))):
+                        if not isinstance(data, DamagedError):
+                            return data
+                except (StorageError, DamagedError):
+                    continue
+        return error
+
+
+def missing_chunk(chunk_id: bytes) -> DamagedError:
+    """The error for a chunk that no index run names."""
+    return DamagedError(f"chunk {chunk_id.hex()[:16]} is in no index run: its pack is lost", hint=CHECK_HINT)
+
+
+def damage(place: Location, error: Exception) -> DamagedError:
+    """The error for a chunk whose pack cannot be read."""
+    return DamagedError(
+        f"chunk {place.chunk_id.hex()[:16]} in pack {place.pack_id.hex()} cannot be read: {error}", hint=CHECK_HINT
+    )

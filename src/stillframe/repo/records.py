@@ -1,0 +1,260 @@
+"""The records that lie in a repository as JSON: manifests, sessions, tombstones, proofs.
+
+Answers: "what does an image say of itself?" Normative: ``docs/format/v1-draft.md``, sections 10 and 11. Parsed once,
+here, into frozen records with every limit checked; an error names the field.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Final, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from stillframe.errors import DamagedError, UnsupportedFormat
+from stillframe.events import Notice
+from stillframe.repo.blockmap import Entry, Kind, MapRoot
+from stillframe.repo.format import CHECK_HINT, JSON_SIZE_MAX
+
+Hex16 = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+Hex32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+OptionalId = Annotated[str, Meta(pattern=r"^([0-9a-f]{32}|[0-9a-f]{64}|)$")]
+Size = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Small = Annotated[int, Meta(ge=0, le=1 << 32)]
+Word = Annotated[str, Meta(max_length=200)]
+Text = Annotated[str, Meta(max_length=4000)]
+Time = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+Ranges = Annotated[tuple[tuple[Size, Size], ...], Meta(max_length=1_000_000)]
+
+KNOWN_FEATURES: Final[frozenset[str]] = frozenset()
+"""Names that a manifest may list in ``features``; none are defined in this version."""
+
+BackupKind = Literal["full", "incremental", "differential"]
+Consistency = Literal["offline", "snapshot", "frozen", "torn"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineName:
+    """Which machine: an id that stays, and the name people know."""
+
+    id: Hex16
+    name: Word
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredNotice:
+    """Something a person should know of an image."""
+
+    code: Word
+    message: Text
+    hint: Text = ""
+
+
+def stored_notice(notice: Notice) -> StoredNotice:
+    """A notice as it is kept."""
+    return StoredNotice(code=notice.code, message=notice.message[:4000], hint=notice.hint[:4000])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMap:
+    """The root of a block map."""
+
+    size: Size
+    kind: Annotated[int, Meta(ge=0, le=4)]
+    id: OptionalId = ""
+
+    def root(self) -> MapRoot:
+        """As the block map module knows it.
+
+        Raises:
+            DamagedError: Kind and id do not belong together.
+        """
+        kind, node_id = Kind(self.kind), bytes.fromhex(self.id)
+        if (kind is Kind.DATA) != (len(node_id) == 32):
+            raise DamagedError("a manifest names a block map without its root", hint=CHECK_HINT)
+        return MapRoot(self.size, Entry(kind, node_id))
+
+
+def stored_map(root: MapRoot) -> StoredMap:
+    """A map's root as it is kept."""
+    return StoredMap(size=root.size, kind=int(root.root.kind), id=root.root.id.hex())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """A file whose contents were left out: paging, hibernation, swap."""
+
+    path: Text
+    size: Size
+    kind: Word
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPartition:
+    """A partition as it was, and where its bytes are. ``start`` and ``size`` in bytes of the disk."""
+
+    number: Small
+    index: Small
+    start: Size
+    size: Size
+    blocks: StoredMap
+    type: Word = ""
+    type_name: Word = ""
+    name: Word = ""
+    guid: Word = ""
+    attributes: Annotated[str, Meta(pattern=r"^[0-9a-f]{1,16}$")] = "0"
+    logical: bool = False
+    filesystem: Word = ""
+    label: Word = ""
+    uuid: Word = ""
+    block_size: Small = 0
+    bytes_used: Size = 0
+    system: Word | None = None
+    consistency: Consistency = "offline"
+    map: Literal["used", "raw"] = "raw"
+    excluded: Ranges = ()
+    unreadable: Ranges = ()
+    left_out: Annotated[tuple[StoredFile, ...], Meta(max_length=1000)] = ()
+    notices: Annotated[tuple[StoredNotice, ...], Meta(max_length=1000)] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredDisk:
+    """A disk as it was."""
+
+    number: Small
+    path: Text
+    size: Size
+    sector_size: Annotated[int, Meta(ge=512, le=65536)]
+    scheme: Literal["gpt", "mbr", "none"]
+    outside: StoredMap
+    disk_id: Word = ""
+    model: Word = ""
+    serial: Word = ""
+    unreadable: Ranges = ()
+    partitions: Annotated[tuple[StoredPartition, ...], Meta(max_length=1024)] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """One image."""
+
+    version: Literal[1] = 1
+    image: Hex16
+    features: Annotated[tuple[Word, ...], Meta(max_length=64)] = ()
+    program: Word
+    created: Time
+    finished: Time
+    machine: MachineName
+    name: Word = ""
+    comment: Text = ""
+    kind: BackupKind
+    baseline: OptionalId = ""
+    sequence: Size
+    previous: OptionalId = ""
+    domain: Hex16
+    chunk_size: Small
+    session: Hex16
+    bytes_total: Size
+    bytes_used: Size
+    bytes_read: Size
+    bytes_added: Size
+    notices: Annotated[tuple[StoredNotice, ...], Meta(max_length=10_000)] = ()
+    disks: Annotated[tuple[StoredDisk, ...], Meta(min_length=1, max_length=256)]
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether some volume changed while it was copied: never good, never a baseline."""
+        return any(part.consistency == "torn" for disk in self.disks for part in disk.partitions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRecord:
+    """A machine is at work in the repository."""
+
+    session: Hex16
+    verb: Word
+    machine: MachineName
+    boot_id: Word
+    process: Word
+    started: Time
+    expires: Time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgottenImage:
+    """An image that is to be treated as gone."""
+
+    image: Hex16
+    machine: Hex16
+    sequence: Size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TombstoneRecord:
+    """An announcement of deletion."""
+
+    tombstone: Hex16
+    created: Time
+    machine: MachineName
+    images: Annotated[tuple[ForgottenImage, ...], Meta(max_length=100_000)] = ()
+    packs: Annotated[tuple[Hex16, ...], Meta(max_length=1_000_000)] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProofRecord:
+    """Evidence about an image."""
+
+    proof: Hex16
+    image: Hex16
+    created: Time
+    machine: MachineName
+    kind: Literal["read-back", "quick"]
+    ok: bool
+    bytes: Size
+    how: Text = ""
+    bad_chunks: Annotated[tuple[Hex32, ...], Meta(max_length=100_000)] = ()
+    findings: Annotated[tuple[Text, ...], Meta(max_length=1000)] = ()
+
+
+Record = Manifest | SessionRecord | TombstoneRecord | ProofRecord
+R = TypeVar("R", Manifest, SessionRecord, TombstoneRecord, ProofRecord)
+
+
+def build_record(record: Record) -> bytes:
+    """The JSON of a record."""
+    return msgspec.json.encode(record)
+
+
+def parse_record(raw: bytes, kind: type[R], *, thing: str) -> R:
+    """Parse the JSON of a record and check every limit.
+
+    Raises:
+        DamagedError: It is not JSON, or a field is missing or outside its limits; the field is named.
+    """
+    if len(raw) > JSON_SIZE_MAX:
+        raise DamagedError(f"{thing}: {len(raw)} bytes are more than the format allows", hint=CHECK_HINT)
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise DamagedError(f"{thing}: not what the format says: {error}", hint=CHECK_HINT) from error
+
+
+def require_known_features(manifest: Manifest) -> None:
+    """Refuse an image that needs what this program does not know.
+
+    Raises:
+        UnsupportedFormat: With the names of the features.
+    """
+    unknown = sorted(set(manifest.features) - KNOWN_FEATURES)
+    if unknown:
+        raise UnsupportedFormat(
+            f"image {manifest.image[:8]} needs {', '.join(unknown)}, which this version does not know",
+            hint=f"Use Stillframe {manifest.program} or newer.",
+        )
+
+
+def parse_time(text: str) -> datetime:
+    """A record's time, with its time zone."""
+    return datetime.fromisoformat(re.sub(r"Z$", "+00:00", text))

@@ -1,0 +1,128 @@
+"""Sessions: "this machine is at work here". The lock that saves work, and the witness that deletion waits for.
+
+Answers: "may this run start beside the others?" Normative: ``docs/format/v1-draft.md``, sections 11 to 14. A session is
+written before anything is read that the run will rely on; correctness rests on that order, not on exclusion.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from stillframe.clock import rfc3339
+from stillframe.errors import Locked, StorageError
+from stillframe.repo.format import ObjectType
+from stillframe.repo.records import MachineName, SessionRecord, build_record, parse_time
+from stillframe.repo.repository import Repository
+from stillframe.repo.sealing import make_id
+
+LIFETIME: Final = timedelta(days=14)
+"""No run lasts longer. A run that did must not write its manifest: its chunks may have been deleted."""
+
+_CONFLICTS: Final = {
+    "backup": {"repair"},
+    "forget": {"repair"},
+    "expire": {"expire", "repair"},
+    "repair": {"backup", "forget", "expire", "repair"},
+    "verify": set[str](),
+    "key": set[str](),
+}
+"""Which verbs of other machines a verb does not run beside (section 14). Of the same machine, also its own kind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Who runs: the machine, its boot, the process on it, and a way to ask whether such a process still lives.
+
+    ``is_alive`` gets ``(boot_id, process)`` of a session of this same machine.
+    """
+
+    machine: MachineName
+    boot_id: str
+    process: str
+    is_alive: Callable[[str, str], bool]
+
+
+class Session:
+    """One run at work. Begin it before reading what the run relies on; end it when all is written."""
+
+    def __init__(self, repository: Repository, record: SessionRecord, began_boottime: float) -> None:
+        self.repository = repository
+        self.record = record
+        self._began_boottime = began_boottime
+
+    @property
+    def id(self) -> str:
+        """The session's id, as hex."""
+        return self.record.session
+
+    def require_fresh(self) -> None:
+        """Refuse to commit after the session's lifetime, time asleep included.
+
+        Raises:
+            StorageError: The run took too long; what it stored stays and the next run uses it.
+        """
+        if self.repository.clock.boottime() - self._began_boottime > LIFETIME.total_seconds():
+            raise StorageError(
+                f"this run began more than {LIFETIME.days} days ago; it must not be completed any more",
+                hint="Run it again: what was stored is used again.",
+            )
+
+    def end(self) -> None:
+        """Take the session away. Safe to call twice."""
+        self.repository.box.delete(ObjectType.SESSION, bytes.fromhex(self.record.session))
+
+
+def begin_session(repository: Repository, owner: Owner, verb: str) -> Session:
+    """Announce a run, and stop if another one is in its way.
+
+    Raises:
+        Locked: Another run is at work; the message says which, where and since when.
+    """
+    clock = repository.clock
+    began, now = clock.boottime(), clock.now()
+    record = SessionRecord(
+        session=make_id().hex(), verb=verb, machine=owner.machine, boot_id=owner.boot_id, process=owner.process,
+        started=rfc3339(now), expires=rfc3339(now + LIFETIME),
+    )  # fmt: skip
+    repository.box.write(ObjectType.SESSION, bytes.fromhex(record.session), build_record(record))
+    session = Session(repository, record, began)
+    try:
+        others = [other for other in open_sessions(repository, owner) if _conflicts(record, other)]
+    except BaseException:
+        session.end()
+        raise
+    if others:
+        session.end()
+        other = others[0]
+        raise Locked(
+            f"'{other.verb}' is at work in this repository on {other.machine.name} since {other.started}",
+            hint=f"Wait until it has ended. A run that died counts until {other.expires}.",
+        )
+    return session
+
+
+def open_sessions(repository: Repository, owner: Owner) -> list[SessionRecord]:
+    """Sessions that count: of this machine those whose process lives, of others until they expire.
+
+    Dead sessions of this machine are deleted on the way.
+    """
+    found = []
+    for record in repository.sessions():
+        if record.machine.id == owner.machine.id:
+            ours = record.boot_id == owner.boot_id and record.process == owner.process
+            if ours or owner.is_alive(record.boot_id, record.process):
+                found.append(record)
+            else:
+                repository.box.delete(ObjectType.SESSION, bytes.fromhex(record.session))
+        elif parse_time(record.expires) > repository.clock.now():
+            found.append(record)
+    return found
+
+
+def _conflicts(mine: SessionRecord, other: SessionRecord) -> bool:
+    if mine.session == other.session:
+        return False
+    if other.verb in _CONFLICTS.get(mine.verb, set()) or mine.verb in _CONFLICTS.get(other.verb, set()):
+        return True
+    return mine.verb == other.verb == "backup" and mine.machine.id == other.machine.id

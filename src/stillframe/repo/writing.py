@@ -1,0 +1,235 @@
+"""Writing an image: chunks into packs, packs into index runs, the manifest last.
+
+Answers: "is this chunk stored already? then store it", for several threads, in the order that a crash at any moment
+leaves whole (``docs/format/v1-draft.md``, section 12).
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import blake3
+import numpy as np
+from numpy.typing import NDArray
+
+from stillframe.errors import DamagedError, Locked
+from stillframe.repo.format import ObjectType
+from stillframe.repo.index import make_run, merge_runs
+from stillframe.repo.packs import Compress, PackWriter, compressor, plan_fetches
+from stillframe.repo.reading import ChunkReader
+from stillframe.repo.records import Manifest, build_record
+from stillframe.repo.repository import Repository
+from stillframe.repo.rows import ROWS_MAX, EntryKind, Table, build_table, ids_array
+from stillframe.repo.sealing import chunk_id_key, make_id
+from stillframe.repo.session import Session
+from stillframe.store import ObjectMissing
+
+_FLUSH_ROWS: Final = 200_000
+"""Rows that wait in memory before they become an index run: about 40 MB of Python objects."""
+
+
+class ImageWriter:
+    """Takes chunks of one run from several threads.
+
+    Args:
+        session: Of this run, begun.
+        domain: 16 bytes: whose chunks are shared (section 6).
+        level: Zstandard level; ``None`` stores as is.
+    """
+
+    def __init__(self, session: Session, *, domain: bytes, level: int | None) -> None:
+        self.session = session
+        self._repository = session.repository
+        box = self._repository.box
+        self._id_key: Final = chunk_id_key(box.master_key, box.repository_id, domain)
+        self._level = level
+        self._lock = threading.Lock()
+        self._claimed: set[bytes] = set()
+        self._tables: list[Table] = []
+        self._bad: set[bytes] = set()
+        self.bytes_added = 0
+        self.index = self._repository.load_index()
+        self._prepare()
+
+    def chunk_id(self, data: bytes | bytearray | memoryview) -> bytes:
+        """The id of a chunk or node."""
+        return blake3.blake3(data, key=self._id_key).digest()
+
+    def known(self, chunk_ids: list[bytes]) -> NDArray[np.bool_]:
+        """Which of these need not be stored: they rest in a good pack, or this run has taken them."""
+        found = self.index.contains(ids_array(b"".join(chunk_ids)))
+        if self._bad:
+            found &= np.array([chunk_id not in self._bad for chunk_id in chunk_ids], bool)
+        with self._lock:
+            for number in np.flatnonzero(~found).tolist():
+                found[number] = chunk_ids[number] in self._claimed
+        return found
+
+    def lane(self) -> "Lane":
+        """A way in for one thread."""
+        return Lane(self, compressor(self._level))
+
+    def claim(self, chunk_id: bytes) -> bool:
+        """Whether the caller is the one who stores this chunk."""
+        with self._lock:
+            if chunk_id in self._claimed:
+                return False
+            self._claimed.add(chunk_id)
+            return True
+
+    def take_table(self, table: Table, stored: int) -> None:
+        """A pack is durable. When enough rows wait they become an index run."""
+        with self._lock:
+            self._tables.append(table)
+            self.bytes_added += stored
+            full = sum(len(waiting.rows) for waiting in self._tables) >= _FLUSH_ROWS
+            ready = self._tables if full else []
+            if full:
+                self._tables = []
+        self._write_run(ready)
+
+    def flush(self) -> None:
+        """Make every finished pack known by an index run. Lanes must be closed."""
+        with self._lock:
+            ready, self._tables = self._tables, []
+        self._write_run(ready)
+
+    def commit(self, manifest: Manifest, relied_on: Callable[[], Iterable[bytes]]) -> None:
+        """Write the manifest: the image exists from here on.
+
+        Args:
+            manifest: The whole of it.
+            relied_on: Gives every chunk id the image refers to; called only when a deletion was announced meanwhile.
+
+        Raises:
+            DamagedError: Something the image relies on has vanished meanwhile.
+        """
+        self.flush()
+        self._rescue(relied_on)
+        self.session.require_fresh()
+        self._repository.box.write(ObjectType.IMAGE, bytes.fromhex(manifest.image), build_record(manifest))
+
+    def _prepare(self) -> None:
+        """Adopt packs that a killed run left, and exclude what is dead, announced dead, or failed a proof."""
+        there = self._repository.stored_packs()
+        dead = self._tombstoned()
+        for pack_id in sorted(there.keys() - self.index.packs() - dead):
+            try:
+                table = self._repository.packs.read_table(pack_id)
+            except (DamagedError, ObjectMissing):
+                continue
+            self._tables.append(table)
+        self.flush()
+        self._excluded = dead | (self.index.packs() - there.keys())
+        self.index.exclude_packs(self._excluded)
+        self._bad = failed_chunks(self._repository)
+
+    def _tombstoned(self) -> set[bytes]:
+        return {bytes.fromhex(pack) for record in self._repository.tombstones() for pack in record.packs}
+
+    def _rescue(self, relied_on: Callable[[], Iterable[bytes]]) -> None:
+        """Copy what the image relies on out of packs that were announced dead since the run began."""
+        newly = self._tombstoned() - self._excluded
+        repairing = any(record.verb == "repair" for record in self._repository.sessions())
+        if repairing:
+            raise Locked("'repair' began while this run was at work", hint="Run it again when repair has ended.")
+        if not newly:
+            return
+        before = ChunkReader(self._repository.load_index(), self._repository.packs)
+        self._excluded |= newly
+        self.index.exclude_packs(self._excluded)
+        wanted = list(dict.fromkeys(relied_on()))
+        lost = [wanted[n] for n in np.flatnonzero(~self.index.contains(ids_array(b"".join(wanted)))).tolist()]
+        lane = self.lane()
+        places = [place for place in before.index.locate(ids_array(b"".join(lost))) if place is not None]
+        for fetch in plan_fetches(places):
+            for place, data in before.fetch(fetch):
+                if isinstance(data, DamagedError):
+                    raise data
+                lane.add_again(place.chunk_id, data, place.kind)
+        lane.close()
+        self.flush()
+        if not self.index.contains(ids_array(b"".join(wanted))).all():
+            raise DamagedError(
+                "chunks this image relies on were deleted while it was made", hint="Run the backup again."
+            )
+
+    def _write_run(self, tables: list[Table]) -> None:
+        for group in _groups(tables):
+            run_id, table = make_id(), join_tables(group)
+            write_run(self._repository, run_id, table)
+            self.index.add(run_id, table)
+            with self._lock:
+                self._claimed.difference_update(table.rows["id"][n].tobytes() for n in range(len(table.rows)))
+
+
+class Lane:
+    """One thread's way into the repository: a pack of its own."""
+
+    def __init__(self, writer: ImageWriter, compress: Compress | None) -> None:
+        self._writer = writer
+        self._compress = compress
+        self._pack: PackWriter | None = None
+
+    def add(self, chunk_id: bytes, data: bytes | memoryview, kind: EntryKind = EntryKind.CHUNK) -> None:
+        """Store a chunk unless another thread of this run has taken it."""
+        if self._writer.claim(chunk_id):
+            self.add_again(chunk_id, data, kind)
+
+    def add_again(self, chunk_id: bytes, data: bytes | memoryview, kind: EntryKind) -> None:
+        """Store a chunk whatever is known of it."""
+        if self._pack is None:
+            self._pack = PackWriter(self._writer.session.repository.box, self._compress)
+        self._pack.add(chunk_id, data, kind)
+        if self._pack.is_full:
+            self.close()
+
+    def close(self) -> None:
+        """Finish the pack that is open."""
+        pack, self._pack = self._pack, None
+        if pack is not None:
+            try:
+                table = pack.finish()
+            except BaseException:
+                pack.abandon()
+                raise
+            self._writer.take_table(table, pack.size)
+
+    def abandon(self) -> None:
+        """Give up what is not finished: after an error."""
+        if self._pack is not None:
+            self._pack.abandon()
+
+
+def failed_chunks(repository: Repository) -> set[bytes]:
+    """Chunks that a proof found bad and no later good proof of the same image has cleared."""
+    bad: dict[str, set[bytes]] = {}
+    for proof in repository.proofs():
+        if proof.kind == "read-back":
+            bad[proof.image] = {bytes.fromhex(text) for text in proof.bad_chunks}
+    return set().union(*bad.values())
+
+
+def join_tables(tables: list[Table]) -> Table:
+    """One table, sorted by chunk id, of several."""
+    merged = merge_runs(make_run((), table) for table in tables)
+    return Table(merged.packs, merged.rows)
+
+
+def write_run(repository: Repository, run_id: bytes, table: Table) -> None:
+    """Write one index run."""
+    repository.box.write(ObjectType.INDEX, run_id, build_table(table))
+
+
+def _groups(tables: list[Table]) -> Iterable[list[Table]]:
+    """Tables in groups that each fit into one index run."""
+    group: list[Table] = []
+    rows = 0
+    for table in tables:
+        if group and rows + len(table.rows) > ROWS_MAX:
+            yield group
+            group, rows = [], 0
+        group.append(table)
+        rows += len(table.rows)
+    if group:
+        yield group

@@ -1,0 +1,1 @@
+"""Memory twins, fault plans, disk builders and contract suites. The product never imports this (a lint rule)."""

@@ -1,0 +1,171 @@
+"""Every reader and writer of blocks obeys the one contract."""
+
+import contextlib
+import random
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from stillframe.block import BlockReader, BlockWriter, MemoryDisk, OverlayReader, WindowReader
+from stillframe.block.file import FileWriter, open_file_reader, open_file_writer
+from stillframe.block.window import WindowWriter
+from stillframe.extents import Extent
+from stillframe.testing.block_contract import READER_CHECKS, WRITER_CHECKS, contents
+from stillframe.testing.faulty_disk import FaultyDisk
+
+SIZE = 96 * 1024
+
+
+@contextlib.contextmanager
+def loop_device(file: Path, *, sector_size: int) -> Iterator[str]:
+    command = ["losetup", "--find", "--show", "--sector-size", str(sector_size), str(file)]
+    device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        yield device
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def patterned_file(folder: Path, content: bytes) -> Path:
+    path = folder / "disk.img"
+    path.write_bytes(content)
+    return path
+
+
+@contextlib.contextmanager
+def memory(_: Path, content: bytes) -> Iterator[BlockWriter]:
+    yield MemoryDisk(content)
+
+
+@contextlib.contextmanager
+def memory_4096(_: Path, content: bytes) -> Iterator[BlockWriter]:
+    yield MemoryDisk(content, sector_size=4096)
+
+
+@contextlib.contextmanager
+def window(_: Path, content: bytes) -> Iterator[BlockWriter]:
+    outside = MemoryDisk(b"\xcc" * 1000 + content + b"\xcc" * 77)
+    yield WindowWriter(outside, Extent(1000, 1000 + len(content)))
+    assert outside.read_at(0, 1000) == b"\xcc" * 1000
+    assert outside.read_at(outside.size - 77, 77) == b"\xcc" * 77
+
+
+@contextlib.contextmanager
+def file(folder: Path, content: bytes) -> Iterator[BlockWriter]:
+    with open_file_writer(str(patterned_file(folder, content))) as writer:
+        yield writer
+
+
+@contextlib.contextmanager
+def file_direct(folder: Path, content: bytes) -> Iterator[BlockWriter]:
+    with open_file_writer(str(patterned_file(folder, content)), direct=True) as writer:
+        assert writer._opened.direct
+        yield writer
+
+
+@contextlib.contextmanager
+def loop_512(folder: Path, content: bytes) -> Iterator[BlockWriter]:
+    with loop_device(patterned_file(folder, content), sector_size=512) as device, open_file_writer(device) as writer:
+        assert (writer._opened.direct, writer.sector_size) == (True, 512)
+        yield writer
+
+
+@contextlib.contextmanager
+def loop_4096(folder: Path, content: bytes) -> Iterator[BlockWriter]:
+    with loop_device(patterned_file(folder, content), sector_size=4096) as device, open_file_writer(device) as writer:
+        assert (writer._opened.direct, writer.sector_size) == (True, 4096)
+        yield writer
+
+
+@contextlib.contextmanager
+def reader_of_file(folder: Path, content: bytes) -> Iterator[BlockReader]:
+    path = patterned_file(folder, content)
+    with open_file_reader(str(path)) as reader:
+        yield reader
+    assert path.read_bytes() == content
+
+
+@contextlib.contextmanager
+def reader_of_loop(folder: Path, content: bytes) -> Iterator[BlockReader]:
+    path = patterned_file(folder, content)
+    with loop_device(path, sector_size=512) as device, open_file_reader(device) as reader:
+        yield reader
+    assert path.read_bytes() == content
+
+
+@contextlib.contextmanager
+def window_reader(_: Path, content: bytes) -> Iterator[BlockReader]:
+    yield WindowReader(MemoryDisk(b"\xcc" * 513 + content + b"\xcc"), Extent(513, 513 + len(content)))
+
+
+@contextlib.contextmanager
+def overlay(_: Path, content: bytes) -> Iterator[BlockReader]:
+    under = bytearray(content)
+    blocks = {}
+    for number in (0, 1, 5, 17, len(content) // 1024 - 1):
+        under[number * 1024 : (number + 1) * 1024] = b"\xcc" * 1024
+        blocks[number] = content[number * 1024 : (number + 1) * 1024]
+    yield OverlayReader(MemoryDisk(under), block_size=1024, blocks=blocks)
+
+
+@contextlib.contextmanager
+def faulty_disk(_: Path, content: bytes) -> Iterator[BlockReader]:
+    with FaultyDisk(MemoryDisk(content)) as disk:
+        yield disk
+
+
+Writers = Callable[[Path, bytes], contextlib.AbstractContextManager[BlockWriter]]
+Readers = Callable[[Path, bytes], contextlib.AbstractContextManager[BlockReader]]
+WRITERS: list[Writers] = [memory, memory_4096, window, file, file_direct, loop_512, loop_4096]
+READERS: list[Readers] = [*WRITERS, reader_of_file, reader_of_loop, window_reader, overlay, faulty_disk]
+ROOT = {loop_512, loop_4096, reader_of_loop}
+
+
+def marked(makers: list[Readers] | list[Writers]) -> list[object]:
+    return [pytest.param(make, marks=[pytest.mark.root] if make in ROOT else [], id=make.__name__) for make in makers]
+
+
+@pytest.mark.parametrize("check", READER_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("make", marked(READERS))
+def test_reader_obeys(make: Readers, check: Callable[[BlockReader, bytes], None], tmp_path: Path) -> None:
+    content = contents(SIZE)
+    with make(tmp_path, content) as reader:
+        check(reader, content)
+
+
+@pytest.mark.parametrize("check", WRITER_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("make", marked(WRITERS))
+def test_writer_obeys(make: Writers, check: Callable[[BlockWriter, bytearray], None], tmp_path: Path) -> None:
+    content = contents(SIZE)
+    with make(tmp_path, content) as writer:
+        check(writer, bytearray(content))
+
+
+@pytest.mark.parametrize("make", marked([file, file_direct, loop_512, loop_4096]))
+def test_flushed_bytes_are_in_the_file(make: Writers, tmp_path: Path) -> None:
+    model = bytearray(contents(SIZE))
+    with make(tmp_path, bytes(model)) as writer:
+        choose = random.Random(5)
+        for _ in range(30):
+            start = choose.randrange(SIZE)
+            new = choose.randbytes(choose.randrange(SIZE - start))
+            writer.write_at(start, new)
+            model[start : start + len(new)] = new
+        writer.zero(Extent(5000, 70_001))
+        model[5000:70_001] = bytes(65_001)
+        writer.flush()
+        assert isinstance(writer, FileWriter)
+    assert (tmp_path / "disk.img").read_bytes() == model
+
+
+def test_file_with_holes_obeys(tmp_path: Path) -> None:
+    content = bytearray(contents(SIZE))
+    content[8192:40960] = bytes(32768)
+    path = patterned_file(tmp_path, bytes(content))
+    with open_file_writer(str(path)) as writer:
+        writer.zero(Extent(8192, 40960))
+    with open_file_reader(str(path)) as reader:
+        for check in READER_CHECKS:
+            check(reader, bytes(content))

@@ -1,0 +1,554 @@
+"""The stand-alone reader against a repository that this file writes from ``docs/format/v1-draft.md`` alone.
+
+The expected disk is made here byte by byte; neither the product nor the reader has a hand in it. HKDF is written from
+RFC 5869 with ``hmac``, so that the reader's key derivation meets a second implementation.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import hmac
+import importlib.util
+import json
+import random
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import argon2.low_level
+import blake3
+import pytest
+import zstandard
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+READER = Path(__file__).parents[2] / "tools" / "stillframe_reader.py"
+CHUNK = 65_536
+MIB = 1 << 20
+PACK, INDEX, IMAGE, TOMBSTONE, SLOT = 1, 2, 3, 5, 7
+FOLDERS = {PACK: "packs", INDEX: "index", IMAGE: "images", TOMBSTONE: "tombstones"}
+UNUSED, ZERO, DATA, EXCLUDED, UNREADABLE = range(5)
+PASSPHRASE = "Grüße, 2 ﬁsh"  # NFKC turns the ligature into two letters
+SECRET = bytes(range(20))
+IMAGE_ID = "ab" + "c0" * 15
+Kinds = dict[int, int | bytes]
+
+
+def load_reader() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("stillframe_reader", READER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["stillframe_reader"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+reader = load_reader()
+
+
+# --- A minimal writer ------------------------------------------------------------------------------------------------
+
+
+def hkdf(key: bytes, salt: bytes, info: bytes) -> bytes:
+    """Derive 32 bytes: one round of RFC 5869."""
+    return hmac.digest(hmac.digest(salt, key, "sha256"), info + b"\x01", "sha256")
+
+
+def payload(data: bytes, *, compress: bool) -> bytes:
+    stored = zstandard.compress(data) if compress else data
+    return bytes([compress, 0, 0, 0]) + struct.pack("<I", len(data)) + stored
+
+
+def recovery_key(secret: bytes) -> str:
+    data = secret + hashlib.sha256(b"stillframe recovery key" + secret).digest()[:5]
+    bits = "".join(f"{byte:08b}" for byte in data)
+    letters = ["0123456789ABCDEFGHJKMNPQRSTVWXYZ"[int(bits[at : at + 5], 2)] for at in range(0, 200, 5)]
+    return "-".join(["SF1", *("".join(letters[at : at + 5]) for at in range(0, 40, 5))])
+
+
+class Writer:
+    def __init__(self, folder: Path, encryption: str, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.folder, self.repository_id = folder, self.random.randbytes(16)
+        self.master = self.random.randbytes(32) if encryption != "none" else bytes(32)
+        self.domain = self.random.randbytes(16)
+        identity = {"magic": "stillframe-repository", "format": "v1-draft", "id": self.repository_id.hex()}
+        identity |= {"created": "2026-01-01T00:00:00Z", "chunk_size": CHUNK, "features": [], "later": {}}
+        self.identity = json.dumps(identity | {"encryption": encryption}).encode()
+        folder.mkdir(parents=True)
+        (folder / "stillframe.json").write_bytes(self.identity)
+        (folder / "stillframe-copy.json").write_bytes(self.identity)
+        self.packs: dict[str, list[bytes]] = {}
+        self.new_pack()
+
+    def new_pack(self) -> None:
+        self.pack_header, self.pack_body, self.rows = self.header(PACK, self.random.randbytes(16)), b"", list[bytes]()
+
+    def header(self, kind: int, object_id: bytes) -> bytes:
+        start = struct.pack("<8sHBBI", b"STILLFRM", 1, kind, 1, 0)
+        return start + self.repository_id + object_id + self.random.randbytes(32)
+
+    def seal(self, header: bytes, at: int, subject: bytes, plain: bytes, key: bytes | None = None) -> bytes:
+        info = b"stillframe/v1/object" + self.repository_id + header[10:11]
+        cipher = AESGCM(key or hkdf(self.master, header[48:], info))
+        return cipher.encrypt(at.to_bytes(12, "big"), plain, header[:48] + struct.pack("<Q", at) + subject)
+
+    def write(self, header: bytes, body: bytes, trailer: bytes, name: str = "") -> Path:
+        footer = struct.pack("<QIIQ", 80 + len(body), len(trailer), 0, 80 + len(body) + len(trailer) + 64)
+        covered = header + (b"" if header[10] == PACK else body) + trailer + footer
+        name = name or f"{FOLDERS[header[10]]}/{header[32:33].hex()}/{header[32:48].hex()}"
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        whole = header + body + trailer + footer + hashlib.sha256(covered).digest() + b"MRFLLITS"
+        (self.folder / name).write_bytes(whole)
+        return self.folder / name
+
+    def write_plain(self, kind: int, object_id: bytes, data: bytes, *, compress: bool = True) -> Path:
+        header = self.header(kind, object_id)
+        return self.write(header, b"", self.seal(header, 80, bytes(32), payload(data, compress=compress)))
+
+    def write_slot(self, kind: str) -> None:
+        slot_id = self.random.randbytes(16)
+        header = self.header(SLOT, slot_id)
+        salt, repository_id = header[48:], self.repository_id
+        password = "Grüße, 2 fish".encode()
+        kek = hkdf(SECRET, salt, b"stillframe/v1/recovery" + repository_id)
+        if kind == "passphrase":
+            kek = argon2.low_level.hash_secret_raw(password, salt, 1, 8192, 2, 32, argon2.low_level.Type.ID, 0x13)
+        commitment = hkdf(kek, salt, b"stillframe/v1/commitment" + repository_id).hex()
+        record = {"kind": kind, "label": "", "created": "2026-01-01T00:00:00Z", "commitment": commitment}
+        body = json.dumps(record | {"time_cost": 1, "memory_kib": 8192, "lanes": 2}).encode()
+        key = hkdf(kek, salt, b"stillframe/v1/slot" + repository_id)
+        inner = {"master": self.master.hex(), "identity": hashlib.sha256(self.identity).hexdigest()}
+        plain = payload(json.dumps(inner).encode(), compress=False)
+        trailer = self.seal(header, 80 + len(body), hashlib.sha256(body).digest(), plain, key)
+        for copy in "ab":
+            self.write(header, body, trailer, f"keys/{slot_id.hex()}.{copy}")
+
+    def chunk_id(self, plain: bytes) -> bytes:
+        key = hkdf(self.master, bytes(32), b"stillframe/v1/chunk-id" + self.repository_id + self.domain)
+        return blake3.blake3(plain, key=key).digest()
+
+    def add(self, plain: bytes, kind: int = 0, stored: bytes | None = None) -> bytes:
+        chunk_id, packed = self.chunk_id(plain), stored or zstandard.compress(plain)
+        codec = stored is not None or len(packed) < len(plain) * 31 // 32
+        at = 80 + len(self.pack_body)
+        sealed = self.seal(self.pack_header, at, chunk_id, packed if codec else plain)
+        self.pack_body += sealed
+        row = chunk_id + struct.pack("<III", 0, at, len(sealed)) + struct.pack("<I", len(plain))[:3]
+        self.rows.append(row + bytes([kind * 16 + codec]))
+        return chunk_id
+
+    def finish_pack(self) -> Path:
+        listing = struct.pack("<II", 1, len(self.rows)) + self.pack_header[32:48] + b"".join(self.rows)
+        at = 80 + len(self.pack_body)
+        trailer = self.seal(self.pack_header, at, bytes(32), payload(listing, compress=True))
+        path = self.write(self.pack_header, self.pack_body, trailer)
+        self.packs[path.name] = self.rows
+        self.new_pack()
+        return path
+
+    def write_index(self) -> None:
+        rows = [
+            row[:32] + struct.pack("<I", number) + row[36:]
+            for number, pack_rows in enumerate(self.packs.values())
+            for row in pack_rows
+        ]
+        head = struct.pack("<II", len(self.packs), len(rows)) + b"".join(map(bytes.fromhex, self.packs))
+        self.write_plain(INDEX, self.random.randbytes(16), head + b"".join(sorted(rows)))
+
+    def node(self, level: int, entries: list[tuple[int, bytes]]) -> tuple[int, bytes]:
+        kinds = {kind for kind, _ in entries}
+        if len(kinds) == 1 and kinds != {DATA}:
+            return kinds.pop(), b""
+        head = struct.pack("<4sBBH", b"SFMN", 1, level, len(entries)) + bytes(kind for kind, _ in entries)
+        return DATA, self.add(head + b"".join(chunk_id for _, chunk_id in entries), kind=1)
+
+    def block_map(self, size: int, contents: Kinds) -> dict[str, Any]:
+        """Write a map; chunks that ``contents`` does not name are unused."""
+        level, entries = 0, list[tuple[int, bytes]]()
+        for chunk in range(-(-size // CHUNK)):
+            content = contents.get(chunk, UNUSED)
+            entries.append((DATA, self.add(content)) if isinstance(content, bytes) else (content, b""))
+        while True:
+            entries = [self.node(level, entries[at : at + 1024]) for at in range(0, len(entries), 1024)]
+            if len(entries) == 1:
+                return {"size": size, "kind": entries[0][0], "id": entries[0][1].hex()}
+            level += 1
+
+
+# --- The disk --------------------------------------------------------------------------------------------------------
+
+DISK_SIZE = 80 * MIB + 1536
+FIRST = (MIB + 512, 70 * MIB + 512)  # start and size: two levels of map, a short last chunk, starts within a chunk
+SECOND = (72 * MIB, 3 * MIB)
+
+
+class Made(NamedTuple):
+    folder: Path
+    disk: bytes
+    writer: Writer
+    places: dict[str, int]
+
+
+def make_repository(folder: Path, encryption: str, **extra: Any) -> Made:
+    """Write a repository with one image of one disk; ``disk`` is what must come back."""
+    writer = Writer(folder, encryption, seed=7)
+    rng = random.Random(1)
+    disk = bytearray(DISK_SIZE)
+    first: Kinds = {0: rng.randbytes(CHUNK), 5: b"text " * 13107 + b"!", 1030: rng.randbytes(CHUNK), 7: ZERO}
+    first[FIRST[1] // CHUNK] = rng.randbytes(512)
+    second: Kinds = {0: ZERO, 1: EXCLUDED, 2: UNREADABLE, 3: rng.randbytes(CHUNK), 4: rng.randbytes(CHUNK)}
+    table, end, straddling = rng.randbytes(CHUNK), rng.randbytes(1536), rng.randbytes(512)
+    # Beside 512 bytes of the gap this chunk has bytes of partition 1, which a reader must not write.
+    outside: Kinds = {0: table, MIB // CHUNK: straddling + b"\xee" * (CHUNK - 512), 80 * MIB // CHUNK: end}
+    disk[:CHUNK], disk[-1536:], disk[MIB : MIB + 512] = table, end, straddling
+    for start, contents in ((FIRST[0], first), (SECOND[0], second)):
+        for chunk, content in contents.items():
+            if isinstance(content, bytes):
+                disk[start + chunk * CHUNK : start + chunk * CHUNK + len(content)] = content
+    partitions = []
+    for number, ((start, size), contents) in enumerate(((FIRST, first), (SECOND, second)), 1):
+        blocks = writer.block_map(size, contents)
+        partitions.append({"number": number, "start": start, "size": size, "blocks": blocks})
+    places = {"first chunk": 80, "second partition's last row": len(writer.rows) - 2}
+    writer.finish_pack()
+    whole = {"number": 1, "size": DISK_SIZE, "scheme": "gpt", "partitions": partitions}
+    whole["outside"] = writer.block_map(DISK_SIZE, outside)
+    writer.finish_pack()
+    writer.write_index()
+    record = {"version": 1, "image": IMAGE_ID, "features": [], "sequence": 1, "machine": {"id": "m", "name": "box\x1b"}}
+    record |= {"domain": writer.domain.hex(), "chunk_size": CHUNK, "disks": [whole], "created": "now"} | extra
+    writer.write_plain(IMAGE, bytes.fromhex(IMAGE_ID), json.dumps(record).encode())
+    if encryption != "none":
+        writer.write_slot("recovery")
+        writer.write_slot("passphrase")
+    return Made(folder, bytes(disk), writer, places)
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make_repository(tmp_path_factory.mktemp("reader") / "encrypted", "aes256")
+
+
+@pytest.fixture
+def made(pristine: Made, tmp_path: Path) -> Made:
+    """Give a copy that a test may harm."""
+    shutil.copytree(pristine.folder, tmp_path / "repo")
+    return pristine._replace(folder=tmp_path / "repo")
+
+
+def run(made: Made, *arguments: str | Path, secret: str | None = recovery_key(SECRET)) -> int:
+    key = [] if secret is None else ["--recovery-key", secret]
+    code: int = reader.main([str(made.folder), *map(str, arguments), *key])
+    return code
+
+
+def restore(made: Made, target: Path, *more: str) -> int:
+    return run(made, "restore", IMAGE_ID, target, *more)
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def the_files(made: Made, kind: int) -> list[Path]:
+    return sorted((made.folder / FOLDERS[kind]).glob("*/*"))
+
+
+# --- What comes back -------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_comes_back_with_the_recovery_key(pristine: Made, tmp_path: Path) -> None:
+    assert restore(pristine, tmp_path / "disk") == 0
+    assert (tmp_path / "disk").read_bytes() == pristine.disk
+    assert (tmp_path / "disk").stat().st_blocks * 512 < 4 * MIB
+
+
+def test_a_disk_comes_back_with_the_passphrase(pristine: Made, tmp_path: Path) -> None:
+    (tmp_path / "word").write_text(PASSPHRASE + "\r\n", encoding="utf-8-sig")
+    code = run(pristine, "restore", "abc0", tmp_path / "disk", "--password-file", tmp_path / "word", secret=None)
+    assert code == 0
+    assert (tmp_path / "disk").read_bytes() == pristine.disk
+
+
+def test_a_disk_comes_back_without_encryption(tmp_path: Path) -> None:
+    made = make_repository(tmp_path / "repo", "none")
+    assert run(made, "restore", IMAGE_ID, tmp_path / "disk", secret=None) == 0
+    assert (tmp_path / "disk").read_bytes() == made.disk
+
+
+@pytest.mark.parametrize(("number", "place"), [("1", FIRST), ("2", SECOND)])
+def test_one_partition_comes_back_alone(pristine: Made, tmp_path: Path, number: str, place: tuple[int, int]) -> None:
+    assert restore(pristine, tmp_path / "part", "--partition", number) == 0
+    assert (tmp_path / "part").read_bytes() == pristine.disk[place[0] : sum(place)]
+
+
+def test_the_file_runs_alone(pristine: Made, tmp_path: Path) -> None:
+    shutil.copy(READER, tmp_path / "alone.py")
+    (tmp_path / "key").write_text(recovery_key(SECRET).lower().replace("1", "i") + "\n")
+    words = [sys.executable, "-I", tmp_path / "alone.py", pristine.folder, "--recovery-key-file", tmp_path / "key"]
+    done = subprocess.run([*words, "verify", IMAGE_ID], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    imports = [
+        node for node in ast.walk(ast.parse(READER.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    roots = {(getattr(node, "module", None) or node.names[0].name).split(".")[0] for node in imports}
+    assert roots - sys.stdlib_module_names == {"cryptography"}
+
+
+def test_list_and_show_name_the_image_and_print_no_control_characters(
+    pristine: Made, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(pristine, "list") == 0
+    assert run(pristine, "show", IMAGE_ID) == 0
+    out = capsys.readouterr().out
+    assert IMAGE_ID in out
+    assert f"partition 2: bytes [{SECOND[0]}, {sum(SECOND)})" in out
+    assert "box?" in out
+    assert "\x1b" not in out
+
+
+def test_without_index_runs_the_trailers_of_the_packs_are_read(made: Made, tmp_path: Path) -> None:
+    shutil.rmtree(made.folder / "index")
+    assert restore(made, tmp_path / "disk") == 0
+    assert (tmp_path / "disk").read_bytes() == made.disk
+
+
+def test_a_run_that_leaves_rows_out_is_made_up_for_by_the_trailers(made: Made, tmp_path: Path) -> None:
+    for run_file in the_files(made, INDEX):
+        run_file.unlink()
+    writer = made.writer
+    header = writer.header(INDEX, bytes(16))
+    listing = struct.pack("<II", len(writer.packs), 0) + b"".join(map(bytes.fromhex, writer.packs))
+    trailer = writer.seal(header, 80, bytes(32), payload(listing, compress=False))
+    name = made.folder / "index/00" / ("00" * 16)
+    name.parent.mkdir()
+    shutil.move(writer.write(header, b"", trailer), name)
+    assert restore(made, tmp_path / "disk") == 0
+
+
+# --- Secrets ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("secret", [recovery_key(bytes(20)), "SF1-" + "0" * 40, "nonsense", None])
+def test_a_wrong_key_is_refused(pristine: Made, tmp_path: Path, secret: str | None) -> None:
+    assert run(pristine, "restore", IMAGE_ID, tmp_path / "disk", secret=secret) == 12
+    assert not (tmp_path / "disk").exists()
+
+
+def test_a_wrong_passphrase_is_refused(pristine: Made, tmp_path: Path) -> None:
+    (tmp_path / "word").write_text("guess")
+    assert run(pristine, "list", "--password-file", tmp_path / "word", secret=None) == 12
+
+
+def test_a_single_damaged_copy_of_identity_or_slot_does_no_harm(made: Made) -> None:
+    size = (made.folder / "stillframe.json").stat().st_size
+    for at in range(0, size, 7):
+        shutil.copy(made.folder / "stillframe-copy.json", made.folder / "stillframe.json")
+        flip(made.folder / "stillframe.json", at)
+        assert run(made, "list") == 0
+    for slot in (made.folder / "keys").glob("*.a"):
+        flip(slot, 100)
+    assert run(made, "list") == 0
+    for slot in (made.folder / "keys").glob("*.b"):
+        flip(slot, -70)
+    assert run(made, "list") == 12
+
+
+def test_encryption_cannot_be_turned_off_behind_the_owner(made: Made) -> None:
+    for name in ("stillframe.json", "stillframe-copy.json"):
+        changed = (made.folder / name).read_bytes().replace(b"aes256", b"none")
+        (made.folder / name).write_bytes(changed)
+    assert run(made, "list") == 12
+    assert run(made, "list", secret=None) == 12
+    shutil.rmtree(made.folder / "keys")
+    assert run(made, "list") == 12
+
+
+def test_a_changed_identity_file_is_noticed(made: Made) -> None:
+    for name in ("stillframe.json", "stillframe-copy.json"):
+        changed = (made.folder / name).read_bytes().replace(b"65536", b"131072")
+        (made.folder / name).write_bytes(changed)
+    assert run(made, "list") == 14
+
+
+# --- Damage ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_flipped_bit_in_a_chunk_is_named_and_the_rest_comes_back(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack_id = next(iter(made.writer.packs))
+    flip(made.folder / "packs" / pack_id[:2] / pack_id, made.places["first chunk"] + 40)
+    assert restore(made, tmp_path / "disk") == 3
+    expected = bytearray(made.disk)
+    expected[FIRST[0] : FIRST[0] + CHUNK] = bytes(CHUNK)
+    assert (tmp_path / "disk").read_bytes() == expected
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("damaged")]
+    assert len(lines) == 1
+    assert f"pack {pack_id} offset 80" in lines[0]
+    assert f"[{FIRST[0]}, {FIRST[0] + CHUNK})" in lines[0]
+    assert run(made, "verify", IMAGE_ID) == 3
+
+
+def test_a_second_copy_of_a_chunk_heals(made: Made, tmp_path: Path) -> None:
+    pack_id, rows = next(iter(made.writer.packs.items()))
+    copy = Writer(tmp_path / "other", "aes256", seed=7)
+    copy.random = random.Random(99)
+    copy.master, copy.repository_id, copy.folder = made.writer.master, made.writer.repository_id, made.folder
+    copy.new_pack()
+    assert copy.add(made.disk[FIRST[0] : FIRST[0] + CHUNK]) in {row[:32] for row in rows}
+    copy.finish_pack()
+    flip(made.folder / "packs" / pack_id[:2] / pack_id, made.places["first chunk"])
+    assert restore(made, tmp_path / "disk") == 0
+    assert (tmp_path / "disk").read_bytes() == made.disk
+
+
+def test_a_missing_pack_is_reported(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, last = made.writer.packs
+    (made.folder / "packs" / last[:2] / last).unlink()
+    assert restore(made, tmp_path / "disk") == 3
+    assert "not there" in capsys.readouterr().err
+    expected = bytearray(DISK_SIZE)
+    for start, size in (FIRST, SECOND):
+        expected[start : start + size] = made.disk[start : start + size]
+    assert (tmp_path / "disk").read_bytes() == expected
+    (made.folder / "packs" / first[:2] / first).unlink()
+    assert run(made, "verify", IMAGE_ID) == 3
+
+
+def test_no_flipped_bit_of_a_pack_is_returned_as_good_data(made: Made, tmp_path: Path) -> None:
+    packs = the_files(made, PACK)
+    rng = random.Random(5)
+    for turn in range(24):
+        path = rng.choice(packs)
+        before = path.read_bytes()
+        flip(path, rng.choice([rng.randrange(len(before)), rng.randrange(80), -rng.randrange(1, 200)]))
+        assert restore(made, tmp_path / f"disk{turn}") == 3
+        restored = (tmp_path / f"disk{turn}").read_bytes()
+        for at in range(0, DISK_SIZE, 512):
+            piece = restored[at : at + 512]
+            assert piece in (made.disk[at : at + 512], bytes(len(piece)))
+        (tmp_path / f"disk{turn}").unlink()
+        path.write_bytes(before)
+
+
+def test_every_flipped_bit_of_a_manifest_is_found(made: Made, tmp_path: Path) -> None:
+    (manifest,) = the_files(made, IMAGE)
+    good = manifest.read_bytes()
+    for at in range(0, len(good), 5):
+        flip(manifest, at)
+        assert restore(made, tmp_path / "disk") == 14
+        assert not (tmp_path / "disk").exists()
+        manifest.write_bytes(good)
+
+
+def test_objects_under_another_name_are_refused(made: Made, tmp_path: Path) -> None:
+    (manifest,) = the_files(made, IMAGE)
+    other = manifest.with_name("ab" + "00" * 15)
+    shutil.copy(manifest, other)
+    assert run(made, "restore", other.name, tmp_path / "disk") == 14
+    assert run(made, "list") == 3
+    packs = the_files(made, PACK)
+    contents = [pack.read_bytes() for pack in packs]
+    packs[0].write_bytes(contents[1])
+    assert run(made, "verify", IMAGE_ID) == 3
+
+
+def test_a_manifest_of_another_repository_is_refused(made: Made, tmp_path: Path) -> None:
+    other = Writer(tmp_path / "other", "aes256", seed=8)
+    (manifest,) = the_files(made, IMAGE)
+    shutil.copy(other.write_plain(IMAGE, bytes.fromhex(IMAGE_ID), b"{}"), manifest)
+    assert run(made, "show", IMAGE_ID) == 14
+
+
+def test_a_torn_manifest_is_ignored_by_list(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    (manifest,) = the_files(made, IMAGE)
+    manifest.write_bytes(manifest.read_bytes()[:-1])
+    assert run(made, "list") == 0
+    assert IMAGE_ID not in capsys.readouterr().out
+
+
+def test_unknown_features_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = make_repository(tmp_path / "repo", "none", features=["parity"])
+    assert run(made, "restore", IMAGE_ID, tmp_path / "disk", secret=None) == 13
+    assert "parity" in capsys.readouterr().err
+
+
+def test_a_forgotten_image_is_hidden(made: Made, pristine: Made) -> None:
+    writer = pristine.writer
+    record = {"tombstone": "00" * 16, "images": [{"image": IMAGE_ID, "machine": "m", "sequence": 1}], "packs": []}
+    grave = writer.write_plain(TOMBSTONE, bytes(16), json.dumps(record).encode())
+    (made.folder / "tombstones/00").mkdir(parents=True)
+    shutil.move(grave, made.folder / "tombstones/00" / grave.name)
+    assert run(made, "show", IMAGE_ID) == 10
+
+
+def test_a_missing_image_of_a_machine_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = make_repository(tmp_path / "repo", "none", sequence=3)
+    assert run(made, "list", secret=None) == 0
+    assert "nobody forgot, from #1" in capsys.readouterr().err
+
+
+def test_a_frame_that_grows_beyond_its_plain_length_is_refused() -> None:
+    bomb = zstandard.compress(bytes(256 * MIB))
+    with pytest.raises(reader.Damaged):
+        reader.decode(1, bomb, CHUNK)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        b"",
+        b"SFMN\x01\x00\x02\x00\x02\x02" + bytes(32),
+        b"SFMN\x01\x00\x02\x00\x05\x00",
+        b"SFMN\x01\x01\x02\x00\x00\x00",
+        b"SFMN\x01\x00\x03\x00\x00\x00\x00",
+        b"SFMN\x02\x00\x02\x00\x00\x00",
+        b"SFMN\x01\x00\x02\x00\x00\x00\x00",
+    ],
+)
+def test_a_malformed_node_is_damage(node: bytes) -> None:
+    with pytest.raises(reader.Damaged):
+        reader.parse_node(node, 0, 2)
+
+
+# --- Targets ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_existing_target_is_refused_unless_forced(pristine: Made, tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(b"\xff" * 9 * CHUNK)
+    assert restore(pristine, tmp_path / "disk") == 22
+    assert (tmp_path / "disk").read_bytes() == b"\xff" * 9 * CHUNK
+    assert restore(pristine, tmp_path / "disk", "--force") == 0
+    assert (tmp_path / "disk").read_bytes() == pristine.disk
+
+
+def test_no_repository_is_exit_code_10(tmp_path: Path) -> None:
+    assert reader.main([str(tmp_path), "list"]) == 10
+    assert reader.main([str(tmp_path / "nowhere"), "list"]) == 10
+
+
+@pytest.mark.root
+def test_a_forced_device_gets_zeros_where_the_image_has_zeros(pristine: Made, tmp_path: Path) -> None:
+    backing = tmp_path / "backing"
+    backing.write_bytes(b"\xff" * (DISK_SIZE + 512))
+    device = subprocess.check_output(["losetup", "--find", "--show", backing], text=True).strip()
+    try:
+        assert restore(pristine, Path(device)) == 22
+        assert restore(pristine, Path(device), "--force") == 0
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+    found = backing.read_bytes()
+    start = SECOND[0]
+    assert found[start : start + 5 * CHUNK] == pristine.disk[start : start + 5 * CHUNK]
+    assert found[start + 5 * CHUNK : start + 6 * CHUNK] == b"\xff" * CHUNK
+    assert found[:CHUNK] == pristine.disk[:CHUNK]
+    assert found[DISK_SIZE - 1536 :] == pristine.disk[-1536:] + b"\xff" * 512
