@@ -59,7 +59,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
 # --- The numbers of the page -----------------------------------------------------------------------------------------
 
@@ -156,6 +156,7 @@ def unseal(cipher: AESGCM, header: bytes, offset: int, subject: bytes, sealed: b
         raise Damaged("the tag does not match: the bytes were changed") from None
 
 
+@functools.cache
 def import_first(*names: str) -> Any:
     """Import the first of some modules that is installed; None when none is."""
     for name in names:
@@ -624,17 +625,16 @@ class ChunkReader:
         self._unread_trailers = set(repository.iter_ids(PACK))
 
     def load(self) -> None:
-        """Read all index runs, and the trailers of the packs that no run names."""
+        """Read all index runs; the trailers of packs, which say the same, are read when a chunk is missing."""
         for run in self._repository.iter_ids(INDEX):
             try:
                 self._table.add(self._repository.read_payload(INDEX, run))
             except (ReaderError, OSError) as error:
                 note(f"index run {run} is left out: {error}")
-        self._load_trailers(self._unread_trailers - set(self._table.packs))
 
-    def _load_trailers(self, packs: Iterable[str]) -> None:
-        for pack in sorted(packs):
-            self._unread_trailers.discard(pack)
+    def _load_trailers(self) -> None:
+        while self._unread_trailers:
+            pack = self._unread_trailers.pop()
             try:
                 self._table.add(self._repository.read_payload(PACK, pack), only_pack=pack)
             except (ReaderError, OSError) as error:
@@ -662,7 +662,7 @@ class ChunkReader:
                     problems[location] = f"pack {self._table.packs[location.pack]} offset {location.offset}: {error}"
             if not self._unread_trailers:
                 break
-            self._load_trailers(list(self._unread_trailers))
+            self._load_trailers()
         raise Damaged("; ".join(problems.values()) or f"no pack holds chunk {chunk_id.hex()}")
 
     def _read_at(self, location: Location, chunk_key: bytes | None) -> bytes:
@@ -1235,6 +1235,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the command line says."""
+    zstd_library()  # a missing package is said now, not once per chunk
     repository = open_repository(options.repo, functools.partial(ask_secret, options))
     if options.command == "list":
         return command_list(repository)

@@ -149,7 +149,7 @@ class ExtentSet:
         """The bytes that lie inside ``within``; found by bisection, so a small window of a large set is cheap."""
         first = int(np.searchsorted(self.ends, within.start, side="right"))
         last = int(np.searchsorted(self.starts, within.end, side="left"))
-        if first >= last:
+        if first >= last or within.size == 0:  # an empty window inside an extent must not leave an empty extent
             return ExtentSet.empty()
         starts, ends = self.starts[first:last].copy(), self.ends[first:last].copy()
         starts[0], ends[-1] = max(int(starts[0]), within.start), min(int(ends[-1]), within.end)

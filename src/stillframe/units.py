@@ -3,6 +3,8 @@
 Answers: "how is this number of bytes or seconds written for a person?" Knows nothing of disks or repositories.
 """
 
+import re
+from decimal import Decimal
 from typing import Final
 
 KIB: Final = 1 << 10
@@ -11,6 +13,7 @@ GIB: Final = 1 << 30
 TIB: Final = 1 << 40
 
 _DECIMAL: Final = ("bytes", "kB", "MB", "GB", "TB", "PB")
+_NUMBER: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?", re.ASCII)
 _BINARY: Final = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": TIB}
 
 
@@ -33,7 +36,7 @@ def format_rate(size: int, seconds: float) -> str:
 
 def format_duration(seconds: float) -> str:
     """Write a time as people say it: ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
@@ -53,10 +56,13 @@ def parse_size(text: str) -> int:
     unit = word[-1:] if word[-1:].isalpha() else ""
     if unit not in _BINARY:
         raise ValueError(f"not a size: {text!r}; write for example 500G or 2T")
-    value = float(word.removesuffix(unit)) * _BINARY[unit]
-    if not 0 <= value < 1 << 63:
-        raise ValueError(f"not a size: {text!r}")
-    return int(value)
+    number = word.removesuffix(unit).strip()
+    if not _NUMBER.fullmatch(number):
+        raise ValueError(f"not a size: {text!r}; write for example 500G or 2T")
+    value = int(Decimal(number) * _BINARY[unit])  # a float would round sizes above 8 PiB
+    if value >= 1 << 63:
+        raise ValueError(f"not a size: {text!r}; the largest is 8 EiB")
+    return value
 
 
 def align_down(value: int, step: int) -> int:

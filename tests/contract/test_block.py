@@ -3,7 +3,7 @@
 import contextlib
 import random
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -123,7 +123,7 @@ READERS: list[Readers] = [*WRITERS, reader_of_file, reader_of_loop, window_reade
 ROOT = {loop_512, loop_4096, reader_of_loop}
 
 
-def marked(makers: list[Readers] | list[Writers]) -> list[object]:
+def marked(makers: Sequence[Readers | Writers]) -> list[object]:
     return [pytest.param(make, marks=[pytest.mark.root] if make in ROOT else [], id=make.__name__) for make in makers]
 
 

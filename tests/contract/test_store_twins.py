@@ -1,14 +1,12 @@
 """A folder and its twin in memory answer every sequence of questions alike."""
 
-from collections.abc import Callable
-from contextlib import suppress
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillframe.store import LocalStore, MemoryStore, ObjectWriter, Store
-from stillframe.store.base import ObjectMissing
+from stillframe.store import LocalStore, MemoryStore, ObjectWriter, Store, write_object
 
 WORDS = st.sampled_from(["a", "b", "c.d"])
 NAMES = st.lists(WORDS, min_size=1, max_size=3).map("/".join)
@@ -38,30 +36,30 @@ class Session:
         except Exception as error:  # noqa: BLE001 - the twins must fail alike, whatever the failure
             return type(error)
 
-    def take(self, verb: str, on: object, what: object) -> object:
-        match verb, on, what:
-            case "write", str(name), bytes(contents):
-                writer = self.store.create(name)
-                writer.append(contents)
-                return writer.commit()
-            case "begin", str(name), bytes(contents):
-                self.writers.append(self.store.create(name))
-                return self.writers[-1].append(contents)
-            case "append", int(index), bytes(contents):
-                return self.writers[index].append(contents)
-            case "commit", int(index), _:
-                return self.writers[index].commit()
-            case "abandon", int(index), _:
-                return self.writers[index].abandon()
-            case "read", str(name), (int(offset), length):
-                return self.store.read(name, offset, length)
-            case "size", str(name), _:
-                return self.store.size(name)
-            case "delete", str(name), _:
-                return self.store.delete(name)
-            case "list", str(prefix), _:
-                return sorted(self.store.list(prefix))
-        raise AssertionError(verb)
+    def take(self, verb: str, on: Any, what: Any) -> object:
+        match verb:
+            case "write":
+                write_object(self.store, on, what)
+            case "begin":
+                self.writers.append(self.store.create(on))
+                self.writers[-1].append(what)
+            case "append":
+                self.writers[on].append(what)
+            case "commit":
+                self.writers[on].commit()
+            case "abandon":
+                self.writers[on].abandon()
+            case "read":
+                return self.store.read(on, *what)
+            case "size":
+                return self.store.size(on)
+            case "delete":
+                self.store.delete(on)
+            case "list":
+                return sorted(self.store.list(on))
+            case _:
+                raise AssertionError(verb)
+        return None
 
 
 @settings(max_examples=150, deadline=None)

@@ -6,9 +6,18 @@ import re
 import pytest
 
 from stillframe.block import MemoryDisk
-from stillframe.disk import Layout, detect_sector_size, read_layout
+from stillframe.disk import Layout, detect_sector_size, fit_table, read_layout
 from stillframe.disk.types import _GPT_NAMES, _MBR_NAMES, UNUSED_GUID
-from stillframe.testing.disks_partitioned import MIB, make_disk, run_tool, see_table, shown_to_tools
+from stillframe.testing.disks_partitioned import (
+    MIB,
+    make_disk,
+    patched,
+    run_tool,
+    see_table,
+    shown_to_tools,
+    with_entries,
+    with_header_field,
+)
 
 WINDOWS = """label: gpt
 first-lba: 34
@@ -145,6 +154,21 @@ def test_unusual_tables(calls: tuple[str, ...]) -> None:
 def test_a_table_of_four_slots() -> None:
     layout = assert_seen_alike(make_disk(8 * MIB, sfdisk="label: gpt\ntable-length: 4\nsize=1M\nsize=2M\n"))
     assert layout.table.size == 512 + 2 * (512 + 512)
+
+
+@pytest.mark.parametrize("size", [256, 512])
+def test_entries_larger_than_anybody_makes_them(size: int) -> None:
+    disk = make_disk(4 * MIB, sfdisk="label: gpt\nfirst-lba: 34\nstart=64, size=9, name=a\nstart=80, size=50\n")
+    count = 16384 // size
+    entries = b"".join(disk[1024 + 128 * index : 1152 + 128 * index].ljust(size, b"\xa5") for index in range(2))
+    end = len(disk)
+    for header_at, entries_at in ((512, 1024), (end - 512, end - 512 - 16384)):
+        disk = with_header_field(disk, "<I", 84, size, header_at=header_at)
+        disk = with_header_field(disk, "<I", 80, count, header_at=header_at)
+        disk = with_entries(disk, entries.ljust(16384, b"\0"), header_at=header_at, entries_at=entries_at)
+    assert len(assert_seen_alike(disk).partitions) == 2
+    reader = MemoryDisk(disk)
+    assert_seen_alike(patched(disk, fit_table(read_layout(reader), reader, 2 * end), size=2 * end))
 
 
 def test_the_bytes_of_the_table(windows_disk: bytes) -> None:

@@ -25,7 +25,7 @@ ENTRY_SIZE_MIN: Final = 128
 ENTRY_SIZE_MAX: Final = 4096
 """The specification allows 128 times any power of two; no tool makes more than 128."""
 ENTRIES_SIZE_MAX: Final = 4 << 20
-"""Bytes of an entry array that are believed: 32,768 entries. Linux (``alloc_read_gpt_entries``) stops there too."""
+"""Bytes of an entry array that are believed: 32,768 entries. Linux (``is_gpt_valid``) stops at ``KMALLOC_MAX_SIZE``."""
 
 _HEADER: Final = struct.Struct("<8sIIIIQQQQ16sQIII")
 """Table 5.5: signature, revision, header size, header CRC, reserved, MyLBA, AlternateLBA, FirstUsableLBA,

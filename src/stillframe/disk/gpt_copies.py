@@ -81,7 +81,7 @@ def read_table(reader: BlockReader, *, sector_size: int) -> GptTable:
     primary = _attempt(reader, lba=PRIMARY_LBA, sector_size=sector_size)
     if isinstance(primary, GptCopy):
         notices = list(_size_notices(primary.header.alternate_lba, last_lba))
-        backup = _attempt(reader, lba=primary.header.alternate_lba, sector_size=sector_size)
+        backup = _attempt_backup(reader, primary)
         if isinstance(backup, GptCopy):
             if not _is_same(primary, backup):
                 notices.append(_DIFFERENT)
@@ -153,11 +153,10 @@ def locate_primary_entries(reader: BlockReader, backup: GptCopy) -> int:
         )
     sector = _read_sector(reader, lba=PRIMARY_LBA, sector_size=sector_size)
     (named,) = struct.unpack_from("<Q", sector, _ENTRIES_LBA_OFFSET) if sector else (0,)
-    if PRIMARY_LBA < named <= last and (
-        _has_good_header(reader, lba=PRIMARY_LBA, sector_size=sector_size)
-        or reader.read_at(named * sector_size, len(backup.entries)) == backup.entries
-    ):
-        return int(named)
+    if PRIMARY_LBA < named <= last:
+        is_good = _has_good_header(reader, lba=PRIMARY_LBA, sector_size=sector_size)
+        if is_good or _holds(reader, backup.entries, offset=named * sector_size):
+            return int(named)
     return PRIMARY_LBA + 1
 
 
@@ -200,6 +199,17 @@ def _attempt(reader: BlockReader, *, lba: int, sector_size: int) -> GptCopy | st
         return error.message
 
 
+def _attempt_backup(reader: BlockReader, primary: GptCopy) -> GptCopy | str:
+    """The backup that the primary names, if it is good and really another copy."""
+    lba, sector_size = primary.header.alternate_lba, len(primary.header.raw)
+    backup = _attempt(reader, lba=lba, sector_size=sector_size)
+    if isinstance(backup, GptCopy) and any(
+        ours.clipped(theirs) for ours in primary.extents for theirs in backup.extents
+    ):
+        return f"GPT header in sector {lba}: expected a copy of its own, found that it shares sectors with the primary"
+    return backup
+
+
 def _is_same(primary: GptCopy, backup: GptCopy) -> bool:
     """Whether the copies agree in all that is not about their own place. Source: UEFI 2.10, section 5.3.2."""
     ours, theirs = primary.header, backup.header
@@ -230,6 +240,13 @@ def _read_sector(reader: BlockReader, *, lba: int, sector_size: int) -> bytes:
         return reader.read_at(lba * sector_size, sector_size)
     except ReadFault:
         return b""
+
+
+def _holds(reader: BlockReader, expected: bytes, *, offset: int) -> bool:
+    try:
+        return reader.read_at(offset, len(expected)) == expected
+    except ReadFault:
+        return False
 
 
 def _has_good_header(reader: BlockReader, *, lba: int, sector_size: int) -> bool:

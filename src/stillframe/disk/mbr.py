@@ -170,9 +170,11 @@ def read_chain(reader: BlockReader, container: MbrEntry, *, sector_size: int) ->
 def name_boot_sector(sector: bytes) -> str:
     """Name the file system whose boot sector this is, as far as such sectors end with 55 AA; empty for none.
 
-    Sources: Microsoft FAT specification (2005), section 3.1; Microsoft exFAT specification, section 3.1; [MS-FVEM]
-    and libbde documentation (BitLocker). A sector can look like one and be an MBR: stale parameters of a file system
-    stay in front of the boot code when a disk is partitioned.
+    A sector can look like one and be an MBR: stale parameters of a file system stay in front of the boot code when a
+    disk is partitioned.
+
+    Sources: Microsoft FAT specification (2005), section 3.1; Microsoft exFAT specification, section 3.1; Linux
+    ``ntfs_init_from_boot`` (NTFS); libbde documentation, "BitLocker Drive Encryption (BDE) format" (BitLocker).
     """
     name = sector[3:11]
     if name == b"-FVE-FS-":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from stillframe.block import BlockReader
+from stillframe.block import BlockReader, ReadFault
 from stillframe.disk import gpt, gpt_copies, mbr
 from stillframe.disk.layout import Layout
 from stillframe.errors import DiskFormatError, TargetError
@@ -228,8 +228,11 @@ def _stale_patches(layout: Layout, patches: list[Patch], target_size: int) -> li
 
 
 def _changes(patch: Patch, reader: BlockReader) -> bool:
-    """Whether the source's own bytes there are other than the patch."""
-    return patch.extent.end > reader.size or reader.read_at(patch.offset, len(patch.data)) != patch.data
+    """Whether the source's own bytes there are other than the patch, or cannot be read."""
+    try:
+        return patch.extent.end > reader.size or reader.read_at(patch.offset, len(patch.data)) != patch.data
+    except ReadFault:
+        return True
 
 
 def _size_needed(layout: Layout, reader: BlockReader) -> int:

@@ -1,0 +1,1 @@
+"""This machine, the only place that knows the platform: disks, who uses them, targets held still, other programs."""

@@ -76,7 +76,8 @@ def list_disks(*, loops: bool = False, kernel: KernelPaths = THIS_MACHINE) -> tu
     """
     tree = read_block_tree(kernel)
     found = [n for n in tree.nodes.values() if n.partition is None and _is_disk(n, loops=loops)]
-    return tuple(_device_facts(n, tree, kernel) for n in sorted(found, key=lambda node: _natural(node.name)))
+    found.sort(key=lambda node: (node.name[:2], _natural(node.name)))  # the first two letters are the kind of bus
+    return tuple(_device_facts(node, tree, kernel) for node in found)
 
 
 def describe(path: str, *, kernel: KernelPaths = THIS_MACHINE) -> DiskFacts:

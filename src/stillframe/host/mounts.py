@@ -150,7 +150,7 @@ class Users:
         for mount in self.mounts:
             for thing in self.things_of(mount):
                 self._mounted.setdefault(thing, []).append(mount)
-        self._swaps = {thing: path for path in swaps if (thing := thing_at(path)) is not None}
+        self._swaps = {thing_at(path) for path in swaps}
 
     def things_of(self, mount: Mount) -> frozenset[Thing]:
         """The devices or the file that a mount's file system lies on; empty when it lies on none, or none is known."""

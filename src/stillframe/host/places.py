@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from stillframe.extents import Extent
-from stillframe.host.blocks import THIS_MACHINE, BlockNode, KernelPaths
+from stillframe.host.blocks import THIS_MACHINE, KernelPaths
 from stillframe.host.linux import DeviceNumber, FileKey, Thing, filesystem_number, thing_at
 from stillframe.host.mounts import Mount, Users, read_users
 
 _ANYWHERE: Final = Extent(0, 1 << 63)
-_LAYERS_MAX: Final = 64  # overlays on overlays, loops on files on loops: nobody stacks more
+_LAYERS_MAX: Final = 64  # overlays on overlays: nobody stacks more
+_SPANS_MAX: Final = 65536  # a picture taken while devices came and went may be inconsistent: it still ends
 
 # File systems that keep nothing on a disk of this machine. Source: Linux fs/*/super.c, names in file_system_type.
 _NETWORK: Final = frozenset(
@@ -64,20 +65,23 @@ def lies_on(folder: str, target: str, *, kernel: KernelPaths = THIS_MACHINE) -> 
     thing = thing_at(target)
     if not isinstance(thing, DeviceNumber) and is_inside(folder, target):
         return True
+    if thing is None:
+        return False
     users = read_users(kernel)
     below, certain = _spans_of_folder(folder, users)
-    written = list(_spans_below(Span(thing=thing, extent=_ANYWHERE, exact=True, by_lvm=False), users)) if thing else []
-    answers = {_overlap(one, other) for one in written if not _is_room(one, thing) for other in below}
+    written = tuple(_spans_below(_whole(thing), users, through_files=False))
+    nodes = (users.tree.nodes.get(span.thing) for span in written if isinstance(span.thing, DeviceNumber))
+    if any(node is not None and node.backing_path and is_inside(folder, node.backing_path) for node in nodes):
+        return True
+    answers = {_overlap(one, other) for one in written for other in below}
     if True in answers:
         return True
-    uncertain = None in answers or (not certain and isinstance(thing, DeviceNumber))
-    return None if uncertain else False
+    return None if None in answers or (not certain and isinstance(thing, DeviceNumber)) else False
 
 
 def is_inside(folder: str, path: str) -> bool:
     """Whether a path lies inside a folder, symbolic links resolved; neither need exist."""
-    inner, outer = os.path.realpath(path), os.path.realpath(folder)
-    return inner == outer or inner.startswith(outer.rstrip(os.sep) + os.sep)
+    return _is_above(os.path.realpath(folder), os.path.realpath(path))
 
 
 def is_same(one: str, other: str) -> bool:
@@ -93,16 +97,16 @@ def free_space(path: str) -> int:
     return shutil.disk_usage(_existing(path)).free
 
 
+def _is_above(outer: str, inner: str) -> bool:
+    """``is_inside`` for paths without symbolic links, which touches no disk: a dead network share would not answer."""
+    return inner == outer or inner.startswith(outer.rstrip(os.sep) + os.sep)
+
+
 def _existing(path: str) -> str:
     path = os.path.realpath(path)
     while not os.path.exists(path) and os.path.dirname(path) != path:
         path = os.path.dirname(path)
     return path
-
-
-def _is_room(span: Span, target: Thing | None) -> bool:
-    """Whether a span is only the room around a target file: what the file does not own, writing it does not touch."""
-    return isinstance(target, FileKey) and span.thing != target
 
 
 def _overlap(one: Span, other: Span) -> bool | None:
@@ -118,45 +122,51 @@ def _holds(outer: Extent, inner: Extent) -> bool:
     return outer.start <= inner.start and inner.end <= outer.end
 
 
+def _whole(thing: Thing) -> Span:
+    return Span(thing=thing, extent=_ANYWHERE, exact=True, by_lvm=False)
+
+
 def _spans_of_folder(folder: str, users: Users) -> tuple[tuple[Span, ...], bool]:
-    """Everything that a folder rests on, down to the disks, and whether that is all of it."""
+    """Everything that the file system of a folder rests on, down to the disks, and whether that is all of it."""
     things, certain = _things_under(_existing(folder), users, depth=0)
-    found: dict[Span, None] = {}
-    for thing in things:
-        # The folder is somewhere in its file system; its file system is all of that device.
-        found.update(dict.fromkeys(_spans_below(Span(thing=thing, extent=_ANYWHERE, exact=True, by_lvm=False), users)))
-    return tuple(found), certain
+    spans = (span for thing in things for span in _spans_below(_whole(thing), users, through_files=True))
+    return tuple(dict.fromkeys(spans)), certain
 
 
-def _spans_below(top: Span, users: Users) -> Iterator[Span]:
-    """A span, and what it rests on, layer by layer."""
-    waiting, seen = [top], {top.thing}
-    for _ in range(_LAYERS_MAX * _LAYERS_MAX):
-        if not waiting:
-            return
+def _spans_below(top: Span, users: Users, *, through_files: bool) -> Iterator[Span]:
+    """A span, and what it rests on, layer by layer.
+
+    Args:
+        top: Where to begin.
+        users: The picture of the machine.
+        through_files: A file rests on the disk of its file system; but writing the file writes nothing else there.
+    """
+    waiting, seen = [top], {top}
+    while waiting and len(seen) < _SPANS_MAX:
         span = waiting.pop()
         yield span
-        node = users.tree.nodes.get(span.thing) if isinstance(span.thing, DeviceNumber) else None
-        for below in _next_below(span, node, users):
-            if below.thing not in seen:
-                seen.add(below.thing)
+        for below in _next_below(span, users, through_files=through_files):
+            if below not in seen:
+                seen.add(below)
                 waiting.append(below)
 
 
-def _next_below(span: Span, node: BlockNode | None, users: Users) -> Iterator[Span]:
+def _next_below(span: Span, users: Users, *, through_files: bool) -> Iterator[Span]:
     if isinstance(span.thing, FileKey):
-        room = users.tree.nodes.get(span.thing.filesystem)
+        room = users.tree.nodes.get(span.thing.filesystem) if through_files else None
         if room is not None:
             yield Span(thing=room.number, extent=_ANYWHERE, exact=False, by_lvm=span.by_lvm)
-    elif node is not None and node.partition is not None:
+        return
+    node = users.tree.nodes.get(span.thing)
+    if node is None:
+        return
+    if node.partition is not None:
         yield _moved(span, node.place, users.tree.disk_of(node).number)
-    elif node is not None and node.backing is not None:
-        within = Extent(node.backing_start, node.backing_start + node.size)
-        yield _moved(span, within, node.backing)
-    elif node is not None:
+    elif node.backing is not None:
+        yield _moved(span, Extent(node.backing_start, node.backing_start + node.size), node.backing)
+    else:
         by_lvm = span.by_lvm or node.mapped_uuid.startswith("LVM-")
-        for name in node.slaves:
-            slave = users.tree.named(name)
+        for slave in (users.tree.named(name) for name in node.slaves):
             if slave is not None:
                 yield Span(thing=slave.number, extent=_ANYWHERE, exact=False, by_lvm=by_lvm)
 
@@ -186,9 +196,11 @@ def _things_under(path: str, users: Users, *, depth: int) -> tuple[frozenset[Thi
 
 
 def _overlay_folders(mount: Mount) -> list[str]:
+    """The folders that an overlay is made of; none when one of them cannot be seen from here."""
     options = dict(option.partition("=")[::2] for option in mount.super_options)
     folders = [options.get("upperdir", ""), *options.get("lowerdir", "").split(":")]
-    return [folder for folder in folders if os.path.isdir(folder)]
+    folders = [folder for folder in folders if folder]
+    return folders if all(os.path.isabs(folder) and os.path.isdir(folder) for folder in folders) else []
 
 
 def _mount_of(path: str, number: DeviceNumber, users: Users) -> Mount | None:
@@ -196,7 +208,7 @@ def _mount_of(path: str, number: DeviceNumber, users: Users) -> Mount | None:
 
     Btrfs gives the files of a subvolume another number than the mount's, so the number only breaks ties.
     """
-    above = [mount for mount in users.mounts if is_inside(mount.where, path)]
+    above = [mount for mount in users.mounts if _is_above(mount.where, path)]
     same = [mount for mount in above if mount.number == number]
     ranked = sorted(same or above, key=lambda mount: len(mount.where))
     deepest = [mount for mount in ranked if len(mount.where) == len(ranked[-1].where)]

@@ -135,6 +135,8 @@ class MapBuilder:
 
     def add_leaf(self, kinds: NDArray[np.uint8], ids: bytes) -> None:
         """Add the next 1,024 entries of level 0, fewer only at the end."""
+        if self._seen % FANOUT or not 0 < len(kinds) <= FANOUT:
+            raise ValueError(f"{len(kinds)} entries after {self._seen} are not the next leaf")
         self._seen += len(kinds)
         self._push(1, combine(kinds, ids, level=0, store=self._store))
 

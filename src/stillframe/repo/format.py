@@ -33,6 +33,10 @@ ID_SIZE: Final = 16
 CHUNK_ID_SIZE: Final = 32
 CHUNK_SIZE_MIN: Final = 65_536
 CHUNK_SIZE_MAX: Final = 4_194_304
+BODY_SIZE_MAX: Final = 4096
+"""Of a key slot. A pack's body has its own bound; other objects have none."""
+OBJECT_SIZE_MAX: Final = HEADER_SIZE + BODY_SIZE_MAX + TRAILER_SIZE_MAX + FOOTER_SIZE
+"""Of an object that is read whole: every type but packs."""
 
 _HEX_ID: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -150,7 +154,10 @@ def parse_header(raw: bytes, expected: Expected) -> Header:
             f"{expected.thing}: the object under this name is number {kind}, {object_id.hex()}: it was replaced",
             hint=CHECK_HINT,
         )
-    return Header(kind=ObjectType(kind), repository_id=repository_id, object_id=object_id, salt=salt)
+    header = Header(kind=expected.kind, repository_id=repository_id, object_id=object_id, salt=salt)
+    if header.build() != raw[:HEADER_SIZE]:
+        raise DamagedError(f"{expected.thing}: its header has bytes set that must be zero", hint=CHECK_HINT)
+    return header
 
 
 CHECK_HINT: Final = "Run 'stillframe check' to see what is lost, then 'stillframe repair'."
@@ -168,6 +175,8 @@ class Footer:
     @classmethod
     def over(cls, *digested: bytes, trailer_offset: int, trailer_size: int) -> Self:
         """Make the footer of an object. ``digested`` is what the digest covers, before the footer's own 24 bytes."""
+        if trailer_offset < HEADER_SIZE or not TRAILER_SIZE_MIN <= trailer_size <= TRAILER_SIZE_MAX:
+            raise ValueError(f"a trailer of {trailer_size} bytes at {trailer_offset} is outside the format's limits")
         size = trailer_offset + trailer_size + FOOTER_SIZE
         head = FOOTER.pack(trailer_offset, trailer_size, size, bytes(32), FOOTER_MAGIC)[:DIGESTED_FOOTER_SIZE]
         return cls(
@@ -194,7 +203,8 @@ def parse_footer(raw: bytes, *, object_size: int) -> Footer | None:
     fits = offset >= HEADER_SIZE and TRAILER_SIZE_MIN <= size <= TRAILER_SIZE_MAX
     if not fits or whole != object_size or offset + size + FOOTER_SIZE != whole:
         return None
-    return Footer(trailer_offset=offset, trailer_size=size, object_size=whole, digest=digest)
+    footer = Footer(trailer_offset=offset, trailer_size=size, object_size=whole, digest=digest)
+    return footer if footer.build() == raw else None
 
 
 def build_payload(data: bytes) -> bytes:
@@ -227,7 +237,7 @@ def decompress(packed: bytes | memoryview, size: int, *, thing: str) -> bytes:
     """
     try:
         if zstandard.frame_content_size(packed) == size:
-            data = zstandard.ZstdDecompressor().decompress(packed, max_output_size=size)
+            data = zstandard.ZstdDecompressor().decompress(packed, max_output_size=size, allow_extra_data=False)
             if len(data) == size:
                 return data
     except zstandard.ZstdError as error:

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from stillframe.errors import DamagedError, RepositoryNotFound, UnsupportedFormat
 from stillframe.repo.format import CHUNK_SIZE_MAX, CHUNK_SIZE_MIN
-from stillframe.repo.records import Hex16, Time, Word
+from stillframe.repo.records import JSON_ERRORS, Hex16, Time, Word
 from stillframe.store import ObjectMissing, Store, write_object
 
 NAMES: Final = ("stillframe.json", "stillframe-copy.json")
@@ -71,7 +71,7 @@ def read_identity(store: Store, *, where: str) -> FoundIdentity:
     found: dict[str, bytes] = {}
     for name in NAMES:
         try:
-            found[name] = store.read(name)
+            found[name] = store.read(name) if store.size(name) <= _SIZE_MAX else b""
         except ObjectMissing:
             continue
     if not found:
@@ -97,10 +97,8 @@ def read_identity(store: Store, *, where: str) -> FoundIdentity:
 
 def _parse(raw: bytes) -> Identity | None:
     """An identity, or ``None`` when the bytes are not one."""
-    if len(raw) > _SIZE_MAX:
-        return None
     try:
         identity = msgspec.json.decode(raw, type=Identity)
-    except (msgspec.DecodeError, RecursionError):
+    except JSON_ERRORS:
         return None
     return identity if identity.chunk_size & (identity.chunk_size - 1) == 0 else None

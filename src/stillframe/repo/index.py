@@ -14,14 +14,17 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import blake3
 import numpy as np
 from numpy.typing import NDArray
 
 from stillframe.repo.format import ID_SIZE
 from stillframe.repo.rows import ROW, Ids, Location, Rows, Table, ids_array, location_of, search_keys, sort_rows
 
-_MAGIC: Final = b"SFINDEX1"
+_MAGIC: Final = b"SFINDEX2"
 _HEADER: Final = struct.Struct("<8sIII4x")
+_DIGEST_SIZE: Final = 32
+_READ_SIZE: Final = 1 << 20
 _RUNS_MAX: Final = 16
 _MERGE_ROWS_MAX: Final = 1_000_000
 _ROWS_DEAD: Final = 1 << 32
@@ -65,7 +68,7 @@ class RunCache:
 
     def load(self) -> Iterator[Run]:
         """Every run that is there and whole."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             for entry in sorted(os.scandir(self._folder), key=lambda found: found.name):
                 run = _map_run(entry.path) if entry.name.endswith(".run") else None
                 if run is not None:
@@ -74,18 +77,21 @@ class RunCache:
     def save(self, run: Run) -> Run:
         """Write a run and return it mapped; where the folder cannot be written, as it was."""
         path = self._path(run)
+        temporary = f"{path}.{os.getpid()}.tmp"
+        head = _HEADER.pack(_MAGIC, len(run.members), len(run.packs), len(run.rows))
+        names = b"".join(run.members) + b"".join(run.packs)
+        keys, rows = run.keys.tobytes(), run.rows.tobytes()
+        digest = blake3.blake3(head).update(names).update(keys).update(rows).digest()
         try:
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
-            temporary = f"{path}.{os.getpid()}.tmp"
             with open(temporary, "wb") as out:
-                out.write(_HEADER.pack(_MAGIC, len(run.members), len(run.packs), len(run.rows)))
-                out.write(b"".join(run.members) + b"".join(run.packs))
-                out.write(run.keys.tobytes())
-                out.write(run.rows.tobytes())
+                out.writelines((head, digest, names, keys, rows))
                 out.flush()
                 os.fsync(out.fileno())
             os.replace(temporary, path)
         except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
             return run
         return _map_run(path) or run
 
@@ -100,16 +106,21 @@ class RunCache:
 
 
 def _map_run(path: str) -> Run | None:
-    """A cached run, mapped; ``None`` when the file is not whole."""
+    """A cached run, mapped; ``None`` when the file is not, byte by byte, what was saved."""
     try:
         with open(path, "rb") as file:
-            magic, member_count, pack_count, row_count = _HEADER.unpack(file.read(_HEADER.size))
-            keys_at = _HEADER.size + (member_count + pack_count) * ID_SIZE
+            head, digest = file.read(_HEADER.size), file.read(_DIGEST_SIZE)
+            magic, member_count, pack_count, row_count = _HEADER.unpack(head)
+            ids_size = (member_count + pack_count) * ID_SIZE
+            keys_at = len(head) + len(digest) + ids_size
             rows_at = keys_at + row_count * 8
             if magic != _MAGIC or os.fstat(file.fileno()).st_size != rows_at + row_count * ROW.itemsize:
                 return None
-            ids = file.read(keys_at - _HEADER.size)
-        if row_count == 0:
+            ids = file.read(ids_size)
+            hasher = blake3.blake3(head).update(ids)
+            while piece := file.read(_READ_SIZE):
+                hasher.update(piece)
+        if row_count == 0 or hasher.digest() != digest:
             return None
         names = tuple(ids[at : at + ID_SIZE] for at in range(0, len(ids), ID_SIZE))
         mapped = np.memmap(path, np.uint8, "r")

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 import msgspec
+from argon2.exceptions import HashingError
 from argon2.low_level import Type, hash_secret_raw
 from msgspec import Meta
 
-from stillframe.errors import DamagedError, StillframeError, UsageError, WrongKey
+from stillframe.errors import DamagedError, MachineRefusal, StillframeError, UsageError, WrongKey
 from stillframe.repo.format import (
+    BODY_SIZE_MAX,
     FOOTER_SIZE,
     HEADER_SIZE,
     Expected,
@@ -32,13 +34,13 @@ from stillframe.repo.format import (
     parse_payload,
 )
 from stillframe.repo.identity import FoundIdentity
-from stillframe.repo.records import Hex32, Time, Word
+from stillframe.repo.objects import read_whole
+from stillframe.repo.records import JSON_ERRORS, Hex32, Time, Word
 from stillframe.repo.recovery_key import looks_like_recovery_key, parse_recovery_key
 from stillframe.repo.sealing import Seal, derive_key, make_id, make_salt
 from stillframe.store import Store, write_object
 
 COPIES: Final = ("a", "b")
-_BODY_SIZE_MAX: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,33 +124,46 @@ class KeyRing:
         Raises:
             WrongKey: No slot was made with this secret.
             DamagedError: A slot was made with this secret, and no copy of it can be opened; or there are no slots.
+            MachineRefusal: A slot asks for more memory than this machine has, and no other slot opens.
         """
-        seen, damage = False, None
-        refused: set[bytes] = set()
+        seen = False
+        unread: StillframeError | None = None
+        spoiled: StillframeError | None = None
+        refused: set[tuple[bytes, SlotBody]] = set()
         recovery = looks_like_recovery_key(secret)
         for slot_id, copy in self._names():
-            if slot_id in refused:
-                continue
             try:
                 slot = self._read(slot_id, copy)
-                seen = True
-                if (slot.body.kind == "recovery") == recovery:
+            except StillframeError as error:
+                unread = error
+                continue
+            seen = True
+            tried = (slot.header.salt, slot.body)
+            if (slot.body.kind == "recovery") == recovery and tried not in refused:
+                try:
                     master = self._open(slot, secret)
-                    if master is not None:
-                        return master, slot_id
-                    refused.add(slot_id)
-            except DamagedError as error:
-                damage = error
-        if damage is not None and not seen:
-            raise damage
+                except (DamagedError, MachineRefusal) as error:
+                    spoiled = error
+                    continue
+                if master is not None:
+                    return master, slot_id
+                refused.add(tried)
+        if spoiled is not None:
+            raise spoiled
+        self._require_slots(seen, unread)
+        word = "recovery key" if recovery else "passphrase"
+        extra = f" (a key slot is damaged too: {unread})" if unread else ""
+        raise WrongKey(f"no key slot opens with this {word}{extra}", hint="Try again, or use the printed recovery key.")
+
+    @staticmethod
+    def _require_slots(seen: bool, unread: StillframeError | None) -> None:
+        if unread is not None and not seen:
+            raise unread
         if not seen:
             raise DamagedError(
                 "the repository has no key slots",
                 hint="Copy the folder 'keys' back from another copy of the repository.",
             )
-        word = "recovery key" if recovery else "passphrase"
-        extra = f" (a key slot is damaged too: {damage})" if damage else ""
-        raise WrongKey(f"no key slot opens with this {word}{extra}", hint="Try again, or use the printed recovery key.")
 
     def add_passphrase(self, master: bytes, passphrase: str, *, label: str, created: str, cost: Cost) -> bytes:
         """Add a passphrase; returns the id of its slot, which has been read back and tried."""
@@ -188,6 +203,10 @@ class KeyRing:
             self._store.delete(object_name(ObjectType.KEY_SLOT, slot_id, copy=copy))
 
     def _add(self, master: bytes, secret: str, body: SlotBody, salt: bytes, kek: bytes) -> bytes:
+        try:
+            msgspec.json.decode(msgspec.json.encode(body), type=SlotBody)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"a key slot cannot say that: {error}", hint="Choose a shorter label.") from error
         slot_id = make_id()
         raw = self._build(master, slot_id, body, salt, kek)
         for copy in COPIES:
@@ -212,21 +231,21 @@ class KeyRing:
         return head + open_part + trailer + footer.build()
 
     def _read(self, slot_id: bytes, copy: str) -> _RawSlot:
-        raw = self._store.read(object_name(ObjectType.KEY_SLOT, slot_id, copy=copy))
         expected = Expected(
             kind=ObjectType.KEY_SLOT, repository_id=self._identity.identity.repository_id, object_id=slot_id
         )
         thing = f"{expected.thing}.{copy}"
+        raw = read_whole(self._store, object_name(ObjectType.KEY_SLOT, slot_id, copy=copy), thing=thing)
         footer = parse_footer(raw[-FOOTER_SIZE:], object_size=len(raw))
         hint = "The other copy or another slot may still open."
         if footer is None or not footer.covers(raw[:-FOOTER_SIZE]):
             raise DamagedError(f"{thing}: its bytes are not those that were written", hint=hint)
         header, open_part = parse_header(raw, expected), raw[HEADER_SIZE : footer.trailer_offset]
-        if len(open_part) > _BODY_SIZE_MAX:
+        if len(open_part) > BODY_SIZE_MAX:
             raise DamagedError(f"{thing}: its open part is too long", hint=hint)
         try:
             body = msgspec.json.decode(open_part, type=SlotBody)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except JSON_ERRORS as error:
             raise DamagedError(f"{thing}: {error}", hint=hint) from error
         trailer = raw[footer.trailer_offset : -FOOTER_SIZE]
         digest = hashlib.sha256(open_part).digest()
@@ -250,7 +269,7 @@ class KeyRing:
         )
         try:
             hidden = msgspec.json.decode(parse_payload(plain, thing=thing), type=SlotSecret)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except JSON_ERRORS as error:
             raise DamagedError(f"{thing}: {error}") from error
         if hidden.identity != self._identity.digest.hex():
             raise DamagedError(
@@ -281,6 +300,21 @@ class KeyRing:
 
 
 def passphrase_key(passphrase: str, *, salt: bytes, cost: Cost) -> bytes:
-    """The key-encryption key of a passphrase: Argon2id. Source: RFC 9106."""
-    text = unicodedata.normalize("NFKC", passphrase).encode()
-    return hash_secret_raw(text, salt, cost.time_cost, cost.memory_kib, cost.lanes, 32, Type.ID, 0x13)
+    """The key-encryption key of a passphrase: Argon2id.
+
+    Raises:
+        UsageError: The passphrase is not text: a file or a variable holds bytes that are no UTF-8.
+        MachineRefusal: This machine cannot spend the memory that the slot asks for.
+
+    Source: RFC 9106.
+    """
+    try:
+        text = unicodedata.normalize("NFKC", passphrase).encode()
+        return hash_secret_raw(text, salt, cost.time_cost, cost.memory_kib, cost.lanes, 32, Type.ID, 0x13)
+    except UnicodeEncodeError:
+        raise UsageError("the passphrase is not text", hint="Write the password file as UTF-8.") from None
+    except HashingError as error:
+        raise MachineRefusal(
+            f"the key slot asks for {cost.memory_kib} KiB of memory and {cost.lanes} lanes: {error}",
+            hint="Open the repository with the recovery key, or on a machine with more memory.",
+        ) from error

@@ -12,6 +12,7 @@ from stillframe.repo.format import (
     CHECK_HINT,
     FOOTER_SIZE,
     HEADER_SIZE,
+    OBJECT_SIZE_MAX,
     Expected,
     Footer,
     Header,
@@ -40,6 +41,19 @@ class OpenedObject:
     object_id: bytes
     payload: bytes
     digest: bytes
+
+
+def read_whole(store: Store, name: str, *, thing: str) -> bytes:
+    """The bytes of an object that is no pack; one larger than the format allows is not read.
+
+    Raises:
+        ObjectMissing: There is none of that name.
+        DamagedError: It is too large.
+    """
+    size = store.size(name)
+    if size > OBJECT_SIZE_MAX:
+        raise DamagedError(f"{thing}: {size} bytes are more than the format allows", hint=CHECK_HINT)
+    return store.read(name)
 
 
 class ObjectBox:
@@ -75,13 +89,13 @@ class ObjectBox:
             DamagedError, UnsupportedFormat: It is not what was written.
         """
         expected = Expected(kind=kind, repository_id=self.repository_id, object_id=object_id)
-        raw = self.store.read(object_name(kind, object_id))
+        raw = read_whole(self.store, object_name(kind, object_id), thing=expected.thing)
         footer = parse_footer(raw[-FOOTER_SIZE:], object_size=len(raw))
         if footer is None:
             raise TornObject(f"{expected.thing}: has no valid end; its writing was cut off", hint=CHECK_HINT)
-        header = parse_header(raw, expected)
         if not footer.covers(raw[:-FOOTER_SIZE]):
             raise DamagedError(f"{expected.thing}: its bytes are not those that were written", hint=CHECK_HINT)
+        header = parse_header(raw, expected)
         trailer = raw[footer.trailer_offset : -FOOTER_SIZE]
         plain = self.seal(header).open(trailer, offset=footer.trailer_offset, thing=expected.thing)
         return OpenedObject(

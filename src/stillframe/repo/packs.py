@@ -35,6 +35,8 @@ from stillframe.store import ObjectWriter
 
 PACK_SIZE: Final = 64 << 20
 """Where a pack is full. The last chunk may go over it, far below the format's limit."""
+_ENTRIES_MAX: Final = 65_536
+"""A pack is full with so many entries too: tiny ones would outgrow its table."""
 _BATCH_SIZE: Final = 1 << 20
 """Sealed entries are handed to the store in pieces of about this size."""
 _READ_GAP: Final = 128 << 10
@@ -71,7 +73,7 @@ class PackWriter:
     @property
     def is_full(self) -> bool:
         """Whether the next chunk belongs to another pack."""
-        return self.size >= PACK_SIZE
+        return self.size >= PACK_SIZE or len(self._entries) >= _ENTRIES_MAX
 
     def add(self, chunk_id: bytes, plain: bytes | memoryview, kind: EntryKind = EntryKind.CHUNK) -> int:
         """Compress where that pays, seal, and append; returns the stored size."""
@@ -127,8 +129,7 @@ class Fetch:
     @property
     def size(self) -> int:
         """Bytes to read, small gaps included."""
-        last = self.locations[-1]
-        return last.offset + last.sealed_size - self.offset
+        return max(place.offset + place.sealed_size for place in self.locations) - self.offset
 
 
 def plan_fetches(locations: Sequence[Location]) -> Iterator[Fetch]:
@@ -173,10 +174,10 @@ class PackReader:
         if footer is None:
             raise TornObject(f"{expected.thing}: has no valid end; its writing was cut off", hint=CHECK_HINT)
         head = self._box.store.read(name, 0, HEADER_SIZE)
-        header = parse_header(head, expected)
         trailer = self._box.store.read(name, footer.trailer_offset, footer.trailer_size)
         if not footer.covers(head, trailer):
             raise DamagedError(f"{expected.thing}: its trailer is not what was written", hint=CHECK_HINT)
+        header = parse_header(head, expected)
         plain = self._box.seal(header).open(trailer, offset=footer.trailer_offset, thing=expected.thing)
         table = parse_table(parse_payload(plain, thing=expected.thing), thing=expected.thing)
         ends = table.rows["offset"].astype("<i8") + table.rows["sealed"]

@@ -8,11 +8,12 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from stillframe.errors import DamagedError, StorageError
+from stillframe.errors import DamagedError, RepositoryError, StorageError
 from stillframe.repo.format import CHECK_HINT
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.packs import Fetch, PackReader, plan_fetches
 from stillframe.repo.rows import Location, ids_array
+from stillframe.store import ObjectMissing
 
 _NODES_CACHED: Final = 256
 
@@ -37,11 +38,7 @@ class ChunkReader:
 
     def fetch(self, fetch: Fetch) -> Iterator[tuple[Location, bytes | DamagedError]]:
         """The chunks of one read. What is damaged is tried from another copy; else its error stands in its place."""
-        try:
-            opened = list(self.packs.fetch(fetch))
-        except (StorageError, DamagedError) as error:
-            opened = [(place, damage(place, error)) for place in fetch.locations]
-        for place, data in opened:
+        for place, data in self._fetch_here(fetch):
             yield place, self._other_copy(place, data) if isinstance(data, DamagedError) else data
 
     def read(self, chunk_id: bytes) -> bytes:
@@ -71,6 +68,15 @@ class ChunkReader:
                 self._nodes.popitem(last=False)
         return data
 
+    def _fetch_here(self, fetch: Fetch) -> list[tuple[Location, bytes | DamagedError]]:
+        """As ``fetch``, from this pack only. Where a read fails, each entry is read alone: most may be whole."""
+        try:
+            return list(self.packs.fetch(fetch))
+        except (StorageError, RepositoryError) as error:
+            if len(fetch.locations) == 1 or isinstance(error, ObjectMissing):
+                return [(place, damage(place, error)) for place in fetch.locations]
+        return [found for place in fetch.locations for found in self._fetch_here(Fetch(fetch.pack_id, (place,)))]
+
     def _other_copy(self, place: Location, error: DamagedError) -> bytes | DamagedError:
         for other in self.index.copies(place.chunk_id):
             if (other.pack_id, other.offset) != (place.pack_id, place.offset):
@@ -78,7 +84,7 @@ class ChunkReader:
                     for _, data in self.packs.fetch(Fetch(other.pack_id, (other,))):
                         if not isinstance(data, DamagedError):
                             return data
-                except (StorageError, DamagedError):
+                except (StorageError, RepositoryError):
                     continue
         return error
 

@@ -4,7 +4,6 @@ Answers: "what does an image say of itself?" Normative: ``docs/format/v1-draft.m
 here, into frozen records with every limit checked; an error names the field.
 """
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Final, Literal, TypeVar
@@ -15,17 +14,21 @@ from msgspec import Meta
 from stillframe.errors import DamagedError, UnsupportedFormat
 from stillframe.events import Notice
 from stillframe.repo.blockmap import Entry, Kind, MapRoot
-from stillframe.repo.format import CHECK_HINT, JSON_SIZE_MAX
+from stillframe.repo.format import CHECK_HINT, CHUNK_SIZE_MAX, CHUNK_SIZE_MIN, JSON_SIZE_MAX
 
-Hex16 = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
-Hex32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-OptionalId = Annotated[str, Meta(pattern=r"^([0-9a-f]{32}|[0-9a-f]{64}|)$")]
+Hex16 = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+Hex32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+OptionalHex16 = Annotated[str, Meta(pattern=r"^([0-9a-f]{32})?\Z")]
+OptionalHex32 = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")]
 Size = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Small = Annotated[int, Meta(ge=0, le=1 << 32)]
 Word = Annotated[str, Meta(max_length=200)]
 Text = Annotated[str, Meta(max_length=4000)]
-Time = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+Time = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\Z")]
 Ranges = Annotated[tuple[tuple[Size, Size], ...], Meta(max_length=1_000_000)]
+
+JSON_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What ``msgspec.json.decode`` raises when its input is not what its type says."""
 
 KNOWN_FEATURES: Final[frozenset[str]] = frozenset()
 """Names that a manifest may list in ``features``; none are defined in this version."""
@@ -62,7 +65,7 @@ class StoredMap:
 
     size: Size
     kind: Annotated[int, Meta(ge=0, le=4)]
-    id: OptionalId = ""
+    id: OptionalHex32 = ""
 
     def root(self) -> MapRoot:
         """As the block map module knows it.
@@ -71,7 +74,7 @@ class StoredMap:
             DamagedError: Kind and id do not belong together.
         """
         kind, node_id = Kind(self.kind), bytes.fromhex(self.id)
-        if (kind is Kind.DATA) != (len(node_id) == 32):
+        if (kind is Kind.DATA) != bool(node_id) or (self.size == 0 and kind is not Kind.UNUSED):
             raise DamagedError("a manifest names a block map without its root", hint=CHECK_HINT)
         return MapRoot(self.size, Entry(kind, node_id))
 
@@ -103,7 +106,7 @@ class StoredPartition:
     type_name: Word = ""
     name: Word = ""
     guid: Word = ""
-    attributes: Annotated[str, Meta(pattern=r"^[0-9a-f]{1,16}$")] = "0"
+    attributes: Annotated[str, Meta(pattern=r"^[0-9a-f]{1,16}\Z")] = "0"
     logical: bool = False
     filesystem: Word = ""
     label: Word = ""
@@ -150,11 +153,11 @@ class Manifest:
     name: Word = ""
     comment: Text = ""
     kind: BackupKind
-    baseline: OptionalId = ""
-    sequence: Size
-    previous: OptionalId = ""
+    baseline: OptionalHex16 = ""
+    sequence: Annotated[Size, Meta(ge=1)]
+    previous: OptionalHex32 = ""
     domain: Hex16
-    chunk_size: Small
+    chunk_size: Annotated[int, Meta(ge=CHUNK_SIZE_MIN, le=CHUNK_SIZE_MAX)]
     session: Hex16
     bytes_total: Size
     bytes_used: Size
@@ -162,6 +165,10 @@ class Manifest:
     bytes_added: Size
     notices: Annotated[tuple[StoredNotice, ...], Meta(max_length=10_000)] = ()
     disks: Annotated[tuple[StoredDisk, ...], Meta(min_length=1, max_length=256)]
+
+    def __post_init__(self) -> None:
+        if self.chunk_size & (self.chunk_size - 1):
+            raise ValueError(f"a chunk size of {self.chunk_size} bytes is no power of two")
 
     @property
     def is_torn(self) -> bool:
@@ -222,9 +229,18 @@ Record = Manifest | SessionRecord | TombstoneRecord | ProofRecord
 R = TypeVar("R", Manifest, SessionRecord, TombstoneRecord, ProofRecord)
 
 
-def build_record(record: Record) -> bytes:
-    """The JSON of a record."""
-    return msgspec.json.encode(record)
+def build_record(record: R) -> bytes:
+    """The JSON of a record.
+
+    Raises:
+        ValueError: A field is outside the format's limits: nobody could read it again.
+    """
+    raw = msgspec.json.encode(record)
+    try:
+        parse_record(raw, type(record), thing=type(record).__name__)
+    except DamagedError as error:
+        raise ValueError(error.message) from error
+    return raw
 
 
 def parse_record(raw: bytes, kind: type[R], *, thing: str) -> R:
@@ -237,7 +253,7 @@ def parse_record(raw: bytes, kind: type[R], *, thing: str) -> R:
         raise DamagedError(f"{thing}: {len(raw)} bytes are more than the format allows", hint=CHECK_HINT)
     try:
         return msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except JSON_ERRORS as error:
         raise DamagedError(f"{thing}: not what the format says: {error}", hint=CHECK_HINT) from error
 
 
@@ -256,5 +272,12 @@ def require_known_features(manifest: Manifest) -> None:
 
 
 def parse_time(text: str) -> datetime:
-    """A record's time, with its time zone."""
-    return datetime.fromisoformat(re.sub(r"Z$", "+00:00", text))
+    """A record's time, with its time zone.
+
+    Raises:
+        DamagedError: There is no such day or hour.
+    """
+    try:
+        return datetime.fromisoformat(text.removesuffix("Z") + "+00:00")
+    except ValueError as error:
+        raise DamagedError(f"a record says {text!r}, which is no time", hint=CHECK_HINT) from error

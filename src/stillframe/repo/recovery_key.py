@@ -42,7 +42,7 @@ def parse_recovery_key(text: str) -> bytes:
     Raises:
         WrongKey: It has another length, a character that never occurs, or a slip of the pen.
     """
-    digits = text.strip().upper().removeprefix(_PREFIX).translate(_READ_AS)
+    digits = text.upper().translate(_READ_AS).removeprefix(_PREFIX)
     if len(digits) != _DIGITS or not set(digits) <= set(_ALPHABET):
         raise WrongKey(
             f"a recovery key is {_PREFIX}- and {_DIGITS} letters and digits; this has {len(digits)} after {_PREFIX}",

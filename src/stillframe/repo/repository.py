@@ -7,12 +7,19 @@ Answers: "which images are there?", "what did this one say?", "what was forgotte
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NoReturn
 
 from stillframe.clock import Clock, SystemClock, rfc3339
 from stillframe.errors import DamagedError, RepositoryNotFound, StillframeError, UsageError, WrongKey
 from stillframe.events import Finding
-from stillframe.repo.format import CHECK_HINT, ObjectType, object_name, parse_object_name
+from stillframe.repo.format import (
+    CHECK_HINT,
+    CHUNK_SIZE_MAX,
+    CHUNK_SIZE_MIN,
+    ObjectType,
+    object_name,
+    parse_object_name,
+)
 from stillframe.repo.identity import FORMAT, FoundIdentity, Identity, build_identity, read_identity, write_identity
 from stillframe.repo.index import ChunkIndex, RunCache
 from stillframe.repo.keys import DEFAULT_COST, Cost, KeyRing
@@ -73,7 +80,7 @@ class Repository:
 
     def images(self) -> ImageList:
         """Read every manifest."""
-        forgotten = {image.image for tombstone in self.tombstones() for image in tombstone.images}
+        forgotten = self._forgotten()
         images, findings = [], []
         for image_id in self.box.ids(ObjectType.IMAGE):
             if image_id.hex() in forgotten:
@@ -92,9 +99,13 @@ class Repository:
         """One image.
 
         Raises:
-            RepositoryNotFound: There is none of that id.
+            RepositoryNotFound: There is none of that id, or it was forgotten.
             DamagedError, UnsupportedFormat: It cannot be used.
         """
+        if image_id.hex() in self._forgotten():
+            raise RepositoryNotFound(
+                f"image {image_id.hex()} was forgotten", hint="'stillframe images' lists the rest."
+            )
         try:
             image = self._read_image(image_id)
         except ObjectMissing:
@@ -152,6 +163,9 @@ class Repository:
                 found[pack_id] = stored.size
         return found
 
+    def _forgotten(self) -> set[str]:
+        return {image.image for tombstone in self.tombstones() for image in tombstone.images}
+
     def _read_image(self, image_id: bytes) -> StoredImage:
         opened = self.box.read(ObjectType.IMAGE, image_id)
         manifest = parse_record(opened.payload, Manifest, thing=f"manifest {image_id.hex()}")
@@ -193,7 +207,7 @@ def create_repository(
         clock: For the date.
 
     Raises:
-        UsageError: There is a repository already.
+        UsageError: There is a repository already, or the chunk size is none.
     """
     clock = clock or SystemClock()
     try:
@@ -202,6 +216,10 @@ def create_repository(
         pass
     else:
         raise UsageError("there is a repository already", hint="Use it, or choose an empty folder.")
+    if not CHUNK_SIZE_MIN <= chunk_size <= CHUNK_SIZE_MAX or chunk_size & (chunk_size - 1):
+        raise UsageError(
+            f"{chunk_size} bytes are no chunk size", hint=f"A power of two, {CHUNK_SIZE_MIN} to {CHUNK_SIZE_MAX}."
+        )
     identity = Identity(
         format=FORMAT, id=make_id().hex(), created=rfc3339(clock.now()), chunk_size=chunk_size,
         encryption="aes256" if passphrase is not None else "none",
@@ -225,6 +243,7 @@ def open_repository(
 
     Raises:
         RepositoryNotFound, WrongKey, DamagedError, UnsupportedFormat: As their names say.
+        UsageError: A secret was given, and the repository says it is not encrypted: nobody may turn that off unseen.
     """
     found = read_identity(store, where=where)
     master = OPEN_MASTER_KEY
@@ -235,18 +254,24 @@ def open_repository(
                 hint="Set STILLFRAME_PASSWORD, or use --password-file.",
             )
         master, _ = KeyRing(store, found).unlock(secret)
-    elif secret is not None and _had_keys(store):
-        raise DamagedError(
-            f"the repository at {where} says it is not encrypted, but has key slots: its identity file was changed",
-            hint="Do not write to it. Copy stillframe.json back from another copy of the repository.",
-        )
+    elif secret is not None:
+        _refuse_secret(store, where)
     cache = RunCache(f"{cache_folder}/{found.identity.id}") if cache_folder else None
     box = ObjectBox(store, found.identity.repository_id, master)
     return Repository(box, found, clock=clock or SystemClock(), cache=cache)
 
 
-def _had_keys(store: Store) -> bool:
-    return any(True for _ in store.list(ObjectType.KEY_SLOT.folder))
+def _refuse_secret(store: Store, where: str) -> NoReturn:
+    """Whoever has a secret believes that the repository is encrypted."""
+    if any(True for _ in store.list(ObjectType.KEY_SLOT.folder)):
+        raise DamagedError(
+            f"the repository at {where} says it is not encrypted, but has key slots: its identity file was changed",
+            hint="Do not write to it. Copy stillframe.json back from another copy of the repository.",
+        )
+    raise UsageError(
+        f"a passphrase was given, and the repository at {where} says it is not encrypted",
+        hint="Give none if it was made without encryption. Else somebody replaced it: do not write to it.",
+    )
 
 
 def _found(identity: Identity) -> FoundIdentity:

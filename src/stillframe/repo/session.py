@@ -110,8 +110,8 @@ def open_sessions(repository: Repository, owner: Owner) -> list[SessionRecord]:
     found = []
     for record in repository.sessions():
         if record.machine.id == owner.machine.id:
-            ours = record.boot_id == owner.boot_id and record.process == owner.process
-            if ours or owner.is_alive(record.boot_id, record.process):
+            alive = record.process == owner.process or owner.is_alive(record.boot_id, record.process)
+            if alive and record.boot_id == owner.boot_id:
                 found.append(record)
             else:
                 repository.box.delete(ObjectType.SESSION, bytes.fromhex(record.session))

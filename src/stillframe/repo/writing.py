@@ -19,13 +19,25 @@ from stillframe.repo.packs import Compress, PackWriter, compressor, plan_fetches
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import Manifest, build_record
 from stillframe.repo.repository import Repository
-from stillframe.repo.rows import ROWS_MAX, EntryKind, Table, build_table, ids_array
+from stillframe.repo.rows import PACKS_MAX, ROWS_MAX, EntryKind, Table, build_table, ids_array
 from stillframe.repo.sealing import chunk_id_key, make_id
 from stillframe.repo.session import Session
 from stillframe.store import ObjectMissing
 
 _FLUSH_ROWS: Final = 200_000
 """Rows that wait in memory before they become an index run: about 40 MB of Python objects."""
+
+
+class ChunkNamer:
+    """Names chunks of one domain."""
+
+    def __init__(self, repository: Repository, domain: bytes) -> None:
+        box = repository.box
+        self._key: Final = chunk_id_key(box.master_key, box.repository_id, domain)
+
+    def name(self, data: bytes | bytearray | memoryview) -> bytes:
+        """The id of a chunk or node."""
+        return blake3.blake3(data, key=self._key).digest()
 
 
 class ImageWriter:
@@ -40,20 +52,16 @@ class ImageWriter:
     def __init__(self, session: Session, *, domain: bytes, level: int | None) -> None:
         self.session = session
         self._repository = session.repository
-        box = self._repository.box
-        self._id_key: Final = chunk_id_key(box.master_key, box.repository_id, domain)
+        self.namer: Final = ChunkNamer(self._repository, domain)
         self._level = level
         self._lock = threading.Lock()
         self._claimed: set[bytes] = set()
         self._tables: list[Table] = []
         self._bad: set[bytes] = set()
         self.bytes_added = 0
+        self.packs_written: list[bytes] = []
         self.index = self._repository.load_index()
         self._prepare()
-
-    def chunk_id(self, data: bytes | bytearray | memoryview) -> bytes:
-        """The id of a chunk or node."""
-        return blake3.blake3(data, key=self._id_key).digest()
 
     def known(self, chunk_ids: list[bytes]) -> NDArray[np.bool_]:
         """Which of these need not be stored: they rest in a good pack, or this run has taken them."""
@@ -82,6 +90,7 @@ class ImageWriter:
         with self._lock:
             self._tables.append(table)
             self.bytes_added += stored
+            self.packs_written += table.packs
             full = sum(len(waiting.rows) for waiting in self._tables) >= _FLUSH_ROWS
             ready = self._tables if full else []
             if full:
@@ -224,12 +233,13 @@ def write_run(repository: Repository, run_id: bytes, table: Table) -> None:
 def _groups(tables: list[Table]) -> Iterable[list[Table]]:
     """Tables in groups that each fit into one index run."""
     group: list[Table] = []
-    rows = 0
+    rows = packs = 0
     for table in tables:
-        if group and rows + len(table.rows) > ROWS_MAX:
+        if group and (rows + len(table.rows) > ROWS_MAX or packs + len(table.packs) > PACKS_MAX):
             yield group
-            group, rows = [], 0
+            group, rows, packs = [], 0, 0
         group.append(table)
         rows += len(table.rows)
+        packs += len(table.packs)
     if group:
         yield group

@@ -209,14 +209,15 @@ class LocalStore:
 
     def _check_root(self) -> bool:
         """Whether the folder is there; raise ``StorageError`` if it was there before and is not, or is another."""
+        known = self._device  # before the look: another thread may make the folder meanwhile
         try:
             with _naming(self.root):
                 device = os.stat(self.root).st_dev
         except StorageError as error:
-            if self._device is None and isinstance(error.__cause__, FileNotFoundError):
+            if known is None and isinstance(error.__cause__, FileNotFoundError):
                 return False
             raise
-        if self._device is not None and device != self._device:
+        if known is not None and device != known:
             raise StorageError(
                 f"{self.root} is no longer the folder it was: it now lies on another device", hint=_GONE_HINT
             )
@@ -229,10 +230,7 @@ class LocalStore:
         one is synced once per store, whoever made it.
         """
         self._see_root()
-        if not self._check_root():
-            with self._lock, suppress(FileExistsError):
-                os.mkdir(self.root, 0o700)
-            _sync_folder(os.path.dirname(os.path.abspath(self.root)))
+        self._prepare_root(is_new=not self._check_root())
         self._see_root()
         path = self.root
         for word in name.split("/")[:-1]:
@@ -243,6 +241,19 @@ class LocalStore:
                         os.mkdir(path, 0o700)
                     _sync_folder(above)
                     self._durable.add(path)
+
+    def _prepare_root(self, *, is_new: bool) -> None:
+        if is_new:
+            with suppress(FileExistsError):
+                os.mkdir(self.root, 0o700)
+        with self._lock:
+            if is_new or self.root not in self._durable:
+                try:
+                    _sync_folder(os.path.dirname(os.path.abspath(self.root)))
+                except OSError:
+                    if is_new:  # else it is most likely old, and the folder above it somebody else's
+                        raise
+                self._durable.add(self.root)
 
 
 class _LocalWriter:

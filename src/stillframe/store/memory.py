@@ -30,6 +30,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.operations: list[StoreOperation] = []
         self._objects: dict[str, bytearray] = {}
+        self._folders: set[str] = set()
         self._lock = RLock()
 
     def create(self, name: str) -> ObjectWriter:
@@ -38,7 +39,7 @@ class MemoryStore:
         with self._lock:
             if name in self._objects:
                 raise ObjectExists(f"object {name} is already in memory")
-            self._check_apart(name)
+            self._make_folders(name)
             contents = self._objects[name] = bytearray()
             self._log("create", name)
         return _MemoryWriter(self, name, contents)
@@ -92,13 +93,19 @@ class MemoryStore:
             raise ObjectMissing(f"object {name} is not in memory")
         return contents
 
-    def _check_apart(self, name: str) -> None:
-        """Refuse what a folder refuses: an object called as another one's folder, or under another object."""
+    def _make_folders(self, name: str) -> None:
+        """Refuse what a folder on a disk refuses: an object called as a folder, or under another object.
+
+        A folder stays when its last object is deleted, as on a disk.
+        """
+        if name in self._folders:
+            raise StorageError(f"object {name} cannot be: it is a folder of others")
         words = name.split("/")
-        above = {"/".join(words[:count]) for count in range(1, len(words))}
-        for other in self._objects:
-            if other in above or other.startswith(f"{name}/"):
-                raise StorageError(f"object {name} and object {other} cannot both be: one is the other's folder")
+        for count in range(1, len(words)):
+            above = "/".join(words[:count])
+            if above in self._objects:
+                raise StorageError(f"object {name} cannot be: {above} is an object")
+            self._folders.add(above)
 
     def _log(self, verb: str, name: str, size: int = 0) -> None:
         self.operations.append(StoreOperation(verb, name, size))

@@ -59,9 +59,9 @@ class Tear(Enum):
     def leave(self, contents: bytes, *, seed: str) -> bytes | None:
         """What is left of an object with these contents; ``None`` for nothing. The same seed leaves the same."""
         chance = random.Random(seed)  # noqa: S311 - a test repeats it
-        tear = chance.choice(_FATES) if self is Tear.ANY else self
+        tear = random.Random(f"fate of {seed}").choice(_FATES) if self is Tear.ANY else self  # noqa: S311
         size = len(contents)
-        cut, end = sorted((chance.randrange(size), chance.randrange(size))) if size else (0, 0)
+        start, cut = sorted(chance.sample(range(size), 2)) if size > 1 else (0, 0)
         match tear:
             case Tear.KEPT:
                 return contents
@@ -70,7 +70,7 @@ class Tear(Enum):
             case Tear.ZERO_TAIL:
                 return contents[:cut] + bytes(size - cut)
             case Tear.ZERO_HOLE:
-                return contents[:cut] + bytes(end - cut) + contents[end:]
+                return contents[:start] + bytes(cut - start) + contents[cut:]
             case Tear.EMPTY:
                 return b""
             case _:

@@ -214,17 +214,19 @@ def check_one_creator_wins(store: Store) -> None:
     """Of threads that create the same name at once exactly one succeeds, and its object is whole."""
     start = Barrier(4)
 
-    def create(number: int) -> int | None:
+    def create(number: int, name: str) -> int | None:
         start.wait()
         with suppress(ObjectExists):
-            write_object(store, "new/folder/same", bytes([number]))
+            write_object(store, name, bytes([number]))
             return number
         return None
 
     with ThreadPoolExecutor(4) as pool:
-        winners = [number for number in pool.map(create, range(4)) if number is not None]
-    assert len(winners) == 1
-    assert store.read("new/folder/same") == bytes(winners)
+        for again in range(10):
+            name = f"new{again}/folder/same"
+            winners = [number for number in pool.map(create, range(4), [name] * 4) if number is not None]
+            assert len(winners) == 1
+            assert store.read(name) == bytes(winners)
 
 
 def check_free_space_is_bytes_or_unknown(store: Store) -> None:

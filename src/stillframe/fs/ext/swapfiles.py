@@ -77,7 +77,7 @@ def _swap_file(
     if not file.is_file or file.links != 1 or file.flags & (_ENCRYPTED_FLAG | _INLINE_FLAG):
         return None
     runs = read_runs(reader, superblock, file)
-    head_blocks = PAGE_SIZES[-1] // superblock.block_size
+    head_blocks = min(PAGE_SIZES[-1], file.size) // superblock.block_size
     header = parse_swap_header(_read_head(reader, runs, blocks_count=head_blocks, block_size=superblock.block_size))
     extent = header.left_out if header is not None else None
     if extent is None:
@@ -92,11 +92,12 @@ def _swap_file(
 
 
 def _read_head(reader: BlockReader, runs: BlockRuns, *, blocks_count: int, block_size: int) -> bytes:
-    """The first bytes of a file, as far as they are on the disk."""
+    """The first bytes of a file. What was never written is zeros: mkswap leaves its first KiB as it is."""
     parts = []
     for number in range(blocks_count):
-        if not runs.covers_block(number):
-            break
-        place = int(runs.places(np.array([number], np.int64))[0])
-        parts.append(reader.read_at(place * block_size, block_size))
+        if runs.covers_block(number):
+            place = int(runs.places(np.array([number], np.int64))[0])
+            parts.append(reader.read_at(place * block_size, block_size))
+        else:
+            parts.append(bytes(block_size))
     return b"".join(parts)

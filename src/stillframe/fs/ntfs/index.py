@@ -8,6 +8,7 @@ Source: Linux-NTFS documentation, "$INDEX_ROOT", "$INDEX_ALLOCATION", "$FILE_NAM
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from stillframe.block import BlockReader
@@ -28,7 +29,15 @@ _NAME_COUNT, _NAME_START = 16 + 0x40, 16 + 0x42
 _INDEX_SIZE_MAX: Final = 256 << 20
 
 
-def find_in_root(reader: BlockReader, table: MasterFileTable, names: frozenset[str]) -> dict[str, Reference]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootFile:
+    """A file of the root directory, with its name as it is written there."""
+
+    name: str
+    reference: Reference
+
+
+def find_in_root(reader: BlockReader, table: MasterFileTable, names: frozenset[str]) -> dict[str, RootFile]:
     """Find files of the root directory, whatever the case of their names.
 
     Args:
@@ -37,17 +46,17 @@ def find_in_root(reader: BlockReader, table: MasterFileTable, names: frozenset[s
         names: Lower-case ASCII names.
 
     Returns:
-        A reference for each name that exists.
+        The file of each name that exists.
 
     Raises:
         DiskFormatError: The directory cannot be read.
     """
-    found: dict[str, Reference] = {}
+    found: dict[str, RootFile] = {}
     for entries in _iter_entry_areas(reader, table):
         for name, reference in _iter_names(entries):
             lowered = name.lower()
             if lowered in names:
-                found[lowered] = reference
+                found[lowered] = RootFile(name=name, reference=reference)
     return found
 
 

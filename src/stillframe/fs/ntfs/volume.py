@@ -108,12 +108,11 @@ class NtfsFilesystem:
         """The paging and hibernation files of the root directory."""
         table = open_mft(reader, _require_boot(reader))
         files: list[LeftOutFile] = []
-        for name, reference in sorted(find_in_root(reader, table, frozenset(_LEFT_OUT)).items()):
-            stream = _open_contents(reader, table, reference)
-            if stream is None or stream.value is not None:
-                continue
-            extents, kind = stream.extents, _LEFT_OUT[name]
-            files.append(LeftOutFile(path=f"/{name}", size=stream.size, extents=extents, kind=kind))
+        for name, file in sorted(find_in_root(reader, table, frozenset(_LEFT_OUT)).items()):
+            stream = _open_contents(reader, table, file.reference)
+            if stream is not None and stream.value is None:
+                path, kind = f"/{file.name}", _LEFT_OUT[name]
+                files.append(LeftOutFile(path=path, size=stream.size, extents=stream.extents, kind=kind))
         return tuple(files)
 
 
@@ -213,10 +212,10 @@ def _find_doubt(reader: BlockReader, table: MasterFileTable) -> Notice | None:
 
 def _is_hibernated(reader: BlockReader, table: MasterFileTable) -> bool:
     """Whether ``hiberfil.sys`` may hold a system that will be resumed."""
-    reference = find_in_root(reader, table, frozenset({_HIBERNATION_FILE})).get(_HIBERNATION_FILE)
-    if reference is None:
+    file = find_in_root(reader, table, frozenset({_HIBERNATION_FILE})).get(_HIBERNATION_FILE)
+    if file is None:
         return False
-    contents = _open_contents(reader, table, reference)
+    contents = _open_contents(reader, table, file.reference)
     if contents is None or not contents.is_plain or contents.size < _HIBERNATION_HEADER_SIZE:
         # ntfs-3g: a short one marks a volume that another, hibernated system has in use.
         return True

@@ -1,0 +1,138 @@
+"""A source as a view that holds still: per volume a reader, its consistency, and the bytes that are kept.
+
+Answers: "what exactly will an image of this disk hold, and why?" This version has one way to hold still: the source is
+not mounted (``offline``); ``torn`` is what remains when the person insists. Snapshots and freezing come later, here.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from stillframe.block import BlockReader, WindowReader
+from stillframe.disk.layout import Layout, Partition, read_layout
+from stillframe.errors import DiskFormatError
+from stillframe.events import Notice
+from stillframe.extents import Extent, ExtentSet
+from stillframe.fs import LeftOutFile, UsedMap, Volume
+from stillframe.fs.registry import identify, read_used_map
+from stillframe.host.disks import DiskFacts
+
+Consistency = Literal["offline", "torn"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which bytes a person wants.
+
+    Attributes:
+        all_sectors: Keep every byte, in use or not.
+        include_paging: Keep the contents of paging, hibernation and swap.
+        consistency: ``torn`` when the source is in use and the person insists.
+    """
+
+    all_sectors: bool = False
+    include_paging: bool = False
+    consistency: Consistency = "offline"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapturedVolume:
+    """One partition, held still.
+
+    Attributes:
+        partition: Where it is, by the table.
+        reader: Its bytes, from 0.
+        volume: What is in it.
+        used: Bytes in use, by the file system's own map, or all.
+        kept: Bytes that go into the image: ``used`` without what is left out.
+        excluded: Bytes that are left out though they are in use.
+        left_out: The files they belong to.
+        consistency: How they held still.
+        notices: What a person should know of it.
+    """
+
+    partition: Partition
+    reader: BlockReader
+    volume: Volume
+    used: UsedMap
+    kept: ExtentSet
+    excluded: ExtentSet
+    left_out: tuple[LeftOutFile, ...]
+    consistency: Consistency
+    notices: tuple[Notice, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapturedDisk:
+    """A whole disk, held still. ``outside`` are the bytes in no partition; all of them are kept."""
+
+    facts: DiskFacts
+    reader: BlockReader
+    layout: Layout
+    outside: ExtentSet
+    volumes: tuple[CapturedVolume, ...]
+    notices: tuple[Notice, ...]
+
+    @property
+    def bytes_used(self) -> int:
+        """Bytes that the image will keep, zeros and holes included."""
+        return self.outside.size + sum(volume.kept.size for volume in self.volumes)
+
+
+def capture_disk(reader: BlockReader, facts: DiskFacts, selection: Selection) -> CapturedDisk:
+    """Look at a disk, a partition or a disk file, and decide which of its bytes matter.
+
+    A disk without a table, or whose table contradicts itself, is one volume that begins at byte 0.
+    """
+    layout, notices = _read_layout(reader)
+    partitions = layout.partitions or (_whole(layout),)
+    volumes = tuple(_capture_volume(reader, partition, selection) for partition in partitions)
+    layout = replace(layout, partitions=partitions)
+    return CapturedDisk(
+        facts=facts, reader=reader, layout=layout, outside=layout.outside, volumes=volumes, notices=notices
+    )
+
+
+def _read_layout(reader: BlockReader) -> tuple[Layout, tuple[Notice, ...]]:
+    try:
+        layout = read_layout(reader)
+    except DiskFormatError as error:
+        layout = Layout(
+            scheme="none", disk_id="", size=reader.size, sector_size=reader.sector_size, partitions=(), notices=(),
+            table=ExtentSet.empty(),
+        )  # fmt: skip
+        notice = Notice(
+            code="table-broken", message=f"{error.message}: the whole disk is kept, byte for byte", hint=error.hint
+        )
+        return layout, (notice,)
+    return layout, layout.notices
+
+
+def _whole(layout: Layout) -> Partition:
+    """A disk without a table is one volume."""
+    return Partition(
+        number=1, extent=Extent(0, layout.size), type="", type_name="whole disk", name="", guid="", attributes=0,
+        index=0, logical=False,
+    )  # fmt: skip
+
+
+def _capture_volume(disk: BlockReader, partition: Partition, selection: Selection) -> CapturedVolume:
+    reader = WindowReader(disk, partition.extent)
+    identified = identify(reader)
+    used = read_used_map(reader, identified)
+    everything = ExtentSet.of(Extent(0, reader.size))
+    notices = [*used.notices]
+    left_out: tuple[LeftOutFile, ...] = ()
+    if selection.consistency == "torn" or selection.all_sectors:
+        used = UsedMap(extents=everything, kind="raw")
+    elif used.kind == "used" and not selection.include_paging and identified.filesystem is not None:
+        try:
+            left_out = identified.filesystem.left_out(reader)
+        except DiskFormatError as error:
+            notices.append(Notice(code="paging-kept", message=error.message, hint=error.hint))
+    excluded = ExtentSet.empty()
+    for file in left_out:
+        excluded |= file.extents & used.extents
+    return CapturedVolume(
+        partition=partition, reader=reader, volume=identified.volume, used=used, kept=used.extents - excluded,
+        excluded=excluded, left_out=left_out, consistency=selection.consistency, notices=tuple(notices),
+    )  # fmt: skip

@@ -1,0 +1,71 @@
+"""All file systems Stillframe knows, and which of them a volume is.
+
+Answers: "what is in this partition?" Where two file systems claim the same bytes (a stale signature left by another
+one), nobody guesses: both are named and the caller stores the volume raw.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from stillframe.block import BlockReader
+from stillframe.errors import DiskFormatError
+from stillframe.events import Notice
+from stillframe.fs.base import Filesystem, UsedMap, Volume, raw_map
+from stillframe.fs.exfat import ExfatFilesystem
+from stillframe.fs.ext import ExtFilesystem
+from stillframe.fs.fat import FatFilesystem
+from stillframe.fs.ntfs import NtfsFilesystem
+from stillframe.fs.recognised import RecognisedFilesystem
+from stillframe.fs.swap import SwapFilesystem
+
+FILESYSTEMS: Final[tuple[Filesystem, ...]] = (
+    NtfsFilesystem(), FatFilesystem(), ExfatFilesystem(), ExtFilesystem(), SwapFilesystem(), RecognisedFilesystem(),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identified:
+    """What is in a partition. ``filesystem`` is ``None`` when it must be stored raw; ``notices`` say why."""
+
+    volume: Volume
+    filesystem: Filesystem | None
+    notices: tuple[Notice, ...] = ()
+
+
+def identify(reader: BlockReader) -> Identified:
+    """Say what is in a partition; an empty ``Volume`` when nobody knows."""
+    found: list[tuple[Filesystem, Volume]] = []
+    notices: list[Notice] = []
+    for filesystem in FILESYSTEMS:
+        try:
+            volume = filesystem.identify(reader)
+        except DiskFormatError as error:
+            notices.append(Notice(code="filesystem-broken", message=error.message, hint=error.hint))
+            continue
+        if volume is not None:
+            found.append((filesystem, volume))
+    if len(found) == 1 and not notices:
+        return Identified(volume=found[0][1], filesystem=found[0][0])
+    if len(found) > 1:
+        names = " and ".join(volume.filesystem for _, volume in found)
+        notices.append(
+            Notice(
+                code="filesystem-ambiguous",
+                message=f"the volume looks like {names}: every byte of it is kept",
+                hint="'wipefs' shows the signatures; an old one may be left over.",
+            )
+        )
+    return Identified(
+        volume=found[0][1] if len(found) == 1 else Volume(filesystem=""), filesystem=None, notices=tuple(notices)
+    )
+
+
+def read_used_map(reader: BlockReader, identified: Identified) -> UsedMap:
+    """The bytes in use; the whole partition where its file system is not known, is broken, or cannot prove its map."""
+    if identified.filesystem is None:
+        return raw_map(reader, *identified.notices)
+    try:
+        return identified.filesystem.used_map(reader)
+    except DiskFormatError as error:
+        notice = Notice(code="filesystem-broken", message=f"{error.message}: every byte is kept", hint=error.hint)
+        return raw_map(reader, notice)

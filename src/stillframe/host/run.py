@@ -1,0 +1,152 @@
+"""The one place that starts other programs.
+
+Answers: "what did this program say?" Always an argument list, never a shell; the C locale, so that output can be
+parsed; a time limit; captured output. What the output means is for pure functions elsewhere.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from stillframe.errors import MachineRefusal, MissingProgram
+
+TIMEOUT_S: Final = 60.0
+_ERROR_LINES: Final = 3
+
+# Folders of administration programs: an ordinary user's PATH on Debian lacks them.
+_SYSTEM_FOLDERS: Final = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin")
+
+# Debian and Ubuntu packages of the programs we know.
+_PACKAGES: Final = {
+    "btrfs": "btrfs-progs",
+    "blockdev": "util-linux",
+    "cryptsetup": "cryptsetup-bin",
+    "e2fsck": "e2fsprogs",
+    "efibootmgr": "efibootmgr",
+    "fsck.exfat": "exfatprogs",
+    "fsck.fat": "dosfstools",
+    "fusermount3": "fuse3",
+    "grub-install": "grub2-common",
+    "lvs": "lvm2",
+    "lvcreate": "lvm2",
+    "lvremove": "lvm2",
+    "mdadm": "mdadm",
+    "mkfs.btrfs": "btrfs-progs",
+    "mkfs.exfat": "exfatprogs",
+    "mkfs.ext4": "e2fsprogs",
+    "mkfs.fat": "dosfstools",
+    "mkfs.ntfs": "ntfs-3g",
+    "mkfs.xfs": "xfsprogs",
+    "mount": "mount",
+    "nbd-client": "nbd-client",
+    "ntfs-3g": "ntfs-3g",
+    "ntfsfix": "ntfs-3g",
+    "ntfsresize": "ntfs-3g",
+    "partclone.dd": "partclone",
+    "partx": "fdisk",
+    "qemu-img": "qemu-utils",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "resize2fs": "e2fsprogs",
+    "sfdisk": "fdisk",
+    "sgdisk": "gdisk",
+    "umount": "mount",
+    "vgs": "lvm2",
+    "xfs_growfs": "xfsprogs",
+    "xfs_repair": "xfsprogs",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A program that ended: with which exit code, and what it wrote."""
+
+    arguments: tuple[str, ...]
+    exit_code: int
+    output: bytes
+    errors: bytes
+
+    @property
+    def text(self) -> str:
+        """The output as text."""
+        return self.output.decode("utf-8", "replace")
+
+    def require_success(self, *, hint: str) -> "Finished":
+        """Itself when the exit code is 0.
+
+        Raises:
+            MachineRefusal: It is not; the program's last words are in the message.
+        """
+        if self.exit_code == 0:
+            return self
+        lines = self.errors.decode("utf-8", "replace").strip().splitlines()[-_ERROR_LINES:]
+        said = "; ".join(line.strip() for line in lines) or "it gave no reason"
+        raise MachineRefusal(f"{self.arguments[0]} failed with exit code {self.exit_code}: {said}", hint=hint)
+
+
+def find_program(name: str) -> str:
+    """Where a program is.
+
+    Raises:
+        MissingProgram: It is not installed; the hint is the line that installs it.
+    """
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), *_SYSTEM_FOLDERS))
+    found = shutil.which(name, path=path)
+    if found is None:
+        package = _PACKAGES.get(name)
+        hint = f"On Debian or Ubuntu: sudo apt install {package}" if package else f"Install the program {name}."
+        raise MissingProgram(f"the program {name} is needed and is not installed", hint=hint)
+    return found
+
+
+def run(arguments: Sequence[str], *, given: bytes = b"", timeout_s: float = TIMEOUT_S) -> Finished:
+    """Run a program to its end.
+
+    Args:
+        arguments: Program and arguments.
+        given: What it reads on its standard input.
+        timeout_s: After so many seconds it, and what it started, is stopped.
+
+    Raises:
+        MissingProgram: It is not installed.
+        MachineRefusal: It could not be started, or did not end in time.
+    """
+    command = [find_program(arguments[0]), *arguments[1:]]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LC_")}
+    environment |= {"LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", "LANGUAGE": "C"}
+    pipe = subprocess.PIPE
+    try:
+        # S603: this is the one call; every argument list comes from our own code.
+        process = subprocess.Popen(  # noqa: S603
+            command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, start_new_session=True
+        )
+    except OSError as error:
+        raise MachineRefusal(f"{command[0]} could not be started: {error.strerror}", hint="Is it damaged?") from error
+    with process:
+        try:
+            output, errors = process.communicate(given, timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            _stop(process)
+            raise MachineRefusal(
+                f"{arguments[0]} did not end within {timeout_s:g} seconds",
+                hint="A disk that does not answer may be failing: look at `dmesg`.",
+            ) from error
+        except BaseException:
+            _stop(process)
+            raise
+    return Finished(arguments=tuple(arguments), exit_code=process.returncode, output=output, errors=errors)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a program and everything it started."""
+    if sys.platform == "win32":
+        process.kill()
+        return
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        process.kill()

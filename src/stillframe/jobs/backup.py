@@ -1,0 +1,262 @@
+"""The verb ``backup``: an image of one or more disks goes into a repository.
+
+Answers: "what will be saved, and what does it cost?" (``plan_backup``), then saves it (``apply_backup``). The source is
+only read. The order of writing is that of ``docs/format/v1-draft.md``, section 12.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import stillframe
+from stillframe.capture import CapturedDisk, OpenSource, Selection
+from stillframe.clock import rfc3339
+from stillframe.errors import StorageFull, UsageError
+from stillframe.events import EventSink, JobFinished, JobStarted, Notice, PhaseStarted
+from stillframe.extents import ExtentSet
+from stillframe.jobs.chunking import KeptRange
+from stillframe.jobs.manifests import describe_disk
+from stillframe.jobs.pipeline import CancelToken
+from stillframe.jobs.preflight import RESERVE, Estimate, estimate
+from stillframe.jobs.readback import ReadBack, read_back
+from stillframe.jobs.storing import StoredRange, store_ranges
+from stillframe.repo.records import BackupKind, Manifest, StoredNotice, stored_notice
+from stillframe.repo.repository import Repository, StoredImage
+from stillframe.repo.sealing import make_id
+from stillframe.repo.session import Owner, begin_session
+from stillframe.repo.walk import referenced_chunks
+from stillframe.repo.writing import ChunkNamer, ImageWriter
+from stillframe.units import format_size
+
+Compression = Literal["none", "fast", "balanced", "high"]
+LEVELS: Final[dict[Compression, int | None]] = {"none": None, "fast": 1, "balanced": 3, "high": 9}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupOptions:
+    """What a person asked for."""
+
+    kind: Literal["auto", "full", "incremental", "differential"] = "auto"
+    name: str = ""
+    comment: str = ""
+    compression: Compression = "fast"
+    selection: Selection = field(default_factory=Selection)
+    verify: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupPlan:
+    """What a backup is going to do. ``free_space`` is ``None`` when the storage cannot tell."""
+
+    kind: BackupKind
+    baseline: str
+    options: BackupOptions
+    disks: tuple[CapturedDisk, ...]
+    estimate: Estimate
+    free_space: int | None
+    notices: tuple[Notice, ...]
+
+    @property
+    def bytes_left_out(self) -> int:
+        """Bytes in use that will not be kept: paging, hibernation, swap."""
+        return sum(volume.excluded.size for disk in self.disks for volume in disk.volumes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupResult:
+    """What a backup did. ``is_complete`` is false when something could not be read or changed meanwhile (exit 3)."""
+
+    manifest: Manifest
+    seconds: float
+    read_back: ReadBack | None
+    is_complete: bool
+
+
+def plan_backup(
+    repository: Repository, sources: Sequence[OpenSource], options: BackupOptions, owner: Owner
+) -> BackupPlan:
+    """Look at the sources, choose what to compare with, and measure a sample.
+
+    Raises:
+        UsageError: No source, or the same one twice.
+    """
+    paths = [source.facts.path for source in sources]
+    if not paths or len(set(paths)) < len(paths):
+        raise UsageError("name at least one source, each once", hint="'stillframe disks' lists them.")
+    disks = tuple(source.capture(options.selection) for source in sources)
+    kind, baseline, notices = _choose_kind(repository, options, owner)
+    ranges = [found for disk in disks for found in kept_ranges(disk)]
+    namer = ChunkNamer(repository, bytes.fromhex(owner.machine.id))
+    cost = estimate(
+        ranges, chunk_size=repository.identity.chunk_size, namer=namer, index=repository.load_index(),
+        level=LEVELS[options.compression],
+    )  # fmt: skip
+    return BackupPlan(
+        kind=kind, baseline=baseline, options=options, disks=disks, estimate=cost,
+        free_space=repository.box.store.free_space(),
+        notices=(*notices, *(notice for source in sources for notice in source.notices), *_disk_notices(disks)),
+    )  # fmt: skip
+
+
+def require_room(plan: BackupPlan) -> None:
+    """Refuse a backup that is not going to fit.
+
+    Raises:
+        StorageFull: With how much is missing. Nothing was written.
+    """
+    needed = plan.estimate.bytes_expected + RESERVE
+    if plan.free_space is not None and needed > plan.free_space:
+        raise StorageFull(
+            f"the repository has room for {format_size(plan.free_space)}, and this backup is expected to need "
+            f"{format_size(needed)}",
+            hint="Make room with 'stillframe expire', or use a larger disk.",
+        )
+
+
+def apply_backup(
+    repository: Repository, sources: Sequence[OpenSource], plan: BackupPlan, *, owner: Owner, events: EventSink,
+    cancel: CancelToken,
+) -> BackupResult:  # fmt: skip
+    """Make the image that was planned.
+
+    Raises:
+        StillframeError: The image does not exist; what was stored stays and the next run uses it.
+    """
+    clock = repository.clock
+    began, created = clock.monotonic(), rfc3339(clock.now())
+    session = begin_session(repository, owner, "backup")
+    with contextlib.ExitStack() as stack:
+        stack.callback(session.end)
+        require_room(plan)
+        events.emit(JobStarted(verb="backup", what=_what(plan), bytes_total=plan.estimate.bytes_to_read))
+        domain = bytes.fromhex(owner.machine.id)
+        writer = ImageWriter(session, domain=domain, level=LEVELS[plan.options.compression])
+        ranges = [found for disk in plan.disks for found in kept_ranges(disk)]
+        stored, bytes_read = store_ranges(
+            ranges, writer, chunk_size=repository.identity.chunk_size, events=events, cancel=cancel
+        )
+        events.emit(PhaseStarted(name="writing the index"))
+        writer.flush()
+        torn = [not source.stayed_still() for source in sources]
+        manifest = _make_manifest(
+            repository, plan, stored, torn=torn, created=created, session=session.id, owner=owner,
+            bytes_read=bytes_read, bytes_added=writer.bytes_added,
+        )  # fmt: skip
+        cancel.check()
+        writer.commit(manifest, lambda: _relied_on(repository, writer, manifest))
+        checked = _read_back(repository, writer, manifest, plan, owner=owner, events=events, cancel=cancel)
+    events.emit(JobFinished(verb="backup", seconds=clock.monotonic() - began))
+    complete = not manifest.is_torn and not any(found.unreadable.size for found in stored)
+    return BackupResult(manifest=manifest, seconds=clock.monotonic() - began, read_back=checked, is_complete=complete)
+
+
+def kept_ranges(disk: CapturedDisk) -> Iterator[KeptRange]:
+    """The ranges of a disk that get a block map: outside first, then each volume in order."""
+    yield KeptRange(reader=disk.reader, kept=disk.outside, excluded=ExtentSet.empty())
+    for volume in disk.volumes:
+        yield KeptRange(reader=volume.reader, kept=volume.kept, excluded=volume.excluded)
+
+
+def _choose_kind(
+    repository: Repository, options: BackupOptions, owner: Owner
+) -> tuple[BackupKind, str, tuple[Notice, ...]]:
+    """The kind of the image and the image it is compared with. Torn images are never compared with."""
+    earlier = [
+        image.manifest for image in repository.images().images
+        if image.manifest.machine.id == owner.machine.id and image.manifest.name == options.name
+        and not image.manifest.is_torn
+    ]  # fmt: skip
+    earlier.sort(key=lambda manifest: manifest.sequence)
+    fulls = [manifest for manifest in earlier if manifest.kind == "full"]
+    if options.kind == "full" or (options.kind == "auto" and not earlier):
+        return "full", "", ()
+    candidates = fulls if options.kind == "differential" else earlier
+    if not candidates:
+        notice = Notice(
+            code="no-baseline", message=f"there is no earlier image to be {options.kind} to: this one is full"
+        )
+        return "full", "", (notice,)
+    kind: BackupKind = "differential" if options.kind == "differential" else "incremental"
+    return kind, candidates[-1].image, ()
+
+
+def _disk_notices(disks: Sequence[CapturedDisk]) -> Iterator[Notice]:
+    for disk in disks:
+        yield from disk.notices
+        for volume in disk.volumes:
+            yield from volume.notices
+
+
+def _what(plan: BackupPlan) -> str:
+    return ", ".join(disk.facts.path for disk in plan.disks)
+
+
+def _make_manifest(
+    repository: Repository, plan: BackupPlan, stored: list[StoredRange], *, torn: list[bool], created: str,
+    session: str, owner: Owner, bytes_read: int, bytes_added: int,
+) -> Manifest:  # fmt: skip
+    queue = iter(stored)
+    disks = []
+    for number, (disk, is_torn) in enumerate(zip(plan.disks, torn, strict=True), 1):
+        ranges = [next(queue) for _ in range(1 + len(disk.volumes))]
+        disks.append(describe_disk(number, disk, ranges, torn=is_torn))
+    sequence, previous = _next_link(repository, owner)
+    return Manifest(
+        image=make_id().hex(), program=stillframe.__version__, created=created,
+        finished=rfc3339(repository.clock.now()), machine=owner.machine, name=plan.options.name,
+        comment=plan.options.comment, kind=plan.kind, baseline=plan.baseline, sequence=sequence, previous=previous,
+        domain=owner.machine.id, chunk_size=repository.identity.chunk_size, session=session,
+        bytes_total=sum(disk.size for disk in disks), bytes_used=sum(disk.bytes_used for disk in plan.disks),
+        bytes_read=bytes_read, bytes_added=bytes_added, notices=_notices(plan, stored, torn), disks=tuple(disks),
+    )  # fmt: skip
+
+
+def _next_link(repository: Repository, owner: Owner) -> tuple[int, str]:
+    """Sequence number of this machine's next image, and the digest of its newest one."""
+    mine = [image for image in repository.images().images if image.manifest.machine.id == owner.machine.id]
+    gone = [
+        image.sequence for record in repository.tombstones() for image in record.images
+        if image.machine == owner.machine.id
+    ]  # fmt: skip
+    newest: StoredImage | None = max(mine, key=lambda image: image.manifest.sequence, default=None)
+    last = max([newest.manifest.sequence if newest else 0, *gone])
+    return last + 1, newest.digest.hex() if newest else ""
+
+
+def _notices(plan: BackupPlan, stored: list[StoredRange], torn: list[bool]) -> tuple[StoredNotice, ...]:
+    notices = [stored_notice(notice) for notice in plan.notices]
+    lost = sum(found.unreadable.size for found in stored)
+    if lost:
+        notices.append(
+            StoredNotice(
+                code="unreadable",
+                message=f"{format_size(lost)} could not be read and are zeros in this image",
+                hint="The disk is failing: replace it. 'stillframe show' lists the ranges.",
+            )
+        )
+    if any(torn) and not any(notice.code == "source-torn" for notice in notices):
+        notices.append(
+            StoredNotice(
+                code="source-torn",
+                message="the source came into use while it was copied: this image may be unusable",
+                hint="Unmount it and make another.",
+            )
+        )
+    return tuple(notices)
+
+
+def _relied_on(repository: Repository, writer: ImageWriter, manifest: Manifest) -> list[bytes]:
+    raw = referenced_chunks(repository.reader(writer.index), [manifest]).ids.tobytes()
+    return [raw[at : at + 32] for at in range(0, len(raw), 32)]
+
+
+def _read_back(
+    repository: Repository, writer: ImageWriter, manifest: Manifest, plan: BackupPlan, *, owner: Owner,
+    events: EventSink, cancel: CancelToken,
+) -> ReadBack | None:  # fmt: skip
+    if not plan.options.verify:
+        return None
+    return read_back(
+        repository, manifest, writer.packs_written, index=writer.index, owner=owner, events=events, cancel=cancel
+    )

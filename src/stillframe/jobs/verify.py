@@ -1,0 +1,133 @@
+"""The verb ``verify``: every chunk of an image is read back from storage and checked.
+
+Answers: "would this image come back?" Reports all that is wrong and goes on to the end; the verdict is kept as a proof.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from stillframe.clock import rfc3339
+from stillframe.errors import DamagedError
+from stillframe.events import EventSink, Finding, JobFinished, JobStarted
+from stillframe.extents import ExtentSet
+from stillframe.jobs.examining import Examination
+from stillframe.jobs.pipeline import CancelToken
+from stillframe.repo.blockmap import iter_spans
+from stillframe.repo.packs import Fetch
+from stillframe.repo.proofs import write_proof
+from stillframe.repo.reading import ChunkReader, missing_chunk
+from stillframe.repo.records import Manifest, ProofRecord
+from stillframe.repo.repository import Repository
+from stillframe.repo.rows import ids_array
+from stillframe.repo.sealing import make_id
+from stillframe.repo.session import Owner
+from stillframe.repo.walk import IdSet, MapSurvey, iter_maps
+from stillframe.repo.writing import ChunkNamer
+from stillframe.units import format_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyResult:
+    """The verdict about one image."""
+
+    image: str
+    ok: bool
+    findings: tuple[Finding, ...]
+    bytes_examined: int
+    seconds: float
+    how: str
+
+
+def verify_image(
+    repository: Repository, manifest: Manifest, *, owner: Owner, quick: bool, events: EventSink, cancel: CancelToken
+) -> VerifyResult:
+    """Examine one image and keep the verdict.
+
+    Args:
+        repository: Where it is.
+        manifest: The image.
+        owner: Who vouches for it.
+        quick: Look at the structure only: that every chunk is indexed in a pack that is there.
+        events: Progress, and one ``Finding`` for each range that is lost.
+        cancel: Stops it.
+    """
+    clock = repository.clock
+    began = clock.monotonic()
+    events.emit(JobStarted(verb="verify", what=f"image {manifest.image[:8]}", bytes_total=manifest.bytes_used))
+    index = repository.load_index()
+    index.exclude_packs(index.packs() - repository.stored_packs().keys())
+    reader = repository.reader(index)
+    examination = Examination(reader, ChunkNamer(repository, bytes.fromhex(manifest.domain)), events)
+    if quick:
+        how = "only the structure was looked at: every chunk has a place in a pack that is there"
+    else:
+        examination.examine(_fetches(manifest, reader, examination), cancel)
+        how = examination.how
+    findings = tuple(_lost_ranges(manifest, reader, examination))
+    for finding in findings:
+        events.emit(finding)
+    write_proof(repository, _proof(repository, manifest, examination, findings, owner=owner, quick=quick, how=how))
+    seconds = clock.monotonic() - began
+    events.emit(JobFinished(verb="verify", seconds=seconds))
+    return VerifyResult(
+        image=manifest.image, ok=not findings, findings=findings, bytes_examined=examination.bytes_examined,
+        seconds=seconds, how=how,
+    )  # fmt: skip
+
+
+def _fetches(manifest: Manifest, reader: ChunkReader, examination: Examination) -> Iterator[Fetch]:
+    """Everything the image refers to, leaf by leaf. What lies below a damaged node is named by the survey."""
+    seen: set[bytes] = set()
+    for place in iter_maps(manifest):
+        spans = iter_spans(place.root, place.chunk_size, reader.read_node)
+        while True:
+            try:
+                span = next(spans, None)
+            except DamagedError as error:
+                examination.note_bad(place.root.root.id, error.message)
+                break
+            if span is None:
+                break
+            if span.leaf is not None and span.node_id not in seen:
+                seen.add(span.node_id)
+                raw = span.leaf.ids
+                fetches, missing = reader.plan([raw[at : at + 32] for at in range(0, len(raw), 32)])
+                for chunk_id in missing:
+                    examination.note_bad(chunk_id, missing_chunk(chunk_id).message)
+                yield from fetches
+
+
+def _lost_ranges(manifest: Manifest, reader: ChunkReader, examination: Examination) -> Iterator[Finding]:
+    """What is lost, in bytes of disks and partitions."""
+    bad = IdSet.of(ids_array(b"".join(examination.bad)))
+    survey = MapSurvey(reader, lambda ids: bad.contains(ids) | ~reader.index.contains(ids))
+    for place in iter_maps(manifest):
+        lost = survey.lost_bytes(place)
+        if len(lost):
+            reason = next(iter(examination.bad.values()), "its pack is lost")
+            yield Finding(
+                code="image-damaged", thing=manifest.image,
+                message=f"image {manifest.image[:8]}, {place.words}: {format_size(lost.size)} cannot be restored, "
+                f"at bytes {in_words(lost)}. First reason: {reason}",
+                hint="While the source still exists, 'stillframe backup' stores them again. Then look at the disk "
+                "the repository lies on.",
+            )  # fmt: skip
+
+
+def in_words(extents: ExtentSet, *, most: int = 5) -> str:
+    """Ranges for a person: a few of them, and how many more."""
+    shown = ", ".join(f"{extent.start} to {extent.end}" for extent in list(extents)[:most])
+    return shown + (f" and {len(extents) - most} more ranges" if len(extents) > most else "")
+
+
+def _proof(
+    repository: Repository, manifest: Manifest, examination: Examination, findings: tuple[Finding, ...], *,
+    owner: Owner, quick: bool, how: str,
+) -> ProofRecord:  # fmt: skip
+    bad = sorted(examination.bad)[:100_000]
+    return ProofRecord(
+        proof=make_id().hex(), image=manifest.image, created=rfc3339(repository.clock.now()), machine=owner.machine,
+        kind="quick" if quick else "read-back", ok=not findings, bytes=examination.bytes_examined, how=how,
+        bad_chunks=tuple(chunk_id.hex() for chunk_id in bad),
+        findings=tuple(finding.message[:4000] for finding in findings[:1000]),
+    )  # fmt: skip
