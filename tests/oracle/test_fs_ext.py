@@ -32,7 +32,7 @@ LAYOUTS = [
     "-t ext4 -b 1024 -O bigalloc -C 8192 -g 4096",
     "-t ext4 -b 2048 -O bigalloc,meta_bg,^resize_inode -C 16384 -g 8192",
     "-t ext4 -b 1024 -g 512 -O ^has_journal",
-    "-t ext4 -b 4096 -O mmp -E mmp_update_interval=1",
+    "-t ext4 -b 4096 -O mmp",
     "-t ext4 -b 1024 -O metadata_csum_seed,inline_data,quota,project,verity,casefold,encrypt,ea_inode,large_dir",
     "-t ext4 -b 1024 -O fast_commit,orphan_file",
     "-t ext4 -b 1024 -E resize=4G",
@@ -81,7 +81,8 @@ def test_what_the_map_leaves_out_is_exactly_what_dumpe2fs_calls_free(tmp_path: P
     size = random.Random(layout).randrange(20 << 20, 34 << 20) // 512 * 512 + 512
     path = tmp_path / "volume"
     make(path, folder, layout, size=size)
-    subprocess.run(["debugfs", "-w", "-R", "rm /deep/file20", str(path)], check=True, capture_output=True)
+    if "mmp" not in layout:  # for which debugfs would wait ten seconds
+        subprocess.run(["debugfs", "-w", "-R", "rm /deep/file20", str(path)], check=True, capture_output=True)
     disk = MemoryDisk(path.read_bytes())
     used, volume = ExtFilesystem().used_map(disk), ExtFilesystem().identify(disk)
     assert used.notices == ()

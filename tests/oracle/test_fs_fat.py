@@ -1,4 +1,4 @@
-"""FAT12, FAT16 and FAT32 against partclone, sleuthkit, blkid and fsck.fat; mkfs.fat makes the volumes, mtools fill them."""
+"""FAT12, FAT16 and FAT32 against partclone, sleuthkit, blkid and fsck.fat."""
 
 import hashlib
 import os

@@ -41,7 +41,11 @@ def ntfs_volumes(tmp_path_factory: pytest.TempPathFactory) -> Volumes:
         if shape not in made:
             image = folder / f"{shape}.img"
             volumes.make_ntfs(image, label=f"Disk {shape}", **SHAPES[shape])
-            with volumes.mounted_ntfs(image, folder / "mount") as root:
+            with volumes.mounted_ntfs(image, folder / "mount", "compression") as root:
+                if SHAPES[shape]["cluster_size"] <= 4096:  # NTFS compresses no larger clusters
+                    (root / "packed").mkdir()
+                    os.setxattr(root / "packed", "system.ntfs_attrib_be", bytes.fromhex("00000800"))
+                    (root / "packed" / "text.txt").write_bytes(b"abcdefgh" * 50_000)
                 volumes.fill_tree(root, seed=7, size=8 * MIB if shape != "2m" else 3 * MIB)
                 (root / "PageFile.SYS").write_bytes(os.urandom(300_000))
                 (root / "sparse.bin").touch()
@@ -143,6 +147,7 @@ def test_clusters_that_a_late_bitmap_calls_free_are_kept(ntfs_volumes: Volumes, 
 LOGS = {
     "closed": (volumes.restart_page(), None),
     "no client": (volumes.restart_page(in_use=0xFFFF, flags=0), None),
+    "checked by chkdsk": (volumes.restart_page(magic=b"CHKD"), None),
     "in use": (volumes.restart_page(flags=0), "ntfs-log-not-clean"),
     "version 2.0": (volumes.restart_page(version=(2, 0)), "ntfs-log-not-clean"),
     "no such client": (volumes.restart_page(in_use=5), "ntfs-log-not-clean"),

@@ -213,6 +213,23 @@ def test_what_a_folder_lies_on(tmp_path: Path) -> None:
             assert lies_on(str(repository), second_partition) is True
 
 
+def test_disk_file_on_a_btrfs_leads_to_its_disk(tmp_path: Path) -> None:
+    with loop(sparse(tmp_path / "a.img", 128 * MIB)) as device:
+        tool("mkfs.btrfs", "-q", "-f", device)
+        with mounted(device, tmp_path / "m") as room:
+            inner = ext4(room / "inner.img")
+            with loop(inner) as upper, mounted(upper, tmp_path / "n") as where:
+                assert lies_on(str(where), upper) is True
+                assert lies_on(str(where), str(inner)) is True
+                assert lies_on(str(where), device) is True
+                assert disks_under(str(where)) == disks_under(str(tmp_path))
+                inner.rename(room / "renamed.img")
+                assert lies_on(str(where), device) is True, "the kernel follows a file that was renamed"
+                (room / "renamed.img").unlink()
+                assert lies_on(str(where), device) is None, "no path is left to follow: nobody can tell"
+                assert lies_on(str(where), upper) is True
+
+
 def test_file_in_the_repository_is_never_a_target(tmp_path: Path) -> None:
     inside = sparse(tmp_path / "inside.img", MIB)
     assert lies_on(str(tmp_path), str(inside)) is True
@@ -262,7 +279,7 @@ def test_process_start_agrees_with_ps() -> None:
         int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime")
     )
     started = int(tool("date", "-d", tool("ps", "-o", "lstart=", "-p", str(here.pid)), "+%s"))
-    assert abs(boot + here.start_time / os.sysconf("SC_CLK_TCK") - started) <= 2
+    assert abs(boot + here.start_time / int(tool("getconf", "CLK_TCK")) - started) <= 2
 
 
 def test_processors_agree_with_nproc() -> None:

@@ -37,6 +37,13 @@ def test_the_checksum_is_the_one_mkfs_wrote(small_exfat: bytes) -> None:
     assert compute_boot_checksum(small_exfat[: 512 * 11]) == expected
 
 
+def test_the_map_does_not_depend_on_the_size_of_pieces(small_exfat: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = EXFAT.used_map(MemoryDisk(small_exfat))
+    monkeypatch.setattr("stillframe.fs.exfat._READ_SIZE", 32)
+    monkeypatch.setattr("stillframe.fs.exfat._TABLE_WINDOW", 4)
+    assert EXFAT.used_map(MemoryDisk(small_exfat)) == whole
+
+
 @settings(max_examples=100, deadline=2000)
 @given(seed=st.integers(0, 1 << 32), count=st.integers(1, 8))
 def test_changed_volumes_give_an_answer_or_an_error_of_ours(small_exfat: bytes, seed: int, count: int) -> None:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillframe.block import MemoryDisk
-from stillframe.errors import StillframeError
-from stillframe.fs.fat import FatFilesystem, unpack_entries
+from stillframe.errors import DiskFormatError, StillframeError
+from stillframe.fs.fat import FatFilesystem, find_fat_boot, unpack_entries
 from stillframe.testing import volumes_windows as volumes
 
 FAT = FatFilesystem()
@@ -40,6 +40,56 @@ def small_fat(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     if bits != 32:  # mtools takes so small a FAT32 for FAT16
         volumes.run_tool("mcopy", "-i", str(image), __file__, "::")
     return image.read_bytes()
+
+
+def test_the_map_does_not_depend_on_the_size_of_pieces(small_fat: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = FAT.used_map(MemoryDisk(small_fat))
+    monkeypatch.setattr("stillframe.fs.fat._CHUNK_SIZE", 36)
+    assert FAT.used_map(MemoryDisk(small_fat)) == whole
+
+
+def test_bad_clusters_are_not_kept(small_fat: bytes) -> None:
+    boot = find_fat_boot(MemoryDisk(small_fat))
+    assert boot is not None
+    contents, cluster = bytearray(small_fat), boot.cluster_count - 5
+    for copy in range(boot.table_count):
+        bit = (boot.table_start + copy * boot.table_size) * 8 + cluster * boot.bits
+        number = int.from_bytes(contents[bit // 8 : bit // 8 + 8], "little") | boot.bad_mark << bit % 8
+        contents[bit // 8 : bit // 8 + 8] = number.to_bytes(8, "little")
+    assert FAT.used_map(MemoryDisk(contents)).extents == FAT.used_map(MemoryDisk(small_fat)).extents
+
+
+def test_a_table_of_zeros_is_a_contradiction(small_fat: bytes) -> None:
+    boot = find_fat_boot(MemoryDisk(small_fat))
+    assert boot is not None
+    contents = bytearray(small_fat)
+    contents[boot.table_start : boot.root_start] = bytes(boot.root_start - boot.table_start)
+    with pytest.raises(DiskFormatError, match="FAT table: entry 0"):
+        FAT.used_map(MemoryDisk(contents))
+
+
+@pytest.mark.parametrize(
+    "place_and_bytes", [(3, b"-FVE-FS-"), (424, bytes.fromhex("3bd66749292ed84a8399f6a339e3d001"))]
+)
+def test_bitlocker_dressed_as_fat_is_not_ours(small_fat: bytes, place_and_bytes: tuple[int, bytes]) -> None:
+    place, data = place_and_bytes
+    contents = bytearray(small_fat)
+    contents[place : place + len(data)] = data
+    assert FAT.identify(MemoryDisk(contents)) is None
+
+
+@pytest.mark.parametrize(("count", "kind"), [(4084, "used"), (4085, "raw"), (4086, "raw"), (4087, "used")])
+def test_a_number_of_clusters_that_systems_read_differently_is_raw(
+    tmp_path_factory: pytest.TempPathFactory, count: int, kind: str
+) -> None:
+    image: Path = tmp_path_factory.mktemp("limit") / "limit.img"
+    volumes.make_fat(image, size=4 << 20, bits=16, cluster_size=512)
+    contents = bytearray(image.read_bytes())
+    boot = find_fat_boot(MemoryDisk(contents))
+    assert boot is not None
+    contents[0x13:0x15] = (boot.data_start // 512 + count).to_bytes(2, "little")
+    limited = MemoryDisk(contents)
+    assert FAT.used_map(limited).kind == kind
 
 
 @settings(max_examples=100, deadline=2000)

@@ -106,6 +106,52 @@ def test_the_small_volume_is_good(small_ntfs: bytes) -> None:
     assert [file.path for file in NTFS.left_out(reader)] == ["/pagefile.sys"]
 
 
+def test_the_map_does_not_depend_on_the_size_of_pieces(small_ntfs: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = NTFS.used_map(MemoryDisk(small_ntfs))
+    monkeypatch.setattr("stillframe.fs.ntfs.volume._BITMAP_READ_SIZE", 7)
+    monkeypatch.setattr("stillframe.fs.ntfs.scan._BATCH_SIZE", 3 * 1024)
+    assert NTFS.used_map(MemoryDisk(small_ntfs)) == whole
+
+
+def find_runs(contents: bytes, *, size: int) -> list[int]:
+    """Where the runs of the files of this many bytes begin, in the records of the table."""
+    wanted = b"\x40\x00" + bytes(6) + (-(-size // 512) * 512).to_bytes(8, "little") + size.to_bytes(8, "little")
+    places = [place for place in range(0, len(contents) - 64, 8) if contents[place + 0x20 : place + 0x38] == wanted]
+    return [place + 0x40 for place in places if contents[place : place + 4] == b"\x80\0\0\0"]
+
+
+def test_two_files_that_share_a_cluster_are_a_contradiction(small_ntfs: bytes) -> None:
+    first, second = find_runs(small_ntfs, size=1 + 997 * 5)[:2]
+    contents = bytearray(small_ntfs)
+    contents[second : second + 8] = contents[first : first + 8]
+    with pytest.raises(DiskFormatError, match="two files have cluster"):
+        NTFS.used_map(MemoryDisk(contents))
+
+
+def test_a_cluster_outside_the_volume_is_a_contradiction(small_ntfs: bytes) -> None:
+    place = find_runs(small_ntfs, size=1 + 997 * 5)[0]
+    contents = bytearray(small_ntfs)
+    contents[place : place + 5] = bytes((0x31, 10)) + (8000).to_bytes(3, "little")
+    with pytest.raises(DiskFormatError, match="a file has cluster 8009, the volume only"):
+        NTFS.used_map(MemoryDisk(contents))
+
+
+@pytest.mark.parametrize("index", [0, 3, 5, 6, 70])
+def test_a_torn_record_is_a_contradiction(small_ntfs: bytes, index: int) -> None:
+    boot = volumes.open_table(MemoryDisk(small_ntfs)).boot
+    contents = bytearray(small_ntfs)
+    for start in (boot.mft_cluster, boot.mirror_cluster) if index < 4 else (boot.mft_cluster,):
+        contents[start * boot.cluster_size + index * 1024 + 510] ^= 0xFF
+    with pytest.raises(DiskFormatError, match=f"MFT record {index}"):
+        NTFS.used_map(MemoryDisk(contents))
+
+
+def test_leftovers_behind_another_file_system_are_not_ours(small_ntfs: bytes) -> None:
+    contents = bytearray(small_ntfs)
+    contents[:8192] = bytes(8192)
+    assert NTFS.identify(MemoryDisk(contents)) is None
+
+
 @settings(max_examples=150, deadline=2000)
 @given(seed=st.integers(0, 1 << 32), count=st.integers(1, 12))
 def test_changed_volumes_give_an_answer_or_an_error_of_ours(small_ntfs: bytes, seed: int, count: int) -> None:

@@ -1,0 +1,1 @@
+"""The command line, a front door: it parses, calls one job, and draws the job's events. It decides nothing."""

@@ -315,15 +315,16 @@ def _cluster_extent(boot: FatBoot, cluster: int) -> Extent | None:
 def read_label(reader: BlockReader, boot: FatBoot) -> str:
     """The label in the root directory; empty when there is none. The boot sector's own is out of date in Windows."""
     for piece in _iter_root(reader, boot):
-        for offset in range(0, len(piece), _ROOT_ENTRY_SIZE):
-            entry = piece[offset : offset + _ROOT_ENTRY_SIZE]
-            if entry[0] == 0:
-                break
-            attributes = entry[11] & 0x3F
-            # 0x0F is a long name, 0x08 the label, 0x10 a directory; a label has no cluster.
-            if entry[0] == 0xE5 or attributes == 0x0F or attributes & 0x18 != 0x08 or any(entry[20:22] + entry[26:28]):
-                continue
-            name = b"\xe5" + entry[1:11] if entry[0] == 0x05 else entry[:11]
+        entries = np.frombuffer(piece, np.uint8).reshape(-1, _ROOT_ENTRY_SIZE)
+        ends = np.flatnonzero(entries[:, 0] == 0)
+        entries = entries[: ends[0]] if len(ends) else entries
+        # 0x0F is a long name, 0x08 the label, 0x10 a directory, 0xE5 deleted; a label has no cluster.
+        attributes = entries[:, 11] & 0x3F
+        labels = (entries[:, 0] != 0xE5) & (attributes != 0x0F) & (attributes & 0x18 == 0x08)
+        labels &= ~entries[:, [20, 21, 26, 27]].any(axis=1)
+        for index in np.flatnonzero(labels)[:1]:
+            name = entries[index, :11].tobytes()
+            name = b"\xe5" + name[1:] if name[0] == 0x05 else name
             return name.decode("cp850").rstrip(" ").rstrip("\0")
     return ""
 
@@ -331,7 +332,7 @@ def read_label(reader: BlockReader, boot: FatBoot) -> str:
 def _iter_root(reader: BlockReader, boot: FatBoot) -> Iterator[bytes]:
     """The root directory: at its fixed place, or a few clusters of its chain."""
     if boot.bits != 32:
-        yield reader.read_at(boot.root_start, boot.root_size)
+        yield reader.read_at(boot.root_start, boot.root_size)  # whole sectors, so whole entries
         return
     cluster = boot.root_cluster
     for _ in range(_LABEL_CLUSTERS_MAX):

@@ -15,11 +15,12 @@ from stillframe.fs.exfat import ExfatFilesystem
 from stillframe.fs.ext import ExtFilesystem
 from stillframe.fs.fat import FatFilesystem
 from stillframe.fs.ntfs import NtfsFilesystem
-from stillframe.fs.recognised import RecognisedFilesystem
+from stillframe.fs.recognised import ContainerVolumes, ForeignFilesystems
 from stillframe.fs.swap import SwapFilesystem
 
 FILESYSTEMS: Final[tuple[Filesystem, ...]] = (
-    NtfsFilesystem(), FatFilesystem(), ExfatFilesystem(), ExtFilesystem(), SwapFilesystem(), RecognisedFilesystem(),
+    ContainerVolumes(), NtfsFilesystem(), FatFilesystem(), ExfatFilesystem(), ExtFilesystem(), SwapFilesystem(),
+    ForeignFilesystems(),
 )  # fmt: skip
 
 

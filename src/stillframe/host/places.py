@@ -129,8 +129,27 @@ def _whole(thing: Thing) -> Span:
 def _spans_of_folder(folder: str, users: Users) -> tuple[tuple[Span, ...], bool]:
     """Everything that the file system of a folder rests on, down to the disks, and whether that is all of it."""
     things, certain = _things_under(_existing(folder), users, depth=0)
-    spans = (span for thing in things for span in _spans_below(_whole(thing), users, through_files=True))
-    return tuple(dict.fromkeys(spans)), certain
+    found: dict[Span, None] = {}
+    waiting = [_whole(thing) for thing in things]
+    while waiting:
+        for span in _spans_below(waiting.pop(), users, through_files=True):
+            known = span in found
+            found[span] = None
+            if known or not isinstance(span.thing, FileKey) or span.thing.filesystem in users.tree.nodes:
+                continue
+            rooms, is_all = _rooms_of_file(span.thing, users)
+            certain = certain and is_all
+            waiting += [Span(thing=room, extent=_ANYWHERE, exact=False, by_lvm=span.by_lvm) for room in rooms]
+    return tuple(found), certain
+
+
+def _rooms_of_file(file: FileKey, users: Users) -> tuple[frozenset[Thing], bool]:
+    """What a file rests on whose file system has no device of its own number (Btrfs, overlay), and whether it is all.
+
+    Only a path leads on from there; the kernel keeps one for a file behind a loop device.
+    """
+    paths = [node.backing_path for node in users.tree.loops_on(file) if thing_at(node.backing_path) == file]
+    return _things_under(paths[0], users, depth=0) if paths else (frozenset(), False)
 
 
 def _spans_below(top: Span, users: Users, *, through_files: bool) -> Iterator[Span]:
@@ -187,12 +206,19 @@ def _things_under(path: str, users: Users, *, depth: int) -> tuple[frozenset[Thi
     things = users.things_of(mount)
     if number in users.tree.nodes:
         return things | {number}, True
-    if mount.filesystem in _NETWORK | _MEMORY:
+    if mount.filesystem in _NETWORK | _MEMORY or _is_remote_fuse(mount):
         return frozenset(), True
+    if mount.filesystem.startswith("fuse") and os.path.isdir(mount.source) and os.path.isabs(mount.source):
+        return _things_under(mount.source, users, depth=depth + 1)  # gocryptfs, bindfs: a folder seen another way
     if mount.filesystem != "overlay":
         return things, bool(things) and mount.filesystem != "bcachefs"
     layers = [_things_under(folder, users, depth=depth + 1) for folder in _overlay_folders(mount)]
     return frozenset().union(*(found for found, _ in layers)), bool(layers) and all(certain for _, certain in layers)
+
+
+def _is_remote_fuse(mount: Mount) -> bool:
+    """Whether a FUSE file system lies on another machine or a service: ``kim@nas:/backup``, ``s3:bucket``."""
+    return mount.filesystem.startswith("fuse.") and ":" in mount.source and not mount.source.startswith("/")
 
 
 def _overlay_folders(mount: Mount) -> list[str]:

@@ -41,6 +41,8 @@ _BATCH_SIZE: Final = 1 << 20
 """Sealed entries are handed to the store in pieces of about this size."""
 _READ_GAP: Final = 128 << 10
 _READ_SIZE_MAX: Final = 8 << 20
+_PLAIN_SIZE_MAX: Final = 16 << 20
+"""What one read expands to, so that memory stays bounded however well the chunks pack."""
 
 Compress = Callable[[bytes | bytearray | memoryview], bytes]
 
@@ -133,14 +135,16 @@ class Fetch:
 
 
 def plan_fetches(locations: Sequence[Location]) -> Iterator[Fetch]:
-    """Group locations into reads: per pack, in order of offset, small gaps read over, 8 MiB at most."""
+    """Group locations into reads: per pack, in order of offset, small gaps read over, 8 MiB at most, 16 expanded."""
     ordered = sorted(locations, key=lambda place: (place.pack_id, place.offset))
     group: list[Location] = []
+    plain = 0
     for place in ordered:
-        if group and not _continues(group, place):
+        if group and (plain + place.plain_size > _PLAIN_SIZE_MAX or not _continues(group, place)):
             yield Fetch(group[0].pack_id, tuple(group))
-            group = []
+            group, plain = [], 0
         group.append(place)
+        plain += place.plain_size
     if group:
         yield Fetch(group[0].pack_id, tuple(group))
 

@@ -154,7 +154,7 @@ class Manifest:
     comment: Text = ""
     kind: BackupKind
     baseline: OptionalHex16 = ""
-    sequence: Annotated[Size, Meta(ge=1)]
+    sequence: Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
     previous: OptionalHex32 = ""
     domain: Hex16
     chunk_size: Annotated[int, Meta(ge=CHUNK_SIZE_MIN, le=CHUNK_SIZE_MAX)]

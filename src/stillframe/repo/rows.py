@@ -83,7 +83,7 @@ def make_rows(entries: list[tuple[bytes, int, int, int, EntryKind, bool]]) -> Ro
         rows["id"] = ids_array(b"".join(ids))
         rows["offset"], rows["sealed"] = offsets, sealed
         tails = np.array(kinds, np.uint32) << 4 | np.array(compressed, np.uint32)
-        rows["plain"] = (np.array(plain, np.uint32) & _PLAIN_MASK) | tails << 24
+        rows["plain"] = np.array(plain, np.uint32) % CHUNK_SIZE_MAX | tails << 24
     return rows
 
 
@@ -148,7 +148,7 @@ def bad_rows(rows: Rows, pack_count: int) -> NDArray[np.bool_]:
     plain, tail = rows["plain"] & _PLAIN_MASK, rows["plain"] >> 24
     sizes = np.where(plain == 0, CHUNK_SIZE_MAX, plain).astype(np.int64)
     outside = (offset < HEADER_SIZE) | (offset + sealed > PACK_SIZE_MAX) | (rows["pack"] >= pack_count)
-    wrong_size = (sealed <= TAG_SIZE) | (sealed > sizes + TAG_SIZE)
+    wrong_size = (plain >= CHUNK_SIZE_MAX) | (sealed <= TAG_SIZE) | (sealed > sizes + TAG_SIZE)
     stored_as_is = (tail & 0xF) == 0
     wrong_kind = (tail >> 4 > EntryKind.PATCH) | ((tail & 0xF) > 1) | (stored_as_is & (sealed != sizes + TAG_SIZE))
     bad: NDArray[np.bool_] = outside | wrong_size | wrong_kind

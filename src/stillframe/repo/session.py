@@ -10,11 +10,12 @@ from datetime import timedelta
 from typing import Final
 
 from stillframe.clock import rfc3339
-from stillframe.errors import Locked, StorageError
+from stillframe.errors import DamagedError, Locked, StorageError
 from stillframe.repo.format import ObjectType
 from stillframe.repo.records import MachineName, SessionRecord, build_record, parse_time
 from stillframe.repo.repository import Repository
 from stillframe.repo.sealing import make_id
+from stillframe.store import ObjectMissing
 
 LIFETIME: Final = timedelta(days=14)
 """No run lasts longer. A run that did must not write its manifest: its chunks may have been deleted."""
@@ -57,16 +58,25 @@ class Session:
         return self.record.session
 
     def require_fresh(self) -> None:
-        """Refuse to commit after the session's lifetime, time asleep included.
+        """Refuse to commit after the session's lifetime, time asleep included, or when the session is gone.
+
+        Deletion waits for sessions it can read. A run whose session was taken away or damaged was not waited for.
 
         Raises:
-            StorageError: The run took too long; what it stored stays and the next run uses it.
+            StorageError: The run took too long, or lost its session; what it stored stays and the next run uses it.
         """
         if self.repository.clock.boottime() - self._began_boottime > LIFETIME.total_seconds():
             raise StorageError(
                 f"this run began more than {LIFETIME.days} days ago; it must not be completed any more",
                 hint="Run it again: what was stored is used again.",
             )
+        try:
+            self.repository.box.read(ObjectType.SESSION, bytes.fromhex(self.id))
+        except (ObjectMissing, DamagedError) as error:
+            raise StorageError(
+                f"session {self.id} of this run is gone or damaged: others may have deleted what it relies on",
+                hint="Run it again: what was stored is used again.",
+            ) from error
 
     def end(self) -> None:
         """Take the session away. Safe to call twice."""

@@ -1,8 +1,8 @@
 """Walking the block maps of images: what they refer to, and which bytes of them are lost.
 
-Answers: "which chunks does this set of images need?" and "which bytes of this map rest in chunks that fail a test?" Each
-distinct node is read once, however many images share it, and ids stay in arrays. Restoring reads a map in order with
-``blockmap.iter_spans``; that is not here.
+Answers: "which chunks does this set of images need?" and "which bytes of this map rest in chunks that fail a test?"
+Each distinct node is read once, however many images share it, and ids stay in arrays. Restoring reads a map in order
+with ``blockmap.iter_spans``; that is not here.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stillframe.errors import DamagedError
 from stillframe.extents import Extent, ExtentSet
-from stillframe.repo.blockmap import FANOUT, LEVEL_MAX, Kind, MapRoot, Node, chunk_count, parse_node
+from stillframe.repo.blockmap import FANOUT, LEVEL_MAX, Kind, MapRoot, Node, chunk_count, parse_node, root_level
 from stillframe.repo.format import CHECK_HINT, CHUNK_SIZE_MAX, CHUNK_SIZE_MIN
 from stillframe.repo.reading import ChunkReader, missing_chunk
 from stillframe.repo.records import Manifest, StoredMap
@@ -88,13 +88,17 @@ class IdSet:
 
     def contains(self, asked: Ids) -> NDArray[np.bool_]:
         """Which of these ids are in the set."""
-        keys, found = search_keys(asked), np.zeros(len(asked), bool)
+        return self.places(asked) >= 0
+
+    def places(self, asked: Ids) -> NDArray[np.int64]:
+        """Where in ``ids`` each of these stands; -1 for one that is not in the set."""
+        keys, found = search_keys(asked), np.full(len(asked), -1, np.int64)
         places = np.searchsorted(self._keys, keys, "left")
         open_ids = np.flatnonzero(places < len(self._keys))
         while len(open_ids):
             open_ids = open_ids[self._keys[places[open_ids]] == keys[open_ids]]
             hit = (self.ids[places[open_ids]] == asked[open_ids]).all(axis=1)
-            found[open_ids[hit]] = True
+            found[open_ids[hit]] = places[open_ids[hit]]
             open_ids = open_ids[~hit]
             places[open_ids] += 1
             open_ids = open_ids[places[open_ids] < len(self._keys)]
@@ -109,15 +113,21 @@ def referenced_chunks(reader: ChunkReader, manifests: Iterable[Manifest]) -> IdS
     """
     gathering = _Gathering(reader)
     for manifest in manifests:
-        for place in iter_maps(manifest):
-            try:
-                gathering.add(place)
-            except DamagedError as error:
-                raise DamagedError(
-                    f"image {manifest.image[:8]}, {place.words}: its block map cannot be read: {error.message}",
-                    hint=error.hint,
-                ) from error
+        gathering.add_image(manifest)
     return gathering.finish()
+
+
+def iter_new_references(reader: ChunkReader, manifests: Iterable[Manifest]) -> Iterator[Ids]:
+    """For each image what it needs beyond the nodes that earlier ones share with it; ids may occur again.
+
+    Raises:
+        DamagedError: As ``referenced_chunks``.
+    """
+    gathering = _Gathering(reader)
+    for manifest in manifests:
+        gathering.add_image(manifest)
+        yield gathering.finish().ids
+        gathering.forget_ids()
 
 
 class MapSurvey:
@@ -138,7 +148,7 @@ class MapSurvey:
         root, count = place.root, chunk_count(place.root.size, place.chunk_size)
         if root.root.kind is not Kind.DATA or count == 0:
             return ExtentSet.empty()
-        top = _Place(root.root.id, _level(count), count)
+        top = _Place(root.root.id, root_level(count), count)
         self._survey([top])
         lost = self._lost[top]
         return ExtentSet(lost.starts * place.chunk_size, np.minimum(lost.ends * place.chunk_size, root.size))
@@ -176,11 +186,24 @@ class _Gathering:
         self._parts: list[Ids] = []
         self._pending = 0
 
-    def add(self, place: MapPlace) -> None:
+    def add_image(self, manifest: Manifest) -> None:
+        for place in iter_maps(manifest):
+            try:
+                self._add(place)
+            except DamagedError as error:
+                raise DamagedError(
+                    f"image {manifest.image[:8]}, {place.words}: its block map cannot be read: {error.message}",
+                    hint=error.hint,
+                ) from error
+
+    def _add(self, place: MapPlace) -> None:
         count = chunk_count(place.root.size, place.chunk_size)
         if place.root.root.kind is Kind.DATA and count:
             self._take(ids_array(place.root.root.id))
-            self._visit([_Place(place.root.root.id, _level(count), count)])
+            self._visit([_Place(place.root.root.id, root_level(count), count)])
+
+    def forget_ids(self) -> None:
+        self._parts = []
 
     def finish(self) -> IdSet:
         self._compact()
@@ -263,13 +286,6 @@ def _distinct(ids: Ids) -> Ids:
     ordered = ids[order]
     first = np.concatenate(([True], (ordered[1:] != ordered[:-1]).any(axis=1)))
     return ordered[first]
-
-
-def _level(count: int) -> int:
-    level = 0
-    while FANOUT ** (level + 1) < count:
-        level += 1
-    return level
 
 
 def _check_shape(manifest: Manifest, place: MapPlace) -> None:

@@ -5,7 +5,7 @@ leaves whole (``docs/format/v1-draft.md``, section 12).
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import blake3
@@ -137,17 +137,18 @@ class ImageWriter:
         return {bytes.fromhex(pack) for record in self._repository.tombstones() for pack in record.packs}
 
     def _rescue(self, relied_on: Callable[[], Iterable[bytes]]) -> None:
-        """Copy what the image relies on out of packs that were announced dead since the run began."""
-        newly = self._tombstoned() - self._excluded
+        """Copy what the image relies on out of packs that were announced dead, or have gone, since the run began."""
+        gone = self.index.packs() - self._repository.stored_packs().keys()
+        newly = (self._tombstoned() | gone) - self._excluded
         repairing = any(record.verb == "repair" for record in self._repository.sessions())
         if repairing:
             raise Locked("'repair' began while this run was at work", hint="Run it again when repair has ended.")
         if not newly:
             return
         before = ChunkReader(self._repository.load_index(), self._repository.packs)
+        wanted = list(dict.fromkeys(relied_on()))  # it reads nodes, so while the index still knows these packs
         self._excluded |= newly
         self.index.exclude_packs(self._excluded)
-        wanted = list(dict.fromkeys(relied_on()))
         lost = [wanted[n] for n in np.flatnonzero(~self.index.contains(ids_array(b"".join(wanted)))).tolist()]
         lane = self.lane()
         places = [place for place in before.index.locate(ids_array(b"".join(lost))) if place is not None]
@@ -164,7 +165,7 @@ class ImageWriter:
             )
 
     def _write_run(self, tables: list[Table]) -> None:
-        for group in _groups(tables):
+        for group in table_groups(tables):
             run_id, table = make_id(), join_tables(group)
             write_run(self._repository, run_id, table)
             self.index.add(run_id, table)
@@ -230,7 +231,7 @@ def write_run(repository: Repository, run_id: bytes, table: Table) -> None:
     repository.box.write(ObjectType.INDEX, run_id, build_table(table))
 
 
-def _groups(tables: list[Table]) -> Iterable[list[Table]]:
+def table_groups(tables: Iterable[Table]) -> Iterator[list[Table]]:
     """Tables in groups that each fit into one index run."""
     group: list[Table] = []
     rows = packs = 0

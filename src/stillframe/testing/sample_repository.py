@@ -1,7 +1,7 @@
 """Small repositories and records for tests.
 
-Answers: "a repository in memory, with this secret", "a manifest that is right in every field". Cheap Argon2 costs: these
-secrets guard nothing.
+Answers: "a repository in memory, with this secret", "a manifest that is right in every field". The cheap costs
+of Argon2 guard nothing.
 """
 
 from typing import Any, Final
@@ -14,7 +14,7 @@ from stillframe.repo.session import Owner
 from stillframe.store import MemoryStore, Store
 from stillframe.testing.clocks import FIRST_MOMENT, FakeClock
 
-PASSPHRASE: Final = "correct horse battery staple"
+PASSPHRASE: Final = "correct horse battery staple"  # noqa: S105 - of a test
 CHEAP: Final = Cost(time_cost=1, memory_kib=8192, lanes=1)
 CHUNK_SIZE: Final = 65_536
 DOMAIN: Final = bytes(range(16))

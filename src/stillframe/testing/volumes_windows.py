@@ -23,6 +23,7 @@ from stillframe.fs.ntfs.record import AttributeType
 
 _COPY_SIZE: Final = 4 << 20
 _TOOL_TIMEOUT_S: Final = 120
+_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def run_tool(*command: str, accept: Sequence[int] = (0,)) -> str:
@@ -34,9 +35,6 @@ def run_tool(*command: str, accept: Sequence[int] = (0,)) -> str:
     if result.returncode not in accept:
         raise AssertionError(f"{command}: exit code {result.returncode}\n{output}")
     return output
-
-
-_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def make_ntfs(image: Path, *, size: int, cluster_size: int = 4096, sector_size: int = 512, label: str = "") -> None:
@@ -213,13 +211,6 @@ def restart_page(
         page[place : place + 2] = page[end - 2 : end]
         page[end - 2 : end] = b"\x05\x00"
     return bytes(page)
-
-
-def patch(image: Path, offset: int, data: bytes) -> None:
-    """Overwrite some bytes of an image."""
-    with image.open("r+b") as file:
-        file.seek(offset)
-        file.write(data)
 
 
 def patched_copy(image: Path, target: Path, change: Callable[[bytearray], None]) -> Path:

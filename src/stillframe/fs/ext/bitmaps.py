@@ -82,11 +82,11 @@ def _used_clusters(
     bits = np.unpackbits(rows, axis=1, count=superblock.clusters_per_group, bitorder="little").view(np.bool_)
     bits[unwritten] = layout[unwritten]
     lengths = _group_lengths(superblock, batch)
-    inside = np.arange(superblock.clusters_per_group) < lengths[:, np.newaxis]
-    bits &= inside
+    bits[-1, int(lengths[-1]) :] = False  # only the last group of a volume is short
+    layout[-1, int(lengths[-1]) :] = False
     if strict:
         _check_bitmap_checksums(rows, superblock, table, batch)
-        _check_agreement(bits, layout & inside, lengths, table, batch)
+        _check_agreement(bits, layout, lengths, table, batch)
     return bits
 
 
@@ -111,10 +111,11 @@ def _metadata_clusters(superblock: Superblock, batch: _Batch, metadata: ExtentSe
     count, ratio = batch.count * per_group, superblock.cluster_blocks
     base = superblock.first_data_block + batch.first * superblock.blocks_per_group
     within = metadata.clipped(Extent(base * size, (base + count * ratio) * size))
-    edges = np.zeros(count + 1, np.int32)
-    np.add.at(edges, (within.starts // size - base) // ratio, 1)
-    np.add.at(edges, -(-(within.ends // size - base) // ratio), -1)
-    return (np.cumsum(edges[:-1]) > 0).reshape(batch.count, per_group)
+    clusters = np.zeros(count, np.bool_)
+    firsts, ends = (within.starts // size - base) // ratio, -(-(within.ends // size - base) // ratio)
+    for first, end in zip(firsts.tolist(), ends.tolist(), strict=True):  # a few extents per group
+        clusters[first:end] = True
+    return clusters.reshape(batch.count, per_group)
 
 
 def _group_lengths(superblock: Superblock, batch: _Batch) -> NDArray[np.int64]:
@@ -139,7 +140,7 @@ def _check_bitmap_checksums(rows: Bytes, superblock: Superblock, table: GroupTab
 
 
 def _check_agreement(bits: Flags, layout: Flags, lengths: NDArray[np.int64], table: GroupTable, batch: _Batch) -> None:
-    forgotten = np.flatnonzero((layout & ~bits).any(axis=1))
+    forgotten = np.flatnonzero((layout > bits).any(axis=1))
     if len(forgotten):
         raise DiskFormatError(
             f"ext group {batch.first + int(forgotten[0])}: its block bitmap calls metadata of the file system free",

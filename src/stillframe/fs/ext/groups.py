@@ -20,8 +20,8 @@ from stillframe.extents import ExtentSet
 from stillframe.fs.ext.crc import CRC16, CRC32C, Bytes, crc16, crc_rows
 from stillframe.fs.ext.superblock import Compat, Incompat, RoCompat, Superblock
 
-GROUPS_MAX: Final = 1 << 22
-"""Groups of one volume this program reads: 512 TiB of 4 KiB blocks; it bounds the memory for descriptors."""
+DESCRIPTORS_SIZE_MAX: Final = 1 << 27
+"""Bytes of group descriptors this program reads: those of 256 TiB in 4 KiB blocks; it bounds the memory."""
 CHECK_HINT: Final = "Let e2fsck examine the volume, then back up again for a small image."
 
 BLOCK_UNINIT: Final = 0x2  # EXT4_BG_BLOCK_UNINIT
@@ -71,13 +71,13 @@ def read_groups(reader: BlockReader, superblock: Superblock) -> GroupTable:
     """Read and check every group descriptor.
 
     Raises:
-        DiskFormatError: There are more groups than this program reads, a checksum is wrong, or a bitmap or an inode
+        DiskFormatError: There are more groups than this version reads, a checksum is wrong, or a bitmap or an inode
             table is placed outside the volume.
     """
     count, size = superblock.groups_count, superblock.block_size
-    if count > GROUPS_MAX:
+    if count * superblock.desc_size > DESCRIPTORS_SIZE_MAX:
         raise DiskFormatError(
-            f"ext superblock: {count} block groups, at most {GROUPS_MAX} are read by this version",
+            f"ext superblock: {count} block groups of {superblock.desc_size} bytes are more than this version reads",
             hint="Nothing is wrong with the volume; it is stored whole.",
         )
     blocks = _descriptor_blocks(superblock)

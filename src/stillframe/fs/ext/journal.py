@@ -23,6 +23,7 @@ _HEADER: Final = struct.Struct(">III")  # struct journal_header_s: magic, block 
 _HEADER_SIZE: Final = 12
 _CRC32C_CHECKSUM: Final = 4  # JBD2_CRC32C_CHKSUM
 _FAST_COMMIT_BLOCKS_DEFAULT: Final = 256  # JBD2_DEFAULT_FAST_COMMIT_BLOCKS
+_FAST_COMMIT_BLOCKS_MAX: Final = 1 << 16  # ours: bounds the time to search them
 _BLOCKS_MIN: Final = 1024  # JBD2_MIN_JOURNAL_BLOCKS
 _FLAG_ESCAPE: Final = 0x1  # JBD2_FLAG_ESCAPE: the block began with the magic, which was blanked in the log
 _FLAG_SAME_UUID: Final = 0x2  # JBD2_FLAG_SAME_UUID: no UUID follows the tag
@@ -149,6 +150,8 @@ def parse_journal_superblock(raw: bytes, *, blocks_max: int, block_size: int) ->
     end = count
     if JournalIncompat.FAST_COMMIT in incompat:
         fast = int.from_bytes(raw[84:88], "big") or _FAST_COMMIT_BLOCKS_DEFAULT
+        if fast > _FAST_COMMIT_BLOCKS_MAX:
+            raise _broken(f"{fast} blocks for fast commits, at most {_FAST_COMMIT_BLOCKS_MAX} are read")
         end = count - fast if count - fast >= _BLOCKS_MIN else count
     if not 0 < first < end or not (start == 0 or first <= start < end):
         raise _broken(f"its log is said to start at block {start} of [{first}, {end})")

@@ -69,7 +69,7 @@ def _iter_entry_areas(reader: BlockReader, table: MasterFileTable) -> Iterator[b
     blocks = table.open_stream(reader, record, AttributeType.INDEX_ALLOCATION, _NAME)
     if blocks is None:
         return
-    if blocks.size > _INDEX_SIZE_MAX or not blocks.is_plain:
+    if blocks.size > _INDEX_SIZE_MAX:
         raise DiskFormatError(f"NTFS root directory: an index of {blocks.size} bytes cannot be", hint=HINT)
     size = int(struct.unpack_from("<I", root.value, 8)[0])
     if not 512 <= size <= RECORD_SIZE_MAX or size & (size - 1):

@@ -25,6 +25,9 @@ _PAGE_HEADER_SIZE: Final = 32
 _AREA_SIZE: Final = 48
 # Real system pages are 4 KiB; 64 KiB is the largest page of any Windows.
 _PAGE_SIZE_MAX: Final = 64 << 10
+# logfile.h: MaxLogFileSize; two restart pages and MinLogRecordPages of 4 KiB.
+_LOG_SIZE_MIN: Final = 50 * 4096
+_LOG_SIZE_MAX: Final = 1 << 32
 _NO_CLIENT: Final = 0xFFFF
 # RESTART_AREA.flags, bit 1: RESTART_VOLUME_IS_CLEAN.
 _VOLUME_IS_CLEAN: Final = 0x0002
@@ -42,8 +45,8 @@ def explain_unclean_log(reader: BlockReader, log: Stream) -> str | None:
     Raises:
         DiskFormatError: The journal has no clusters, or is no journal.
     """
-    if log.size < 2 * _PAGE_SIZE_MAX:
-        return f"it has only {log.size} bytes"
+    if not _LOG_SIZE_MIN <= log.size <= _LOG_SIZE_MAX:
+        return f"a size of {log.size} bytes cannot be"
     head = log.read_at(reader, 0, _PAGE_HEADER_SIZE)
     if head == b"\xff" * len(head):
         return None if _is_emptied(reader, log) else "its restart pages are empty and its log pages are not"

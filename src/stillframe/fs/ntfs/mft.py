@@ -129,6 +129,8 @@ def open_mft(reader: BlockReader, boot: NtfsBoot) -> MasterFileTable:
         if len(parts) > _MFT_PART_COUNT_MAX:
             raise DiskFormatError(f"NTFS $MFT: more than {_MFT_PART_COUNT_MAX} parts", hint=HINT)
     table = replace(table, stream=join_stream(boot, parts, what="$MFT"))
+    if (table.stream.disk_starts < 0).any():
+        raise DiskFormatError("NTFS $MFT: it has a hole", hint=HINT)
     if table.stream.size > table.mapped_size or table.record_count <= BITMAP_INDEX:
         raise DiskFormatError(f"NTFS $MFT: {table.mapped_size} bytes are mapped of {table.stream.size}", hint=HINT)
     return table

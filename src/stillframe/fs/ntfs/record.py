@@ -164,7 +164,8 @@ def _parse_attribute(attribute: bytes, what: str) -> Attribute:
     if name_end > len(attribute):
         raise DiskFormatError(f"NTFS {what}: its name leaves it", hint=HINT)
     name = attribute[name_offset:name_end].decode("utf-16-le", "replace")
-    is_plain = not flags & (_COMPRESSED | _ENCRYPTED | _SPARSE)
+    # Only data is ever encoded; on an index these flags are what new files in that folder get.
+    is_plain = type_ != AttributeType.DATA or not flags & (_COMPRESSED | _ENCRYPTED | _SPARSE)
     if not non_resident:
         value_size, value_offset = struct.unpack_from("<IH", attribute, 0x10)
         if value_offset + value_size > len(attribute):

@@ -19,6 +19,8 @@ from stillframe.fs.ntfs.runs import Numbers
 
 # A run takes three bytes or more of a record, so this many need 3 MiB of records; a defragmented file has one.
 _RUN_COUNT_MAX: Final = 1 << 20
+# Byte offsets then stay inside 63 bits with clusters of 2 MiB; holes could claim more.
+_CLUSTERS_MAX: Final = 1 << 42
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +99,7 @@ def join_stream(boot: NtfsBoot, parts: Sequence[Attribute], *, what: str) -> Str
             what=what, size=len(head.value), initialised_size=len(head.value), is_plain=head.is_plain, value=head.value,
             starts=none, disk_starts=none, run_sizes=none,
         )  # fmt: skip
-    covered = 0
+    covered, allocated = 0, 0
     clusters: list[int] = []
     counts: list[int] = []
     for part in parts:
@@ -105,10 +107,13 @@ def join_stream(boot: NtfsBoot, parts: Sequence[Attribute], *, what: str) -> Str
             raise DiskFormatError(f"NTFS {what}: a part begins at cluster {part.first_vcn}, not {covered}", hint=HINT)
         for run in part.runs:
             first = -1 if run.first_cluster is None else run.first_cluster
-            covered += run.cluster_count
-            if first + (run.cluster_count if first >= 0 else 0) > boot.cluster_count or covered >= 1 << 56:
+            real = 0 if run.first_cluster is None else run.cluster_count
+            covered, allocated = covered + run.cluster_count, allocated + real
+            # Runs that name the same clusters again and again would make a small volume endless.
+            if max(first + real, allocated) > boot.cluster_count or covered >= _CLUSTERS_MAX:
                 raise DiskFormatError(
-                    f"NTFS {what}: run at cluster {first} leaves the {boot.cluster_count} clusters", hint=HINT
+                    f"NTFS {what}: {run.cluster_count} clusters from {first} on, of {boot.cluster_count} in all",
+                    hint=HINT,
                 )
             clusters.append(first)
             counts.append(run.cluster_count)

@@ -42,8 +42,9 @@ _DIRTY: Final = 0x0001
 _CHKDSK_UNDER_WAY: Final = 0x4000
 # NT 4 wrote 1.2, Windows 2000 3.0, all since 3.1.
 _VERSIONS: Final = frozenset({(1, 1), (1, 2), (3, 0), (3, 1)})
-# PO_MEMORY_IMAGE signatures: hibr hibernated, rstr being resumed, wake resumed. ntfs-3g knows the first only.
-_RESUMED: Final = frozenset({b"wake", b"WAKE", b"\0\0\0\0"})
+# PO_MEMORY_IMAGE signatures: hibr hibernated, rstr being resumed; all else, wake and zeros among it, is no system that
+# will be resumed (ntfs-3g, ntfs_volume_check_hiberfile, knows hibr only). The log is asked all the same.
+_HIBERNATED: Final = frozenset({b"hibr", b"HIBR", b"rstr", b"RSTR"})
 _HIBERNATION_HEADER_SIZE: Final = 4096
 _HIBERNATION_FILE: Final = "hiberfil.sys"
 _LEFT_OUT: Final[dict[str, Literal["paging", "hibernation"]]] = {
@@ -91,7 +92,7 @@ class NtfsFilesystem:
         if doubt is not None:
             return raw_map(reader, *notices, doubt)
         used = read_bitmap(reader, table)
-        mapped = scan_clusters(reader, table)
+        mapped = scan_clusters(reader, table) | table.stream.extents
         missing = mapped - used
         if missing.size:
             notices += (
@@ -211,7 +212,7 @@ def _find_doubt(reader: BlockReader, table: MasterFileTable) -> Notice | None:
 
 
 def _is_hibernated(reader: BlockReader, table: MasterFileTable) -> bool:
-    """Whether ``hiberfil.sys`` may hold a system that will be resumed."""
+    """Whether ``hiberfil.sys`` holds a system that will be resumed."""
     file = find_in_root(reader, table, frozenset({_HIBERNATION_FILE})).get(_HIBERNATION_FILE)
     if file is None:
         return False
@@ -219,4 +220,4 @@ def _is_hibernated(reader: BlockReader, table: MasterFileTable) -> bool:
     if contents is None or not contents.is_plain or contents.size < _HIBERNATION_HEADER_SIZE:
         # ntfs-3g: a short one marks a volume that another, hibernated system has in use.
         return True
-    return contents.read_at(reader, 0, 4) not in _RESUMED
+    return contents.read_at(reader, 0, 4) in _HIBERNATED

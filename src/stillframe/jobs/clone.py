@@ -1,0 +1,231 @@
+"""The verb ``clone``: a disk is copied onto another one, without a repository.
+
+Answers: "what will be written where?" (``plan_clone``), then copies (``apply_clone``). The same bytes count as in a
+backup, the same order as in a restore: the partition table last.
+"""
+
+import os
+import uuid
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from stillframe.block import BlockWriter
+from stillframe.block.file import aligned_buffer
+from stillframe.capture import CapturedDisk, OpenSource, Selection
+from stillframe.clock import Clock
+from stillframe.disk import Patch, fit_table, new_identity
+from stillframe.errors import DeviceError, TargetError
+from stillframe.events import BytesMoved, EventSink, JobFinished, JobStarted, Notice, PhaseStarted
+from stillframe.extents import Extent, ExtentSet
+from stillframe.host.disks import describe
+from stillframe.host.places import is_same, lies_on
+from stillframe.host.target import TargetIdentity, create_target_file, identify_target, open_target
+from stillframe.jobs.backup import kept_ranges
+from stillframe.jobs.chunking import UNIT_SIZE, KeptRange, Unit, fill, iter_leaves, nonzero_chunks
+from stillframe.jobs.pipeline import CancelToken, Workers
+from stillframe.jobs.placing import Written
+from stillframe.jobs.restore import describe_contents
+from stillframe.jobs.tables import TableWriter
+from stillframe.units import format_size
+
+_CHUNK_SIZE: Final = 256 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloneOptions:
+    """What a person asked for: which bytes, zeros where nobody uses them, new ids."""
+
+    selection: Selection
+    wipe: bool = False
+    new_identity: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClonePlan:
+    """What a clone is going to do. ``target`` is ``None`` when ``target_path`` is a file to be made."""
+
+    disk: CapturedDisk
+    target: TargetIdentity | None
+    target_path: str
+    target_size: int
+    options: CloneOptions
+    patches: tuple[Patch, ...]
+    bytes_to_write: int
+    steps: tuple[str, ...]
+    lost: tuple[str, ...]
+    notices: tuple[Notice, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloneResult:
+    """What a clone did."""
+
+    bytes_written: int
+    bytes_skipped: int
+    seconds: float
+    is_complete: bool
+
+
+def plan_clone(source: OpenSource, target_path: str, options: CloneOptions) -> ClonePlan:
+    """Look at both disks and decide what goes where. Writes nothing.
+
+    Raises:
+        TargetError: The target is the source, holds it, is too small, or has sectors of another size.
+    """
+    disk = source.capture(options.selection)
+    layout, target, size = disk.layout, None, disk.layout.size
+    lost: tuple[str, ...] = ()
+    if os.path.exists(target_path):
+        _refuse_source(source, target_path)
+        target = identify_target(target_path)
+        size, lost = target.size, tuple(describe_contents(target_path))
+        facts = describe(target_path)
+        if facts.kind != "file" and facts.sector_size != layout.sector_size:
+            raise TargetError(
+                f"{target_path} has sectors of {facts.sector_size} bytes, the source of {layout.sector_size}",
+                hint="Use a disk with the same sector size.",
+            )
+    if options.new_identity:
+        patches = new_identity(layout, disk.reader, size, next_uuid=uuid.uuid4).patches
+    elif layout.scheme == "none" and size < layout.size:
+        raise TargetError(f"the target is too small by {format_size(layout.size - size)}", hint="Choose a larger one.")
+    else:
+        patches = fit_table(layout, disk.reader, size)
+    return ClonePlan(
+        disk=disk, target=target, target_path=target_path, target_size=size, options=options, patches=patches,
+        bytes_to_write=disk.bytes_used, steps=tuple(_steps(disk, target_path, target is None, size)), lost=lost,
+        notices=(*source.notices, *disk.notices, *(notice for volume in disk.volumes for notice in volume.notices)),
+    )  # fmt: skip
+
+
+def apply_clone(
+    source: OpenSource, plan: ClonePlan, *, clock: Clock, events: EventSink, cancel: CancelToken
+) -> CloneResult:
+    """Carry a plan out.
+
+    Raises:
+        TargetError: The target is not what it was when the plan was made, or has come into use.
+        DeviceError: The source cannot be read somewhere: a clone has no place to write that down.
+    """
+    began = clock.monotonic()
+    target = open_target(plan.target) if plan.target else create_target_file(plan.target_path, plan.target_size)
+    with target:
+        events.emit(JobStarted(verb="clone", what=plan.target_path, bytes_total=plan.bytes_to_write))
+        table = TableWriter(target, plan.disk.layout, plan.disk.reader, plan.patches)
+        table.clear()
+        outside, *volumes = kept_ranges(plan.disk)
+        outside = KeptRange(reader=outside.reader, kept=table.outside_without_table, excluded=ExtentSet.empty())
+        copier = _Copier(target, plan, events)
+        with Workers(lambda: _CopyingWorker(copier), cancel=cancel) as workers:
+            for found, volume in zip(volumes, plan.disk.volumes, strict=True):
+                copier.feed(found, volume.partition.extent.start, workers)
+            copier.feed(outside, 0, workers)
+        events.emit(PhaseStarted(name="waiting until the target has written everything"))
+        target.flush()
+        copier.written.add(written=table.write())
+        target.flush()
+        if plan.target is not None and plan.target.kind == "disk":
+            target.reread_partitions()
+    seconds = clock.monotonic() - began
+    events.emit(JobFinished(verb="clone", seconds=seconds))
+    return CloneResult(
+        bytes_written=copier.written.bytes_written, bytes_skipped=copier.written.bytes_skipped, seconds=seconds,
+        is_complete=source.stayed_still(),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    unit: Unit
+    base: int
+
+
+class _Copier:
+    """Copies ranges onto one target."""
+
+    def __init__(self, target: BlockWriter, plan: ClonePlan, events: EventSink) -> None:
+        self.written = Written()
+        self._target = target
+        self._is_zero = plan.target is None
+        self._wipe = plan.options.wipe
+        self._events = events
+
+    def feed(self, source: KeptRange, base: int, workers: Workers[_Task]) -> None:
+        """Hand a range over; what is not read becomes zeros here, or stays when nobody uses it."""
+        for leaf, units in iter_leaves(source, _CHUNK_SIZE):
+            start = leaf.first * _CHUNK_SIZE
+            window = Extent(start, min(start + len(leaf.kinds) * _CHUNK_SIZE, source.reader.size))
+            read = ExtentSet.from_extents(extent for unit in units for extent in unit.to_read)
+            rest = ((source.kept | source.excluded).clipped(window)) - read
+            unused = ExtentSet.of(window) - rest - read
+            self._zero(rest | unused if self._wipe and base else rest, base)
+            for unit in units:
+                workers.put(_Task(unit, base))
+
+    def copy(self, task: _Task, buffer: memoryview) -> None:
+        """Read a unit and write what is kept of it."""
+        unit = task.unit
+        bad = fill(unit, buffer)
+        if len(bad):
+            first = next(iter(bad))
+            raise DeviceError(
+                f"the source cannot be read at byte {task.base + first.start}",
+                hint="Make an image with 'stillframe backup': it keeps what can be read and notes what cannot.",
+            )
+        start = unit.extent.start
+        full = nonzero_chunks(buffer, unit.last - unit.first, unit.chunk_size)
+        for part in unit.to_read:
+            data = buffer[part.start - start : part.end - start]
+            low, high = (part.start - start) // unit.chunk_size, (part.end - 1 - start) // unit.chunk_size
+            if np.any(full[low : high + 1]):
+                self._target.write_at(task.base + part.start, data)
+                self.written.add(written=part.size)
+            else:
+                self._zero(ExtentSet.of(part), task.base)
+        self._events.emit(BytesMoved(size=unit.to_read.size))
+
+    def _zero(self, extents: ExtentSet, base: int) -> None:
+        for extent in extents:
+            if self._is_zero:
+                self.written.add(skipped=extent.size)
+            else:
+                self._target.zero(extent.shifted(base))
+                self.written.add(written=extent.size)
+
+
+class _CopyingWorker:
+    """One thread's work: a ``pipeline.Worker``."""
+
+    def __init__(self, copier: _Copier) -> None:
+        self._copier = copier
+        self._buffer = aligned_buffer(UNIT_SIZE)
+
+    def work(self, item: _Task) -> None:
+        self._copier.copy(item, self._buffer)
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+    def abandon(self) -> None:
+        """Nothing is held."""
+
+
+def _refuse_source(source: OpenSource, target_path: str) -> None:
+    facts, target = source.facts, describe(target_path)
+    if is_same(facts.path, target_path) or (facts.backing and is_same(facts.backing, target_path)):
+        raise TargetError("the source and the target are the same disk", hint="Name another target.")
+    if facts.path == target.parent or target.path == facts.parent:
+        raise TargetError(f"{target_path} and {facts.path} are parts of one disk", hint="Name another target.")
+    if facts.kind == "file" and lies_on(os.path.dirname(facts.path), target_path) is not False:
+        raise TargetError(f"{target_path} holds the source {facts.path}", hint="Name another target.")
+
+
+def _steps(disk: CapturedDisk, target_path: str, is_new: bool, size: int) -> list[str]:
+    steps = [f"make {target_path}, a sparse file of {format_size(size)}"] if is_new else []
+    steps.append("clear the partition table that is there")
+    for volume in disk.volumes:
+        name = volume.volume.filesystem or volume.partition.type_name
+        steps.append(f"copy partition {volume.partition.number}: {name}, {format_size(volume.kept.size)} in use")
+    return [*steps, "write what lies between partitions, then the partition table"]

@@ -1,0 +1,75 @@
+"""The verbs ``key`` and ``recovery-kit``: which secrets open a repository.
+
+Answers: "which passphrases and recovery keys are there?", adds one, takes one away. The rules (two copies, tried before
+use, never the last) are in ``repo.keys``.
+"""
+
+from stillframe.clock import rfc3339
+from stillframe.errors import UsageError
+from stillframe.jobs.repositories import SecretSources, kit_file, new_secret, recovery_kit_text
+from stillframe.repo.keys import DEFAULT_COST, Cost, FoundSlot
+from stillframe.repo.recovery_key import format_recovery_key, make_recovery_secret
+from stillframe.repo.repository import Repository
+from stillframe.repo.session import Owner, begin_session
+
+
+def list_keys(repository: Repository) -> tuple[FoundSlot, ...]:
+    """All key slots, oldest first."""
+    return repository.keys.slots()
+
+
+def add_key(
+    repository: Repository, secrets: SecretSources, *, label: str, owner: Owner, cost: Cost = DEFAULT_COST
+) -> bytes:
+    """Add a passphrase.
+
+    Returns:
+        The id of its slot.
+    """
+    ring = repository.keys
+    passphrase = new_secret(secrets)
+    session = begin_session(repository, owner, "key")
+    try:
+        created = rfc3339(repository.clock.now())
+        return ring.add_passphrase(repository.box.master_key, passphrase, label=label, created=created, cost=cost)
+    finally:
+        session.end()
+
+
+def find_key(repository: Repository, word: str) -> FoundSlot:
+    """The key slot a person means: its id, or the beginning of it.
+
+    Raises:
+        UsageError: There is none, or several begin so.
+    """
+    found = [slot for slot in repository.keys.slots() if slot.slot_id.hex().startswith(word.lower()) and word]
+    if len(found) != 1:
+        how = "no key begins" if not found else f"{len(found)} keys begin"
+        raise UsageError(f"{how} with {word!r}", hint="'stillframe key list' shows them.")
+    return found[0]
+
+
+def remove_key(repository: Repository, slot: FoundSlot, *, owner: Owner) -> None:
+    """Take a key away. The last one that opens never goes."""
+    session = begin_session(repository, owner, "key")
+    try:
+        repository.keys.remove(slot.slot_id)
+    finally:
+        session.end()
+
+
+def make_recovery_kit(repository: Repository, path: str, folder: str, *, owner: Owner) -> bytes:
+    """Make a recovery key, and a file with it for printing.
+
+    Returns:
+        The id of its slot.
+    """
+    ring = repository.keys
+    key = format_recovery_key(make_recovery_secret())
+    session = begin_session(repository, owner, "key")
+    try:
+        with kit_file(path, folder) as write:
+            write(recovery_kit_text(repository.identity, key, folder))
+            return ring.add_recovery(repository.box.master_key, key, created=rfc3339(repository.clock.now()))
+    finally:
+        session.end()

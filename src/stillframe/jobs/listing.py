@@ -1,0 +1,128 @@
+"""The verbs ``images`` and ``show``, and which image a person means.
+
+Answers: "which images are here, and how good is each?" and "which one is 'latest', or '3fa9'?" Reads manifests and
+proofs, never chunks.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from stillframe.errors import RepositoryNotFound, UsageError
+from stillframe.events import Finding
+from stillframe.repo.format import ObjectType
+from stillframe.repo.proofs import Verdict, judge
+from stillframe.repo.records import Manifest, ProofRecord
+from stillframe.repo.repository import Repository
+
+PREFIX_MIN: Final = 4
+_ID: Final = re.compile(r"[0-9a-f]{1,32}")
+_CHOICES: Final = 10
+"""So many images are named when a word could mean several."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedImage:
+    """An image with what is known of it: its proofs, oldest first, and the word they add up to."""
+
+    manifest: Manifest
+    proofs: tuple[ProofRecord, ...]
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageListing:
+    """Images, oldest first; images of other machines that are not listed; and what is wrong with some."""
+
+    images: tuple[ListedImage, ...]
+    others: int
+    findings: tuple[Finding, ...]
+
+
+def list_images(repository: Repository, *, machine_id: str | None) -> ImageListing:
+    """The images of one machine, or with ``None`` of every machine."""
+    found = repository.images()
+    manifests = [image.manifest for image in found.images]
+    wanted = [manifest for manifest in manifests if machine_id in (None, manifest.machine.id)]
+    proofs = _proofs_by_image(repository.proofs())
+    listed = tuple(_listed(manifest, proofs.get(manifest.image, ())) for manifest in wanted)
+    return ImageListing(images=listed, others=len(manifests) - len(wanted), findings=found.findings)
+
+
+def look_at_image(repository: Repository, manifest: Manifest) -> ListedImage:
+    """One image with its proofs."""
+    return _listed(manifest, [proof for proof in repository.proofs() if proof.image == manifest.image])
+
+
+def find_image(repository: Repository, word: str, *, machine_id: str) -> Manifest:
+    """The image a person means.
+
+    Args:
+        repository: Where to look.
+        word: An id, at least four characters of one, ``latest`` (the newest of this machine), or ``latest:NAME``.
+        machine_id: This machine.
+
+    Raises:
+        RepositoryNotFound: There is none.
+        UsageError: The word could mean several; they are listed. Nobody guesses.
+    """
+    name, colon, wanted = word.partition(":")
+    if name == "latest":
+        return _latest(repository, wanted if colon else None, machine_id)
+    prefix = word.lower()
+    if not _ID.fullmatch(prefix) or len(prefix) < PREFIX_MIN:
+        raise UsageError(
+            f"{word!r} is not an image",
+            hint="Write an id, at least its first 4 characters, 'latest' or 'latest:NAME'; 'stillframe images' lists "
+            "them.",
+        )
+    ids = [image_id for image_id in repository.box.ids(ObjectType.IMAGE) if image_id.hex().startswith(prefix)]
+    if len(ids) > 1:
+        manifests = [image.manifest for image in repository.images().images if image.manifest.image.startswith(prefix)]
+        if len(manifests) > 1:
+            raise _ambiguous(f"{len(manifests)} images begin with {prefix}", manifests)
+        ids = [bytes.fromhex(manifest.image) for manifest in manifests]
+    if not ids:
+        raise RepositoryNotFound(f"no image {word}", hint="'stillframe images --all' lists them.")
+    return repository.image(ids[0]).manifest
+
+
+def _latest(repository: Repository, name: str | None, machine_id: str) -> Manifest:
+    """The newest of this machine; with a name, of that name, also of another machine when only one has it."""
+    called = "" if name is None else f" named {name!r}"
+    found = [image.manifest for image in repository.images().images if name in (None, image.manifest.name)]
+    mine = [manifest for manifest in found if manifest.machine.id == machine_id]
+    machines = {manifest.machine.id for manifest in found}
+    candidates = mine or (found if name is not None and len(machines) == 1 else [])
+    if candidates:
+        newest = max(candidates, key=lambda manifest: manifest.sequence)
+        return repository.image(bytes.fromhex(newest.image)).manifest
+    if not found:
+        raise RepositoryNotFound(
+            f"there is no image{called} in this repository", hint="'stillframe images --all' lists what is there."
+        )
+    raise _ambiguous(f"this machine has no image{called} here, so 'latest' could mean several", found)
+
+
+def _ambiguous(what: str, manifests: Iterable[Manifest]) -> UsageError:
+    newest = sorted(manifests, key=lambda manifest: (manifest.created, manifest.sequence), reverse=True)
+    words = [
+        f"{manifest.image[:8]} ({manifest.machine.name}{', ' + manifest.name if manifest.name else ''}, "
+        f"{manifest.created})"
+        for manifest in newest[:_CHOICES]
+    ]
+    more = f", and {len(newest) - _CHOICES} older ones" if len(newest) > _CHOICES else ""
+    return UsageError(f"{what}: {', '.join(words)}{more}", hint="Write more of the id of the one you mean.")
+
+
+def _proofs_by_image(proofs: Iterable[ProofRecord]) -> dict[str, list[ProofRecord]]:
+    found: dict[str, list[ProofRecord]] = {}
+    for proof in proofs:
+        found.setdefault(proof.image, []).append(proof)
+    return found
+
+
+def _listed(manifest: Manifest, proofs: Iterable[ProofRecord]) -> ListedImage:
+    mine = tuple(sorted(proofs, key=lambda proof: (proof.created, proof.proof)))
+    return ListedImage(manifest=manifest, proofs=mine, verdict=judge(manifest, mine))

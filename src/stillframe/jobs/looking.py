@@ -1,0 +1,195 @@
+"""The verb ``disks``, and what lies at a path before it is used as a source or a target.
+
+Answers: "which disks are there, what is on them, and which partitions would a backup of the system take?" Only reads.
+Operating systems are not recognised in this version: what belongs to the running one is told from what is mounted.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from stillframe.block.file import open_file_reader
+from stillframe.capture import CapturedDisk, CapturedVolume, Selection, capture_disk
+from stillframe.errors import DeviceError, MachineRefusal, StillframeError, UsageError
+from stillframe.events import Notice
+from stillframe.extents import Extent
+from stillframe.host.blocks import THIS_MACHINE, BlockTree, KernelPaths, read_block_tree
+from stillframe.host.disks import DiskFacts, describe, list_disks
+from stillframe.host.mounts import Use, users_of
+
+# Folders of a running Linux without which it does not start again. Source: Filesystem Hierarchy Standard 3.0,
+# section 3; The Boot Loader Specification, uapi-group.org ($BOOT).
+_SYSTEM_FOLDERS: Final = frozenset({"/", "/boot", "/boot/efi", "/efi", "/usr", "/var", "/etc", "/opt"})
+_START_TYPES: Final = frozenset({"EFI system", "BIOS boot", "PowerPC boot", "Linux boot", "Microsoft reserved"})
+"""Names by ``disk.types`` of partitions that a computer needs to start, whichever system is on the disk."""
+
+# Disk files that are no raw bytes of a disk: how they begin. Sources: QEMU docs/interop/qcow2.txt and
+# vmdk descriptor "KDMV" / "# Disk DescriptorFile" (VMware Virtual Disk Format 5.0); [MS-VHDX] 2.2.1 "vhdxfile";
+# Virtual Hard Disk Image Format Specification, "conectix"; VirtualBox, "<<< Oracle VM VirtualBox Disk Image >>>".
+_CONTAINERS: Final = (
+    (b"QFI\xfb", "QCOW2"),
+    (b"vhdxfile", "VHDX"),
+    (b"conectix", "VHD"),
+    (b"KDMV", "VMDK"),
+    (b"COWD", "VMDK"),
+    (b"# Disk DescriptorFile", "VMDK"),
+    (b"<<< ", "VDI"),
+)
+_VHD_FOOTER: Final = b"conectix"
+_FOOTER_SIZE: Final = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenPartition:
+    """One partition as it is now.
+
+    Attributes:
+        volume: Where it lies, and what is in it.
+        bytes_used: Bytes that its file system uses; ``None`` when that cannot be told.
+        uses: What it is used for at the moment.
+        in_system_backup: Whether a backup of the running system would take it.
+        reason: Why, or why not.
+    """
+
+    volume: CapturedVolume
+    bytes_used: int | None
+    uses: tuple[Use, ...]
+    in_system_backup: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenDisk:
+    """One disk as it is now. ``disk`` is ``None`` when it could not be read; a notice says why."""
+
+    facts: DiskFacts
+    disk: CapturedDisk | None
+    partitions: tuple[SeenPartition, ...]
+    notices: tuple[Notice, ...]
+
+
+def look_at_disks(path: str | None, *, kernel: KernelPaths = THIS_MACHINE) -> tuple[SeenDisk, ...]:
+    """Look at one disk, partition or disk file, or with ``None`` at every disk of this machine.
+
+    A disk that cannot be read does not hide the others.
+
+    Raises:
+        UsageError: There is nothing at the path, or it is a container of another program.
+        MachineRefusal, DeviceError: The one that was named cannot be read.
+    """
+    if path is not None:
+        facts = describe(path, kernel=kernel)
+        require_raw(facts)
+        return (_look(facts, kernel),)
+    return tuple(_look_bravely(facts, kernel) for facts in list_disks(kernel=kernel))
+
+
+def require_raw(facts: DiskFacts) -> None:
+    """Refuse a disk file that is a container of another program: its bytes are not those of the disk in it.
+
+    Raises:
+        UsageError: With the way to use it all the same.
+    """
+    if facts.kind != "file" or facts.size == 0:
+        return
+    with open_file_reader(facts.path) as reader:
+        head = reader.read_at(0, min(64, reader.size))
+        tail = reader.read_at(max(0, reader.size - _FOOTER_SIZE), min(_FOOTER_SIZE, reader.size))
+    names = [name for magic, name in _CONTAINERS if head.startswith(magic)]
+    if not names and tail.startswith(_VHD_FOOTER):
+        names = ["VHD"]
+    if names:
+        raise UsageError(
+            f"{facts.path} is a {names[0]} file: this version reads and writes raw disk files only",
+            hint=f"Make a raw one with 'qemu-img convert -O raw {facts.path} disk.raw', or attach it as a disk with "
+            "'qemu-nbd'.",
+        )
+
+
+def require_raw_paths(paths: Iterable[str]) -> None:
+    """``require_raw`` for each path at which there is something."""
+    for path in paths:
+        if os.path.exists(path):
+            require_raw(describe(path))
+
+
+def _look_bravely(facts: DiskFacts, kernel: KernelPaths) -> SeenDisk:
+    try:
+        return _look(facts, kernel)
+    except (DeviceError, MachineRefusal) as error:
+        notice = Notice(code=error.code, message=error.message, hint=error.hint)
+        return SeenDisk(facts=facts, disk=None, partitions=(), notices=(notice,))
+
+
+def _look(facts: DiskFacts, kernel: KernelPaths) -> SeenDisk:
+    with open_file_reader(facts.path) as reader:
+        disk = capture_disk(reader, facts, Selection())
+        tree = read_block_tree(kernel)
+        uses = [_uses(facts, volume, tree, kernel) for volume in disk.volumes]
+    runs_here = any(_is_of_system(found) for found in uses)
+    partitions = tuple(
+        _partition(volume, found, runs_here=runs_here) for volume, found in zip(disk.volumes, uses, strict=True)
+    )
+    return SeenDisk(facts=facts, disk=disk, partitions=partitions, notices=disk.notices)
+
+
+def _uses(facts: DiskFacts, volume: CapturedVolume, tree: BlockTree, kernel: KernelPaths) -> tuple[Use, ...]:
+    """What uses a partition: by its own device where the kernel made one, else what uses the whole disk."""
+    node = next((node for node in tree.nodes.values() if node.path == facts.path), None)
+    extent = volume.partition.extent
+    if node is None or facts.kind == "file":
+        return _users(facts.path, kernel)
+    for part in tree.partitions_of(node) if node.partition is None else ():
+        if part.place == extent:
+            return _users(part.path, kernel)
+    return _users(facts.path, kernel) if extent == Extent(0, facts.size) else ()
+
+
+def _users(path: str, kernel: KernelPaths) -> tuple[Use, ...]:
+    try:
+        return users_of(path, kernel=kernel, probe=False)
+    except StillframeError:
+        return ()
+
+
+def _is_of_system(uses: tuple[Use, ...]) -> bool:
+    return any(use.kind == "mounted" and use.where in _SYSTEM_FOLDERS for use in uses)
+
+
+def _partition(volume: CapturedVolume, uses: tuple[Use, ...], *, runs_here: bool) -> SeenPartition:
+    taken, reason = _judge(volume, uses, runs_here=runs_here)
+    return SeenPartition(
+        volume=volume, bytes_used=_bytes_used(volume, uses), uses=uses, in_system_backup=taken, reason=reason
+    )
+
+
+def _judge(volume: CapturedVolume, uses: tuple[Use, ...], *, runs_here: bool) -> tuple[bool, str]:
+    where = [use.where for use in uses if use.kind == "mounted"]
+    system = sorted(folder for folder in where if folder in _SYSTEM_FOLDERS)
+    type_name = volume.partition.type_name
+    if system:
+        return True, f"the running system has it at {', '.join(system)}"
+    if runs_here and type_name in _START_TYPES:
+        return True, f"{type_name}: the computer starts from this disk"
+    if not runs_here:
+        return False, "nothing of the running system is on this disk"
+    if any(use.kind == "swap" for use in uses):
+        return False, "swap: it holds nothing that lasts"
+    if where:
+        return False, f"mounted at {where[0]}: data, not the system"
+    return False, "the running system does not use it"
+
+
+def _bytes_used(volume: CapturedVolume, uses: tuple[Use, ...]) -> int | None:
+    """By the file system's own map; of a mounted one by what the system says; else not known."""
+    if volume.used.kind == "used":
+        return volume.used.extents.size
+    for use in uses:
+        if use.kind == "mounted":
+            try:
+                return shutil.disk_usage(use.where).used
+            except OSError:
+                continue
+    return None

@@ -1,0 +1,211 @@
+"""Writing stored ranges onto a target, in several threads.
+
+Answers: "put this block map at that offset." What may be left as it is, is: UNUSED, what already reads as zeros, and,
+with ``delta``, what already is right. Everything else that is not data becomes zeros.
+"""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from stillframe.block import BlockWriter
+from stillframe.errors import DamagedError
+from stillframe.events import BytesMoved, EventSink
+from stillframe.extents import Extent, ExtentSet
+from stillframe.jobs.pipeline import CancelToken, Workers
+from stillframe.repo.blockmap import Kind, MapRoot, Span, iter_spans
+from stillframe.repo.packs import Fetch
+from stillframe.repo.reading import ChunkReader, missing_chunk
+from stillframe.repo.writing import ChunkNamer
+
+_ZERO_STEP: Final = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedMap:
+    """A stored range and where it goes.
+
+    Attributes:
+        root: Its block map.
+        offset: Where its first byte goes on the target.
+        allowed: Bytes of the *target* that may be written for it; ``None`` for all of the range.
+    """
+
+    root: MapRoot
+    offset: int
+    allowed: ExtentSet | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacingOptions:
+    """How to write.
+
+    Attributes:
+        delta: Read the target first and write only what differs.
+        wipe: Make UNUSED zeros too.
+        is_zero: The target was just made and reads as zeros.
+    """
+
+    delta: bool = False
+    wipe: bool = False
+    is_zero: bool = False
+
+
+class Written:
+    """What was written and what was left; for several threads."""
+
+    def __init__(self) -> None:
+        self.bytes_written = 0
+        self.bytes_skipped = 0
+        self._lock = threading.Lock()
+
+    def add(self, *, written: int = 0, skipped: int = 0) -> None:
+        """Count bytes."""
+        with self._lock:
+            self.bytes_written += written
+            self.bytes_skipped += skipped
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A read of packs, and where each of its chunks goes on the target."""
+
+    fetch: Fetch
+    places: dict[bytes, list[int]]
+    placed: PlacedMap
+
+
+class Placer:
+    """Writes maps onto one target."""
+
+    def __init__(
+        self, target: BlockWriter, chunks: ChunkReader, namer: ChunkNamer, *, chunk_size: int,
+        options: PlacingOptions, events: EventSink,
+    ) -> None:  # fmt: skip
+        self.target = target
+        self.written = Written()
+        self._chunks = chunks
+        self._namer = namer
+        self._chunk_size = chunk_size
+        self._options = options
+        self._events = events
+
+    def place(self, maps: list[PlacedMap], cancel: CancelToken) -> None:
+        """Write all maps.
+
+        Raises:
+            DamagedError: A chunk cannot be had; the message names where it belongs.
+            TargetError, DeviceError: The target failed.
+        """
+        with Workers(lambda: _PlacingWorker(self), cancel=cancel) as workers:
+            for placed in maps:
+                for span in iter_spans(placed.root, self._chunk_size, self._chunks.read_node):
+                    self._fill_gaps(placed, span)
+                    for task in self._tasks(placed, span):
+                        workers.put(task)
+
+    def write_chunk(self, data: bytes, offset: int, placed: PlacedMap) -> None:
+        """Write one chunk where that is allowed."""
+        extent = Extent(offset, offset + len(data))
+        parts = [extent] if placed.allowed is None else list(placed.allowed.clipped(extent))
+        for part in parts:
+            self.target.write_at(part.start, memoryview(data)[part.start - offset : part.end - offset])
+            self.written.add(written=part.size)
+        self._events.emit(BytesMoved(size=len(data)))
+
+    def run(self, task: _Task) -> None:
+        """Read, check and write the chunks of one task."""
+        for place, data in self._chunks.fetch(task.fetch):
+            offsets = task.places[place.chunk_id]
+            if isinstance(data, DamagedError):
+                raise DamagedError(f"{data.message}; it belongs at byte {offsets[0]} of the target", hint=data.hint)
+            if self._namer.name(data) != place.chunk_id:
+                raise DamagedError(
+                    f"chunk {place.chunk_id.hex()[:16]} is not what it is named for; it belongs at byte {offsets[0]}",
+                    hint="Restore another image. 'stillframe verify' tells which are whole.",
+                )
+            for offset in offsets:
+                self.write_chunk(data, offset, task.placed)
+
+    def _tasks(self, placed: PlacedMap, span: Span) -> Iterator[_Task]:
+        """The reads that bring the data of a leaf; for a delta only of what differs."""
+        if span.leaf is None:
+            return
+        places: dict[bytes, list[int]] = {}
+        for number, chunk_id in enumerate(span.leaf.entry_ids()):
+            if chunk_id:
+                offset = placed.offset + (span.first + number) * self._chunk_size
+                if not (self._options.delta and self._is_there(placed, offset, chunk_id)):
+                    places.setdefault(chunk_id, []).append(offset)
+        fetches, missing = self._chunks.plan(list(places))
+        if missing:
+            chunk_id, error = missing[0], missing_chunk(missing[0])
+            raise DamagedError(
+                f"{error.message}; it belongs at byte {places[chunk_id][0]} of the target", hint=error.hint
+            )
+        for fetch in fetches:
+            yield _Task(fetch, places, placed)
+
+    def _is_there(self, placed: PlacedMap, offset: int, chunk_id: bytes) -> bool:
+        size = min(self._chunk_size, placed.offset + placed.root.size - offset)
+        if placed.allowed is not None and not placed.allowed.contains(Extent(offset, offset + size)):
+            return False
+        if self._namer.name(self.target.read_at(offset, size)) != chunk_id:
+            return False
+        self.written.add(skipped=size)
+        self._events.emit(BytesMoved(size=size))
+        return True
+
+    def _fill_gaps(self, placed: PlacedMap, span: Span) -> None:
+        """Deal with what is not data: zeros where the format says so, nothing where nobody uses it."""
+        for first, count, kind in _runs(span):
+            if kind is Kind.DATA:
+                continue
+            start = placed.offset + first * self._chunk_size
+            extent = Extent(start, min(start + count * self._chunk_size, placed.offset + placed.root.size))
+            parts = [extent] if placed.allowed is None else list(placed.allowed.clipped(extent))
+            for part in parts:
+                if self._options.is_zero or (kind is Kind.UNUSED and not self._options.wipe):
+                    self.written.add(skipped=part.size)
+                else:
+                    self._zero(part)
+
+    def _zero(self, extent: Extent) -> None:
+        for start in range(extent.start, extent.end, _ZERO_STEP):
+            part = Extent(start, min(start + _ZERO_STEP, extent.end))
+            if self._options.delta and not any(self.target.read_at(part.start, part.size)):
+                self.written.add(skipped=part.size)
+            else:
+                self.target.zero(part)
+                self.written.add(written=part.size)
+
+
+class _PlacingWorker:
+    """One thread's work: a ``pipeline.Worker``."""
+
+    def __init__(self, placer: Placer) -> None:
+        self._placer = placer
+
+    def work(self, item: _Task) -> None:
+        self._placer.run(item)
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+    def abandon(self) -> None:
+        """Nothing is held."""
+
+
+def _runs(span: Span) -> Iterator[tuple[int, int, Kind]]:
+    """Neighbouring chunks of one kind: first chunk, number of chunks, kind."""
+    if span.leaf is None:
+        yield span.first, span.count, span.kind
+        return
+    kinds = span.leaf.kinds
+    edges = np.flatnonzero(np.diff(kinds)) + 1
+    starts = [0, *edges.tolist()]
+    for start, end in zip(starts, [*edges.tolist(), len(kinds)], strict=True):
+        yield span.first + start, end - start, Kind(int(kinds[start]))

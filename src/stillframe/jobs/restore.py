@@ -1,0 +1,337 @@
+"""The verb ``restore``: an image, or one partition of it, goes back onto a target.
+
+Answers: "what will be written where, and what is lost there?" (``plan_restore``: looks only), then does it
+(``apply_restore``: checks the target's identity again before the first byte; partition table last). A restore that was
+killed leaves no valid table; it is run again with ``delta`` and writes what is missing.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from stillframe.block import BlockWriter, WindowReader
+from stillframe.block.file import FileWriter, open_file_reader
+from stillframe.disk import Layout, Patch, fit_table, new_identity, read_layout
+from stillframe.errors import DeviceError, DiskFormatError, TargetError, UsageError
+from stillframe.events import EventSink, JobFinished, JobStarted, Notice, PhaseStarted
+from stillframe.extents import Extent, ExtentSet
+from stillframe.fs.registry import identify
+from stillframe.host.disks import describe
+from stillframe.host.places import lies_on
+from stillframe.host.target import TargetIdentity, create_target_file, identify_target, open_target
+from stillframe.jobs.pipeline import CancelToken
+from stillframe.jobs.placing import PlacedMap, Placer, PlacingOptions
+from stillframe.jobs.tables import TableWriter
+from stillframe.repo.map_reader import MapReader
+from stillframe.repo.records import Manifest, StoredDisk, StoredPartition
+from stillframe.repo.repository import Repository
+from stillframe.repo.writing import ChunkNamer
+from stillframe.units import format_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreOptions:
+    """What a person asked for.
+
+    Attributes:
+        partition: Only this partition of the image.
+        onto: Into this partition of the target disk; else onto the whole target.
+        delta: Read the target and write only what differs; also goes on with a restore that was killed.
+        wipe: Make what nobody uses zeros too.
+        new_identity: Give the disk new ids, so that it can stay beside its original.
+    """
+
+    partition: int | None = None
+    onto: int | None = None
+    delta: bool = False
+    wipe: bool = False
+    new_identity: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestorePlan:
+    """What a restore is going to do. ``target`` is ``None`` when ``target_path`` is a file to be made.
+
+    Attributes:
+        place: Bytes of the target that the image, or the partition, will occupy.
+        steps: What will be done, in words.
+        lost: What is on the target now and will be overwritten, in words.
+    """
+
+    manifest: Manifest
+    source_disk: StoredDisk
+    partition: StoredPartition | None
+    target: TargetIdentity | None
+    target_path: str
+    target_size: int
+    place: Extent
+    options: RestoreOptions
+    bytes_to_write: int
+    steps: tuple[str, ...]
+    lost: tuple[str, ...]
+    notices: tuple[Notice, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreResult:
+    """What a restore did. ``changes`` says what is different from the source, in words."""
+
+    bytes_written: int
+    bytes_skipped: int
+    seconds: float
+    changes: tuple[str, ...]
+
+
+def plan_restore(
+    repository: Repository, manifest: Manifest, disk_number: int, target_path: str, *, repository_folder: str,
+    options: RestoreOptions,
+) -> RestorePlan:  # fmt: skip
+    """Look at the image and the target, and decide what goes where. Writes nothing.
+
+    Raises:
+        UsageError: The image has no such disk or partition.
+        TargetError: The target holds the repository, is too small, or has sectors of another size.
+    """
+    disk = _find_disk(manifest, disk_number)
+    part = _find_partition(disk, options.partition) if options.partition is not None else None
+    if options.onto is not None and part is None:
+        raise UsageError("a target partition without a source partition", hint="Write '--partition N:M'.")
+    size = part.size if part else disk.size
+    _refuse_repository(repository_folder, target_path)
+    if not os.path.exists(target_path):
+        if options.onto is not None:
+            raise TargetError(f"{target_path} does not exist, so it has no partition", hint="Name an existing disk.")
+        target, target_size, lost = None, size, tuple[str, ...]()
+    else:
+        target = identify_target(target_path)
+        target_size = target.size
+        _require_same_sectors(disk, target_path)
+        lost = tuple(describe_contents(target_path))
+    place = _choose_place(target_path, target_size, size, part, options)
+    if part is None:
+        _check_table_fits(repository, manifest, disk, target_size)
+    plan = RestorePlan(
+        manifest=manifest, source_disk=disk, partition=part, target=target, target_path=target_path,
+        target_size=target_size, place=place, options=options, steps=(), lost=lost,
+        bytes_to_write=part.bytes_used if part else manifest_bytes(disk),
+        notices=tuple(_notices(part, place)),
+    )  # fmt: skip
+    return replace(plan, steps=tuple(_steps(plan)))
+
+
+def apply_restore(
+    repository: Repository, plan: RestorePlan, *, events: EventSink, cancel: CancelToken
+) -> RestoreResult:
+    """Carry a plan out.
+
+    Raises:
+        TargetError: The target is not what it was when the plan was made, or has come into use.
+        DamagedError: Something of the image cannot be read: the target is left without a valid partition table.
+    """
+    began = repository.clock.monotonic()
+    target = open_target(plan.target) if plan.target else create_target_file(plan.target_path, plan.target_size)
+    with target:
+        events.emit(JobStarted(verb="restore", what=plan.target_path, bytes_total=plan.bytes_to_write))
+        if plan.partition is not None:
+            placer, changes = _placer(repository, plan, target, events), tuple[str, ...]()
+            placer.place([PlacedMap(root=plan.partition.blocks.root(), offset=plan.place.start)], cancel)
+        else:
+            placer, changes = _write_disk(repository, plan, target, events, cancel)
+        events.emit(PhaseStarted(name="waiting until the target has written everything"))
+        target.flush()
+        if plan.target is not None and plan.target.kind == "disk":
+            target.reread_partitions()
+    seconds = repository.clock.monotonic() - began
+    events.emit(JobFinished(verb="restore", seconds=seconds))
+    return RestoreResult(
+        bytes_written=placer.written.bytes_written, bytes_skipped=placer.written.bytes_skipped, seconds=seconds,
+        changes=changes,
+    )  # fmt: skip
+
+
+def manifest_bytes(disk: StoredDisk) -> int:
+    """Bytes of a disk that an image keeps, without what lies outside partitions."""
+    return sum(part.bytes_used for part in disk.partitions)
+
+
+def outside_reader(repository: Repository, manifest: Manifest, disk: StoredDisk) -> MapReader:
+    """The stored bytes outside all partitions, as a disk whose partitions read as zeros."""
+    return MapReader(
+        disk.outside.root(), repository.reader(), chunk_size=manifest.chunk_size, sector_size=disk.sector_size
+    )
+
+
+def describe_contents(path: str) -> Iterator[str]:
+    """What is on a disk now, a line for each partition; nothing for a disk of zeros."""
+    with open_file_reader(path) as reader:
+        try:
+            layout = read_layout(reader)
+        except (DiskFormatError, DeviceError) as error:
+            yield f"something that cannot be read as partitions ({error.message})"
+            return
+        windows = [(f"partition {p.number}", p.extent, p.type_name) for p in layout.partitions]
+        for name, extent, type_name in windows or [("the whole disk", Extent(0, reader.size), "")]:
+            volume = identify(WindowReader(reader, extent)).volume
+            words = [volume.filesystem or type_name, f"'{volume.label}'" if volume.label else ""]
+            if windows or volume.filesystem:
+                yield f"{name}: {' '.join(word for word in words if word)}, {format_size(extent.size)}"
+
+
+def _write_disk(
+    repository: Repository, plan: RestorePlan, target: FileWriter, events: EventSink, cancel: CancelToken
+) -> tuple[Placer, tuple[str, ...]]:
+    """Partitions first, then what lies outside, the table last; no valid table in between."""
+    disk = plan.source_disk
+    outside = outside_reader(repository, plan.manifest, disk)
+    layout = stored_layout(disk, outside)
+    patches, changes = _patches(plan, layout, outside)
+    table = TableWriter(target, layout, outside, patches)
+    table.clear()
+    placer = _placer(repository, plan, target, events)
+    maps = [PlacedMap(root=part.blocks.root(), offset=part.start) for part in disk.partitions]
+    maps.append(PlacedMap(root=disk.outside.root(), offset=0, allowed=table.outside_without_table))
+    placer.place(maps, cancel)
+    target.flush()
+    cancel.check()
+    placer.written.add(written=table.write())
+    return placer, changes
+
+
+def stored_layout(disk: StoredDisk, outside: MapReader) -> Layout:
+    """The layout of a stored disk, read from its stored bytes; a disk without a usable table is one volume."""
+    if disk.scheme == "none":
+        return Layout(
+            scheme="none", disk_id="", size=disk.size, sector_size=disk.sector_size, partitions=(), notices=(),
+            table=ExtentSet.empty(),
+        )  # fmt: skip
+    return read_layout(outside)
+
+
+def _patches(plan: RestorePlan, layout: Layout, outside: MapReader) -> tuple[tuple[Patch, ...], tuple[str, ...]]:
+    changes = []
+    if plan.options.new_identity:
+        fresh = new_identity(layout, outside, plan.target_size, next_uuid=uuid.uuid4)
+        if fresh.disk_id:
+            changes.append(f"the disk has a new id, {fresh.disk_id}: Windows on it may need its boot data repaired")
+        patches = fresh.patches
+    else:
+        patches = fit_table(layout, outside, plan.target_size)
+    if layout.scheme == "gpt" and plan.target_size != layout.size:
+        changes.append("the second copy of the partition table was moved to the end of the target")
+    return patches, tuple(changes)
+
+
+def _placer(repository: Repository, plan: RestorePlan, target: BlockWriter, events: EventSink) -> Placer:
+    options = PlacingOptions(
+        delta=plan.options.delta and plan.target is not None, wipe=plan.options.wipe, is_zero=plan.target is None
+    )
+    namer = ChunkNamer(repository, bytes.fromhex(plan.manifest.domain))
+    return Placer(
+        target, repository.reader(), namer, chunk_size=plan.manifest.chunk_size, options=options, events=events
+    )
+
+
+def _find_disk(manifest: Manifest, number: int) -> StoredDisk:
+    for disk in manifest.disks:
+        if disk.number == number:
+            return disk
+    raise UsageError(
+        f"image {manifest.image[:8]} has no disk {number}; it has {len(manifest.disks)}",
+        hint="'stillframe show' lists them.",
+    )
+
+
+def _find_partition(disk: StoredDisk, number: int) -> StoredPartition:
+    for part in disk.partitions:
+        if part.number == number:
+            return part
+    have = ", ".join(str(part.number) for part in disk.partitions)
+    raise UsageError(f"the disk has no partition {number}; it has {have}", hint="'stillframe show' lists them.")
+
+
+def _refuse_repository(folder: str, target_path: str) -> None:
+    verdict = lies_on(folder, target_path) if folder else False
+    if verdict is None:
+        raise TargetError(
+            f"nobody can say whether {target_path} holds the repository", hint="Choose a target that surely does not."
+        )
+    if verdict:
+        raise TargetError(
+            f"{target_path} holds the repository at {folder}: it would destroy itself", hint="Choose another disk."
+        )
+
+
+def _require_same_sectors(disk: StoredDisk, target_path: str) -> None:
+    facts = describe(target_path)
+    if facts.kind != "file" and facts.sector_size != disk.sector_size:
+        raise TargetError(
+            f"{target_path} has sectors of {facts.sector_size} bytes, the saved disk of {disk.sector_size}: a copy "
+            "block by block would not start there",
+            hint="Use a disk with the same sector size; some can be switched with 'nvme format' or the maker's tool.",
+        )
+
+
+def _choose_place(
+    path: str, target_size: int, size: int, part: StoredPartition | None, options: RestoreOptions
+) -> Extent:
+    room, name = Extent(0, target_size), path
+    if options.onto is not None:
+        with open_file_reader(path) as reader:
+            layout = read_layout(reader)
+        found = [target.extent for target in layout.partitions if target.number == options.onto]
+        if not found:
+            raise TargetError(f"{path} has no partition {options.onto}", hint="'stillframe disks' lists them.")
+        room, name = found[0], f"partition {options.onto} of {path}"
+    if part is not None and room.size < size:
+        raise TargetError(
+            f"{name} is too small: {format_size(room.size)}, and the partition needs {format_size(size)} "
+            f"({format_size(size - room.size)} more)",
+            hint="Choose a larger one.",
+        )
+    return Extent(room.start, room.start + size) if part is not None else room
+
+
+def _check_table_fits(repository: Repository, manifest: Manifest, disk: StoredDisk, target_size: int) -> None:
+    outside = outside_reader(repository, manifest, disk)
+    layout = stored_layout(disk, outside)
+    if layout.scheme == "none" and target_size < disk.size:
+        raise TargetError(
+            f"the target is too small by {format_size(disk.size - target_size)}", hint="Choose a larger one."
+        )
+    fit_table(layout, outside, target_size)
+
+
+def _notices(part: StoredPartition | None, place: Extent) -> Iterator[Notice]:
+    if part is not None and part.start != place.start and part.filesystem == "ntfs":
+        yield Notice(
+            code="boot-sector-moved",
+            message="this Windows volume goes to another place than it came from: data is right, but if Windows "
+            "starts from it, its boot data must be repaired",
+            hint="Start Windows' own repair, or restore the whole disk.",
+        )
+
+
+def _steps(plan: RestorePlan) -> Iterator[str]:
+    part = plan.partition
+    if plan.target is None:
+        yield f"make {plan.target_path}, a sparse file of {format_size(plan.target_size)}"
+    if part is not None:
+        yield (
+            f"write partition {part.number} ({part.filesystem or part.type_name or 'unknown'}"
+            f"{', ' + repr(part.label) if part.label else ''}, {format_size(part.bytes_used)} in use) "
+            f"to bytes {plan.place.start} to {plan.place.end}"
+        )
+        return
+    yield "clear the partition table that is there, so that a half-done disk is never taken for a whole one"
+    for found in plan.source_disk.partitions:
+        yield (
+            f"write partition {found.number}: {found.filesystem or found.type_name or 'unknown'}"
+            f"{', ' + repr(found.label) if found.label else ''}, {format_size(found.bytes_used)} of "
+            f"{format_size(found.size)}"
+        )
+    yield "write boot code and what lies between partitions"
+    if plan.source_disk.scheme == "gpt" and plan.target_size != plan.source_disk.size:
+        yield "write the partition table, its second copy at the end of the target"
+    elif plan.source_disk.scheme != "none":
+        yield "write the partition table"

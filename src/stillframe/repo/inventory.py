@@ -1,0 +1,133 @@
+"""What is really there: packs and the other objects, opened one by one.
+
+Answers: "is this pack whole?", "does this index row say what the pack says of itself?", "which objects of this type
+cannot be opened?" Reads headers, trailers and footers, no chunks; judges nothing lost and changes nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillframe.errors import StillframeError, StorageError
+from stillframe.repo.format import ObjectType, object_name
+from stillframe.repo.objects import TornObject
+from stillframe.repo.records import Manifest, ProofRecord, SessionRecord, TombstoneRecord, parse_record
+from stillframe.repo.repository import Repository, StoredImage
+from stillframe.repo.rows import Rows, Table
+from stillframe.store import ObjectMissing
+
+
+class State(Enum):
+    """How an object is."""
+
+    WHOLE = "whole"
+    TORN = "torn"
+    DAMAGED = "damaged"
+    UNREADABLE = "unreadable"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What was found under a name. ``error`` says more unless the state is ``WHOLE``."""
+
+    state: State
+    name: str
+    error: StillframeError | None = None
+
+    @property
+    def words(self) -> str:
+        """What is wrong with it, as a sentence."""
+        return self.error.message if self.error else f"{self.name} is {self.state.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class ExaminedPack:
+    """A pack, and where its chunks rest if it can tell."""
+
+    found: Examined
+    table: Table | None = None
+
+
+def examine_pack(repository: Repository, pack_id: bytes) -> ExaminedPack:
+    """Open header, trailer and footer of a pack."""
+    name = object_name(ObjectType.PACK, pack_id)
+    try:
+        table = repository.packs.read_table(pack_id)
+    except StillframeError as error:
+        return ExaminedPack(Examined(state_of(error), name, error))
+    return ExaminedPack(Examined(State.WHOLE, name), table)
+
+
+def examine_records(repository: Repository, kind: ObjectType) -> Iterator[tuple[Examined, bytes]]:
+    """Open every object of a type and parse what it says; yields each with its id.
+
+    Objects that vanish meanwhile are left out: somebody deleted them.
+    """
+    for object_id in sorted(repository.box.ids(kind)):
+        name = object_name(kind, object_id)
+        try:
+            _parse(repository, kind, object_id, name)
+        except ObjectMissing:
+            continue
+        except StillframeError as error:
+            yield Examined(state_of(error), name, error), object_id
+        else:
+            yield Examined(State.WHOLE, name), object_id
+
+
+def state_of(error: StillframeError) -> State:
+    """What an error at opening says of the object."""
+    if isinstance(error, ObjectMissing):
+        return State.MISSING
+    if isinstance(error, TornObject):
+        return State.TORN
+    return State.UNREADABLE if isinstance(error, StorageError) else State.DAMAGED
+
+
+def rows_by_pack(table: Table) -> Iterator[tuple[bytes, NDArray[np.int64]]]:
+    """For each pack of a table the numbers of its rows."""
+    order = np.argsort(table.rows["pack"], kind="stable")
+    bounds = np.searchsorted(table.rows["pack"][order], np.arange(len(table.packs) + 1))
+    for number, pack_id in enumerate(table.packs):
+        yield pack_id, order[bounds[number] : bounds[number + 1]]
+
+
+def stray_rows(rows: Rows, own: Rows) -> NDArray[np.bool_]:
+    """Which rows of an index run do not stand in the pack's own table."""
+    if len(own) == 0:
+        return np.ones(len(rows), bool)
+    own = own[np.argsort(own["offset"], kind="stable")]
+    places = np.minimum(np.searchsorted(own["offset"], rows["offset"]), len(own) - 1)
+    found = own[places]
+    same = (found["id"] == rows["id"]).all(axis=1)
+    for field in ("offset", "sealed", "plain"):
+        same &= found[field] == rows[field]
+    stray: NDArray[np.bool_] = ~same
+    return stray
+
+
+def read_image(repository: Repository, image_id: bytes) -> StoredImage:
+    """A manifest, whether it is forgotten or not. Raises as ``ObjectBox.read`` and ``parse_record``."""
+    opened = repository.box.read(ObjectType.IMAGE, image_id)
+    thing = object_name(ObjectType.IMAGE, image_id)
+    return StoredImage(manifest=parse_record(opened.payload, Manifest, thing=thing), digest=opened.digest)
+
+
+def _parse(repository: Repository, kind: ObjectType, object_id: bytes, name: str) -> None:
+    if kind is ObjectType.INDEX:
+        repository.read_run_strictly(object_id)
+        return
+    payload = repository.box.read(kind, object_id).payload
+    match kind:
+        case ObjectType.IMAGE:
+            parse_record(payload, Manifest, thing=name)
+        case ObjectType.SESSION:
+            parse_record(payload, SessionRecord, thing=name)
+        case ObjectType.TOMBSTONE:
+            parse_record(payload, TombstoneRecord, thing=name)
+        case _:
+            parse_record(payload, ProofRecord, thing=name)
