@@ -99,7 +99,11 @@ class ExtentSet:
     @classmethod
     def from_mask(cls, mask: NDArray[np.bool_], *, unit: int, base: int = 0) -> Self:
         """The units whose element is true; arguments as in ``from_bitmap``."""
-        edges = np.flatnonzero(np.diff(mask.view(np.int8), prepend=np.int8(0), append=np.int8(0))).astype(np.int64)
+        if not len(mask):
+            return cls.empty()
+        inner = np.flatnonzero(mask[1:] != mask[:-1]) + 1
+        outer = ([0] if mask[0] else [], [len(mask)] if mask[-1] else [])
+        edges = np.concatenate((outer[0], inner, outer[1])).astype(np.int64)
         return cls(base + edges[0::2] * unit, base + edges[1::2] * unit)
 
     @property

@@ -7,7 +7,7 @@ not mounted (``offline``); ``torn`` is what remains when the person insists. Sna
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from stillframe.block import BlockReader, WindowReader
+from stillframe.block import BlockReader, ReadFault, WindowReader
 from stillframe.disk.layout import Layout, Partition, read_layout
 from stillframe.errors import DiskFormatError
 from stillframe.events import Notice
@@ -127,7 +127,7 @@ def _capture_volume(disk: BlockReader, partition: Partition, selection: Selectio
     elif used.kind == "used" and not selection.include_paging and identified.filesystem is not None:
         try:
             left_out = identified.filesystem.left_out(reader)
-        except DiskFormatError as error:
+        except (DiskFormatError, ReadFault) as error:
             notices.append(Notice(code="paging-kept", message=error.message, hint=error.hint))
     excluded = ExtentSet.empty()
     for file in left_out:

@@ -7,7 +7,7 @@ one), nobody guesses: both are named and the caller stores the volume raw.
 from dataclasses import dataclass
 from typing import Final
 
-from stillframe.block import BlockReader
+from stillframe.block import BlockReader, ReadFault
 from stillframe.errors import DiskFormatError
 from stillframe.events import Notice
 from stillframe.fs.base import Filesystem, UsedMap, Volume, raw_map
@@ -40,7 +40,7 @@ def identify(reader: BlockReader) -> Identified:
     for filesystem in FILESYSTEMS:
         try:
             volume = filesystem.identify(reader)
-        except DiskFormatError as error:
+        except (DiskFormatError, ReadFault) as error:
             notices.append(Notice(code="filesystem-broken", message=error.message, hint=error.hint))
             continue
         if volume is not None:
@@ -67,6 +67,6 @@ def read_used_map(reader: BlockReader, identified: Identified) -> UsedMap:
         return raw_map(reader, *identified.notices)
     try:
         return identified.filesystem.used_map(reader)
-    except DiskFormatError as error:
+    except (DiskFormatError, ReadFault) as error:
         notice = Notice(code="filesystem-broken", message=f"{error.message}: every byte is kept", hint=error.hint)
         return raw_map(reader, notice)

@@ -1,19 +1,20 @@
 """Examining a repository: everything but the contents of chunks.
 
-Answers: "is every image still whole as far as names, tables and maps can tell, and if not, what is lost?" Changes nothing
-and runs beside everything. Whether the bytes of a chunk are still right is for ``verify``, or ``repair`` with
+Answers: "is every image still whole as far as names, tables and maps can tell, and if not, what is lost?" Changes
+nothing and runs beside everything. Whether the bytes of a chunk are still right is for ``verify``, or ``repair`` with
 ``read_all``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stillframe.errors import StillframeError
 from stillframe.events import EventSink, Finding, Notice, PhaseStarted
-from stillframe.repo.format import CHECK_HINT, ObjectType, object_name, parse_object_name
+from stillframe.repo.format import CHECK_HINT, ObjectType, object_name
 from stillframe.repo.identity import NAMES, read_identity
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.inventory import (
@@ -21,6 +22,7 @@ from stillframe.repo.inventory import (
     State,
     examine_pack,
     examine_records,
+    examine_slot_copy,
     read_image,
     rows_by_pack,
     stray_rows,
@@ -29,6 +31,7 @@ from stillframe.repo.keys import COPIES
 from stillframe.repo.lineage import LastSeen, judge_lineage
 from stillframe.repo.losses import LOSS_HINT, ImageState, survey_images
 from stillframe.repo.reading import ChunkReader
+from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository, StoredImage
 from stillframe.repo.rows import Ids, Rows, Table, ids_array
 from stillframe.repo.walk import IdSet
@@ -140,13 +143,12 @@ def _check_keys(repository: Repository, log: _Log) -> None:
         return
     slots = {slot.slot_id: slot.copies for slot in repository.keys.slots()}
     is_safe = any(len(copies) == len(COPIES) for copies in slots.values())
-    there = {stored.name: stored.size for stored in repository.box.store.list(ObjectType.KEY_SLOT.folder)}
-    for slot_id in sorted({found for name in there if (found := parse_object_name(ObjectType.KEY_SLOT, name))}):
+    for slot_id in sorted(set(repository.box.ids(ObjectType.KEY_SLOT))):
         for copy in COPIES:
             name = object_name(ObjectType.KEY_SLOT, slot_id, copy=copy)
             if copy in slots.get(slot_id, ()):
                 continue
-            state = State.MISSING if name not in there else repository.keys.copy_state(slot_id, copy)
+            state = examine_slot_copy(repository, slot_id, copy)
             words = f"{name}, one of the two copies of a key slot, is {state.value}"
             hint = "'stillframe repair' writes it anew from the other copy, if there is one."
             if is_safe and state in {State.MISSING, State.TORN}:
@@ -229,9 +231,9 @@ class _PackCheck:
                 "The next backup uses what is whole; 'stillframe expire' takes the rest away.",
             )
 
-    def is_lost(self, ids: Ids) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def is_lost(self, ids: Ids) -> NDArray[np.bool_]:
         """Which chunks rest in no whole pack."""
-        lost: np.ndarray[tuple[int], np.dtype[np.bool_]] = ~self._index.contains(ids) | self._stray_ids.contains(ids)
+        lost: NDArray[np.bool_] = ~self._index.contains(ids) | self._stray_ids.contains(ids)
         return lost
 
     def report(self, log: _Log, states: tuple[ImageState, ...]) -> None:
@@ -291,14 +293,16 @@ class _PackCheck:
             return dict.fromkeys(self.bad, "")
         traced = {}
         for pack_id, parts in self._lost_rows.items():
-            ids = IdSet.of(np.concatenate(parts))
-            reader = ChunkReader(self._index, self._repository.packs)
-            found = list(survey_images(reader, damaged, lambda asked, ids=ids: ids.contains(asked) & self.is_lost(asked)))
-            traced[pack_id] = "; ".join(_needs(found))
+            traced[pack_id] = "; ".join(_needs(self._survey(damaged, IdSet.of(np.concatenate(parts)))))
         return traced
 
+    def _survey(self, manifests: list[Manifest], ids: IdSet) -> Iterator[ImageState]:
+        """Which bytes of images rest in these chunks, and are lost."""
+        reader = ChunkReader(self._index, self._repository.packs)
+        return survey_images(reader, manifests, lambda asked: ids.contains(asked) & self.is_lost(asked))
 
-def _needs(states: list[ImageState]) -> Iterator[str]:
+
+def _needs(states: Iterable[ImageState]) -> Iterator[str]:
     for state in states:
         for part in state.lost:
             yield f"{state.title}, {part.words}"

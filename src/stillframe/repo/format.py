@@ -207,6 +207,18 @@ def parse_footer(raw: bytes, *, object_size: int) -> Footer | None:
     return footer if footer.build() == raw else None
 
 
+def is_cut_off(tail: bytes, *, object_size: int) -> bool:
+    """Whether an object without a valid footer was never complete, rather than damaged afterwards.
+
+    A write that is cut off leaves nothing of a footer at the object's end. Where its magic or its lengths still stand,
+    a footer was written there and its bytes have changed since.
+    """
+    if len(tail) != FOOTER_SIZE or tail[-1] == 0:
+        return True
+    offset, size, whole, _, magic = FOOTER.unpack(tail)
+    return not (magic == FOOTER_MAGIC or whole == object_size or offset + size + FOOTER_SIZE == object_size)
+
+
 def build_payload(data: bytes) -> bytes:
     """Wrap the plaintext of a trailer: compressed when that saves something."""
     packed = zstandard.ZstdCompressor(level=3).compress(data) if len(data) > 64 else data

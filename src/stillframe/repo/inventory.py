@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillframe.errors import StillframeError, StorageError
-from stillframe.repo.format import ObjectType, object_name
-from stillframe.repo.objects import TornObject
+from stillframe.repo.format import FOOTER_SIZE, ObjectType, is_cut_off, object_name, parse_footer
+from stillframe.repo.objects import TornObject, read_whole
 from stillframe.repo.records import Manifest, ProofRecord, SessionRecord, TombstoneRecord, parse_record
 from stillframe.repo.repository import Repository, StoredImage
 from stillframe.repo.rows import Rows, Table
@@ -77,6 +77,18 @@ def examine_records(repository: Repository, kind: ObjectType) -> Iterator[tuple[
             yield Examined(state_of(error), name, error), object_id
         else:
             yield Examined(State.WHOLE, name), object_id
+
+
+def examine_slot_copy(repository: Repository, slot_id: bytes, copy: str) -> State:
+    """How a copy of a key slot is that the key ring could not use."""
+    name = object_name(ObjectType.KEY_SLOT, slot_id, copy=copy)
+    try:
+        raw = read_whole(repository.box.store, name, thing=name)
+    except StillframeError as error:
+        return state_of(error)
+    tail = raw[-FOOTER_SIZE:]
+    has_footer = parse_footer(tail, object_size=len(raw)) is not None
+    return State.DAMAGED if has_footer or not is_cut_off(tail, object_size=len(raw)) else State.TORN
 
 
 def state_of(error: StillframeError) -> State:

@@ -18,6 +18,7 @@ from stillframe.repo.format import (
     Header,
     ObjectType,
     build_payload,
+    is_cut_off,
     object_name,
     parse_footer,
     parse_header,
@@ -32,6 +33,13 @@ class TornObject(DamagedError):
     """The object has no valid footer: its writing was cut off. Garbage, and by itself no loss."""
 
     code = "torn-object"
+
+
+def without_footer(expected: Expected, tail: bytes, *, object_size: int) -> DamagedError:
+    """The error for an object whose last bytes are no valid footer: cut off, or damaged there."""
+    if is_cut_off(tail, object_size=object_size):
+        return TornObject(f"{expected.thing}: has no valid end; its writing was cut off", hint=CHECK_HINT)
+    return DamagedError(f"{expected.thing}: its end is not what was written", hint=CHECK_HINT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +100,7 @@ class ObjectBox:
         raw = read_whole(self.store, object_name(kind, object_id), thing=expected.thing)
         footer = parse_footer(raw[-FOOTER_SIZE:], object_size=len(raw))
         if footer is None:
-            raise TornObject(f"{expected.thing}: has no valid end; its writing was cut off", hint=CHECK_HINT)
+            raise without_footer(expected, raw[-FOOTER_SIZE:], object_size=len(raw))
         if not footer.covers(raw[:-FOOTER_SIZE]):
             raise DamagedError(f"{expected.thing}: its bytes are not those that were written", hint=CHECK_HINT)
         header = parse_header(raw, expected)

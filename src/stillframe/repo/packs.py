@@ -28,7 +28,7 @@ from stillframe.repo.format import (
     parse_header,
     parse_payload,
 )
-from stillframe.repo.objects import ObjectBox, TornObject
+from stillframe.repo.objects import ObjectBox, without_footer
 from stillframe.repo.rows import EntryKind, Location, Table, build_table, make_rows, parse_table
 from stillframe.repo.sealing import Seal, make_id
 from stillframe.store import ObjectWriter
@@ -176,7 +176,7 @@ class PackReader:
         tail = self._box.store.read(name, max(0, size - FOOTER_SIZE), min(size, FOOTER_SIZE))
         footer = parse_footer(tail, object_size=size)
         if footer is None:
-            raise TornObject(f"{expected.thing}: has no valid end; its writing was cut off", hint=CHECK_HINT)
+            raise without_footer(expected, tail, object_size=size)
         head = self._box.store.read(name, 0, HEADER_SIZE)
         trailer = self._box.store.read(name, footer.trailer_offset, footer.trailer_size)
         if not footer.covers(head, trailer):

@@ -171,6 +171,12 @@ class Repository:
         manifest = parse_record(opened.payload, Manifest, thing=f"manifest {image_id.hex()}")
         if manifest.image != image_id.hex():
             raise DamagedError(f"manifest {image_id.hex()} describes image {manifest.image}", hint=CHECK_HINT)
+        if manifest.chunk_size != self.identity.chunk_size:
+            raise DamagedError(
+                f"manifest {image_id.hex()} speaks of chunks of {manifest.chunk_size} bytes, the repository of "
+                f"{self.identity.chunk_size}",
+                hint=CHECK_HINT,
+            )
         return StoredImage(manifest=manifest, digest=opened.digest)
 
     def _records(self, kind: ObjectType, record: type[R]) -> Iterator[R]:

@@ -1,0 +1,101 @@
+"""One call of the program, as a verb sees it: what was asked for, where words go, and how to be stopped.
+
+Answers: "which repository, with which secret, and has the person pressed Ctrl-C?"
+"""
+
+import argparse
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from stillframe.cli.screen import Screen
+from stillframe.errors import UsageError
+
+if TYPE_CHECKING:  # loaded by the verbs that need them: '--help' must be there at once
+    from stillframe.jobs.pipeline import CancelToken
+    from stillframe.jobs.repositories import SecretSources
+    from stillframe.repo.repository import Repository
+
+REPOSITORY_VARIABLE = "STILLFRAME_REPO"
+SECRET_VARIABLE = "STILLFRAME_PASSWORD"  # noqa: S105 - the name of a variable, not a secret
+NEW_SECRET_VARIABLE = "STILLFRAME_NEW_PASSWORD"  # noqa: S105 - likewise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of the program."""
+
+    options: argparse.Namespace
+    screen: Screen
+    environment: Mapping[str, str]
+
+    @property
+    def folder(self) -> str:
+        """The folder of the repository that was named.
+
+        Raises:
+            UsageError: None was.
+        """
+        from stillframe.jobs.repositories import folder_of  # noqa: PLC0415 - see above
+
+        return folder_of(self.options.repo or self.environment.get(REPOSITORY_VARIABLE, ""))
+
+    def secrets(self, *, new: bool = False) -> "SecretSources":
+        """Where the secret comes from; ``new`` asks for another one than the one that opens."""
+        from stillframe.jobs.repositories import secrets_from  # noqa: PLC0415 - see above
+
+        variable = NEW_SECRET_VARIABLE if new else SECRET_VARIABLE
+        file = self.options.new_password_file if new else self.options.password_file
+        ask = self.screen.ask_secret if self.screen.has_person else None
+        return secrets_from(self.environment, variable, file=file, ask=ask)
+
+    def open_repository(self) -> "Repository":
+        """Open the repository that was named."""
+        from stillframe.jobs.repositories import open_at  # noqa: PLC0415 - see above
+
+        return open_at(self.folder, self.secrets())
+
+
+Verb = Callable[[Call], int]
+"""What a verb is: it returns the exit code."""
+
+
+@contextmanager
+def stoppable(screen: Screen) -> "Iterator[CancelToken]":
+    """While a job runs: the first Ctrl-C asks it to stop at the next chunk, the second ends the program at once.
+
+    ``SIGTERM``, with which a system shuts down, counts as Ctrl-C. Outside of this, Ctrl-C ends the program.
+    """
+    from stillframe.jobs.pipeline import CancelToken  # noqa: PLC0415 - see above
+
+    token = CancelToken()
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        token.cancel()
+        screen.warn("", "Stopping after the piece that is at work. Press Ctrl-C again to end at once.")
+        signal.signal(number, signal.SIG_DFL)
+
+    before = [(number, signal.signal(number, stop)) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        yield token
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def refuse_later(options: argparse.Namespace, later: Mapping[str, tuple[object, str]]) -> None:
+    """Refuse options that belong to a later version, instead of quietly ignoring them.
+
+    Args:
+        options: What was asked for.
+        later: Per option its harmless value, and what to do instead.
+
+    Raises:
+        UsageError: For the first that is set otherwise.
+    """
+    for name, (harmless, hint) in later.items():
+        if getattr(options, name) != harmless:
+            raise UsageError(f"'--{name.replace('_', '-')}' is not yet possible in this version", hint=hint)

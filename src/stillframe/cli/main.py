@@ -1,0 +1,118 @@
+"""Where the program begins and ends.
+
+Answers: "which verb, and with which exit code does it end?" Every error of ours becomes words and its exit code; any
+other exception is our bug, says so, and leaves its traceback in a file. The only place that ends the process.
+"""
+
+import argparse
+import contextlib
+import importlib
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Final, NoReturn, cast
+
+from stillframe.cli.arguments import HelpShown, build_parser
+from stillframe.cli.call import Call, Verb
+from stillframe.cli.screen import Screen, Streams
+from stillframe.errors import Cancelled, StillframeError, UsageError
+
+_VERBS: Final = {
+    "disks": "looking",
+    "images": "looking",
+    "show": "looking",
+    "init": "keeping",
+    "key": "keeping",
+    "recovery-kit": "keeping",
+    "backup": "saving",
+    "restore": "returning",
+    "clone": "returning",
+    "verify": "caring",
+    "check": "caring",
+    "repair": "caring",
+    "forget": "caring",
+    "expire": "caring",
+}
+"""In which module a verb is; its function has the verb's name. A module is loaded when its verb is asked for."""
+
+_BROKEN_PIPE: Final = 141
+"""What a shell reports for a program that SIGPIPE ended: whoever read the output has gone."""
+
+
+def run() -> NoReturn:
+    """The program ``stillframe``."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    code = main(sys.argv[1:])
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.exit(code)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(_BROKEN_PIPE)
+
+
+def main(arguments: Sequence[str], streams: Streams | None = None) -> int:
+    """Carry out one command line.
+
+    Args:
+        arguments: Without the program's name.
+        streams: Where it reads and writes; the process's own by default.
+
+    Returns:
+        The exit code, as ``docs/errors.md`` lists them.
+    """
+    streams = streams or Streams(input=sys.stdin, output=sys.stdout, errors=sys.stderr)
+    screen = Screen(streams, json="--json" in arguments, debug="--debug" in arguments)
+    try:
+        with contextlib.redirect_stdout(streams.output):
+            options = build_parser().parse_args(arguments)
+        return _find_verb(options)(Call(options=options, screen=screen, environment=os.environ))
+    except HelpShown:
+        return 0
+    except StillframeError as error:
+        screen.fail(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        stopped = Cancelled("stopped on request", hint="Run it again when you like.")
+        screen.fail(stopped)
+        return stopped.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except Exception:  # noqa: BLE001 - whatever else arises is a bug of ours, and is told as one
+        where = _keep_traceback()
+        screen.fail_by_bug(
+            f"this is a bug in Stillframe: {_last_line()}",
+            f"Please report it with the file {where}. '--debug' shows the same here.",
+        )
+        if "--debug" in arguments:
+            streams.errors.write(traceback.format_exc())
+        return 1
+
+
+def _find_verb(options: argparse.Namespace) -> Verb:
+    name = options.verb.replace("-", "_")
+    module = importlib.import_module(f"stillframe.cli.{_VERBS[options.verb]}")
+    function = getattr(module, name, None)
+    if function is None:
+        raise UsageError(f"there is no verb {options.verb}", hint="'stillframe --help' lists the verbs.")
+    return cast("Verb", function)
+
+
+def _keep_traceback() -> str:
+    """Write the traceback where it can be found; the words that say where."""
+    text = f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {sys.version}\n{traceback.format_exc()}"
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="stillframe-bug-", suffix=".txt", delete=False) as file:
+            file.write(text)
+            return file.name
+    except OSError as error:
+        return f"that could not be written ({error.strerror})"
+
+
+def _last_line() -> str:
+    return traceback.format_exc(limit=0).strip().splitlines()[-1]
