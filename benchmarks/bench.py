@@ -4,8 +4,8 @@ Usage: bench.py DISK DAY2 [--limit LIMIT.PY --extents DISK.json DAY2.json] [--wo
 
 DISK and DAY2 are raw disk files: the second is the first one a day later. LIMIT.PY is a pipeline to compare with; it
 is called as ``limit.py full|second|restore DISK EXTENTS WORK --threads 2 [--target FILE]``. Ours and the limit run in
-turn, so that a machine whose speed drifts still gives honest ratios. Sources are read once before each run: the page cache is
-warm for both. Wall time ends when ``sync`` has come back. Peak memory is sampled from /proc ten times a second.
+turn, so that a machine whose speed drifts still gives honest ratios. Sources are read once before each run: the page
+cache is warm for both. Wall time ends when ``sync`` has come back. Peak memory is sampled ten times a second.
 Prints a Markdown table; absolute numbers belong to one machine, ratios are the result.
 """
 

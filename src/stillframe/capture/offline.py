@@ -12,6 +12,7 @@ from stillframe.block.file import FileReader, open_file_reader
 from stillframe.capture.source import CapturedDisk, Consistency, Selection, capture_disk
 from stillframe.errors import SourceInUse
 from stillframe.events import Notice
+from stillframe.host.changes import ChangeStamp, change_stamp
 from stillframe.host.disks import DiskFacts, describe
 from stillframe.host.mounts import Use, users_of
 
@@ -24,6 +25,7 @@ class OpenSource:
     reader: FileReader
     consistency: Consistency
     notices: tuple[Notice, ...]
+    stamp: ChangeStamp | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -41,8 +43,9 @@ class OpenSource:
         return capture_disk(self.reader, self.facts, wanted)
 
     def stayed_still(self) -> bool:
-        """Whether, seen from now, nothing can have written to it: nobody uses it read-write."""
-        return self.consistency == "offline" and not _writers(self.facts.path)
+        """Whether, seen from now, nothing has written to it since it was opened, and nobody can."""
+        path = self.facts.path
+        return self.consistency == "offline" and not _writers(path) and change_stamp(path) == self.stamp
 
 
 def open_source(path: str, *, allow_torn: bool = False) -> OpenSource:
@@ -61,7 +64,7 @@ def open_source(path: str, *, allow_torn: bool = False) -> OpenSource:
             hint="Unmount it, or start the computer from a rescue stick. "
             "'--allow-torn' copies it as it changes: such an image may be unusable and is never called good.",
         )
-    notices = ()
+    notices: tuple[Notice, ...] = ()
     if writers:
         notices = (
             Notice(
@@ -70,9 +73,11 @@ def open_source(path: str, *, allow_torn: bool = False) -> OpenSource:
                 hint="Unmount it and make another.",
             ),
         )
+    stamp = change_stamp(facts.path)
     return OpenSource(
-        facts=facts, reader=open_file_reader(facts.path), consistency="torn" if writers else "offline", notices=notices
-    )
+        facts=facts, reader=open_file_reader(facts.path), consistency="torn" if writers else "offline",
+        notices=notices, stamp=stamp,
+    )  # fmt: skip
 
 
 def _writers(path: str) -> tuple[Use, ...]:

@@ -15,7 +15,7 @@ WIDTH: Final = 100
 _LATER: Final = "not in this version"
 
 
-class HelpShown(Exception):  # noqa: N818 - no error: the person asked for it
+class HelpShown(Exception):
     """``--help`` or ``--version`` was printed; there is nothing else to do."""
 
 
@@ -142,10 +142,8 @@ def _add_backup(verbs: Verbs) -> None:
         "--compression", choices=("none", "fast", "balanced", "high"), default="fast",
         help="how hard to try to make it small (default: fast)",
     )  # fmt: skip
-    option("--all-sectors", action="store_true", help="also what no file system uses")
-    option("--include-paging", action="store_true", help="also paging, hibernation and swap contents")
+    _add_selection(backup)
     option("--exclude", metavar="PATTERN", action="append", default=[], help=f"leave files out ({_LATER})")
-    option("--allow-torn", action="store_true", help="copy a source in use; the image is never called good (exit 3)")
     option(
         "--verify", action=argparse.BooleanOptionalAction, default=True,
         help="read back what was stored (default: it does)",
@@ -175,7 +173,15 @@ def _add_restore(verbs: Verbs) -> None:
     )  # fmt: skip
     clone.add_argument("source", metavar="SOURCE", help="a disk or a raw disk file")
     clone.add_argument("target", metavar="TARGET", help="a disk or a disk file (made if missing)")
+    _add_selection(clone)
     _add_writing(clone)
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
+    option("--all-sectors", action="store_true", help="also what no file system uses")
+    option("--include-paging", action="store_true", help="also paging, hibernation and swap contents")
+    option("--allow-torn", action="store_true", help="copy a source in use; the copy is never called good (exit 3)")
 
 
 def _add_writing(parser: argparse.ArgumentParser) -> None:

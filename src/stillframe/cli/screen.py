@@ -124,8 +124,7 @@ class Screen:
 
     @staticmethod
     def _write(stream: TextIO, *lines: str) -> None:
-        for line in lines:
-            stream.write("".join(f"{printable(part)}\n" for part in line.split("\n")))
+        stream.writelines(f"{printable(part)}\n" for line in lines for part in line.split("\n"))
         stream.flush()
 
 

@@ -65,7 +65,9 @@ def backup_plan_lines(plan: BackupPlan) -> list[str]:
             how = "used map" if volume.used.kind == "used" else "raw: every byte"
             kept, whole = format_size(volume.kept.size), format_size(part.extent.size)
             out = ", ".join(f"{file.path} {format_size(file.extents.size)}" for file in volume.left_out)
-            rows.append((str(part.number), inside.filesystem or part.type_name, inside.label, whole, used, kept, how, out))
+            rows.append(
+                (str(part.number), inside.filesystem or part.type_name, inside.label, whole, used, kept, how, out)
+            )
         head = ("no.", "file system", "label", "size", "used", "kept", "how", "left out")
         lines += [*table(head, rows, right=(0, 3, 4, 5)), ""]
     cost = plan.estimate
@@ -89,13 +91,15 @@ def backup_result_lines(result: BackupResult) -> list[str]:
         proof = "not read back; 'stillframe verify' does that"
     elif checked.findings:
         proof = f"DAMAGED: {len(checked.findings)} stored pieces could not be read back"
+    elif checked.is_whole:
+        proof = f"good: every chunk of the image, {format_size(checked.bytes_examined)}"
     else:
-        whole = "all of it" if checked.is_whole else "what this run stored, and a share of the rest"
-        proof = f"good: {format_size(checked.bytes_examined)}, {whole}"
+        examined = format_size(checked.bytes_examined)
+        proof = f"no fault: what this run stored and a share of the rest, {examined}"
+    rate = format_rate(manifest.bytes_read, result.seconds)
     return [
         f"Image         {manifest.image[:8]}  ({manifest.kind}{', ' + manifest.name if manifest.name else ''})",
-        f"Read          {format_size(manifest.bytes_read)} in {format_duration(result.seconds)} "
-        f"({format_rate(manifest.bytes_read, result.seconds)})",
+        f"Read          {format_size(manifest.bytes_read)} in {format_duration(result.seconds)} ({rate})",
         f"Stored        {format_size(manifest.bytes_added)}",
         f"Read back     {proof}",
         *notice_lines(manifest.notices),
@@ -126,9 +130,8 @@ def image_lines(listed: ListedImage) -> list[str]:
         *([f"Name          {manifest.name}"] if manifest.name else []),
         *([f"Comment       {manifest.comment}"] if manifest.comment else []),
         f"Kind          {manifest.kind}" + (f", compared with {manifest.baseline[:8]}" if manifest.baseline else ""),
-        f"Created       {local_time(manifest.created)} (finished {local_time(manifest.finished)}), "
-        f"number {manifest.sequence} of its machine",
-        f"Machine       {manifest.machine.name}",
+        f"Created       {local_time(manifest.created)}, finished {local_time(manifest.finished)}",
+        f"Machine       {manifest.machine.name}, its number {manifest.sequence}",
         f"Made by       Stillframe {manifest.program}",
         f"Disks         {format_size(manifest.bytes_total)}, {format_size(manifest.bytes_used)} kept",
         f"Read          {format_size(manifest.bytes_read)}, stored {format_size(manifest.bytes_added)}",
@@ -161,9 +164,7 @@ def disk_lines(seen: SeenDisk) -> list[str]:
         taken = "yes" if found.in_system_backup else "no"
         kind = inside.filesystem or part.type_name
         label = inside.label or part.name
-        rows.append(
-            (str(part.number), kind, label, format_size(size), used, free, where, f"{taken}: {found.reason}")
-        )
+        rows.append((str(part.number), kind, label, format_size(size), used, free, where, f"{taken}: {found.reason}"))
     head = ("no.", "file system", "label", "size", "used", "free", "in use at", "in a system backup")
     return [title, *table(head, rows, right=(0, 3, 4, 5)), *notice_lines(seen.notices)]
 

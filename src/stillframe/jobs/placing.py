@@ -116,6 +116,12 @@ class Placer:
             self.written.add(written=part.size)
         self._events.emit(BytesMoved(size=len(data)))
 
+    def clear(self, extent: Extent, cancel: CancelToken) -> None:
+        """Make a range of the target zeros: what a larger target has beyond the image."""
+        for start in range(extent.start, extent.end, _ZERO_STEP):
+            cancel.check()
+            self._zero(Extent(start, min(start + _ZERO_STEP, extent.end)))
+
     def run(self, task: _Task) -> None:
         """Read, check and write the chunks of one task."""
         for place, data in self._chunks.fetch(task.fetch):

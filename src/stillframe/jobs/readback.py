@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from stillframe.clock import rfc3339
-from stillframe.errors import DamagedError
+from stillframe.errors import DamagedError, StorageError
 from stillframe.events import EventSink, Finding, PhaseStarted
 from stillframe.jobs.examining import Examination
 from stillframe.jobs.pipeline import CancelToken
@@ -49,12 +49,13 @@ def read_back(
     examination = Examination(reader, ChunkNamer(repository, bytes.fromhex(manifest.domain)), events)
     events.emit(PhaseStarted(name="reading back what was stored"))
     seen: list[bytes] = []
-    examination.examine(_pack_fetches(repository, packs, seen), cancel)
+    troubles: list[str] = []
+    examination.examine(_pack_fetches(repository, packs, index, seen, troubles), cancel)
     needed, stored = referenced_chunks(reader, [manifest]), ids_array(b"".join(seen))
     whole = int(np.unique(stored[needed.contains(stored)], axis=0).shape[0]) == len(needed)
     if not whole:
         examination.examine(_share_fetches(repository, manifest, index), cancel)
-    findings = tuple(_finding(reason, manifest) for reason in examination.bad.values())
+    findings = tuple(_finding(reason, manifest) for reason in [*troubles, *examination.bad.values()])
     for finding in findings:
         events.emit(finding)
     if whole or findings:
@@ -62,13 +63,19 @@ def read_back(
     return ReadBack(findings=findings, bytes_examined=examination.bytes_examined, is_whole=whole, how=examination.how)
 
 
-def _pack_fetches(repository: Repository, packs: list[bytes], seen: list[bytes]) -> Iterator[Fetch]:
-    """All entries of these packs, by the packs' own trailers as they now are on the medium."""
+def _pack_fetches(
+    repository: Repository, packs: list[bytes], index: ChunkIndex, seen: list[bytes], troubles: list[str]
+) -> Iterator[Fetch]:
+    """All entries of these packs. The packs' own trailers are read too: they are the second copy of the index."""
     for pack_id in packs:
-        repository.packs.forget_cached(pack_id)
-        table = repository.packs.read_table(pack_id)
-        seen.append(table.rows["id"].tobytes())
-        yield from plan_fetches([table.location(row) for row in range(len(table.rows))])
+        try:
+            repository.packs.forget_cached(pack_id)
+            repository.packs.read_table(pack_id)
+        except (DamagedError, StorageError) as error:
+            troubles.append(error.message)
+        places = index.locations_in(pack_id)
+        seen += [place.chunk_id for place in places]
+        yield from plan_fetches(places)
 
 
 def _share_fetches(repository: Repository, manifest: Manifest, index: ChunkIndex) -> Iterator[Fetch]:

@@ -4,8 +4,6 @@ Answers: "is there a repository at this path, and which secret opens it?" A secr
 recovery key; it comes from a file, from the environment or from the person, in this order.
 """
 
-import importlib
-import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from stillframe.repo.identity import NAMES, Identity, read_identity
 from stillframe.repo.keys import DEFAULT_COST, Cost
 from stillframe.repo.recovery_key import format_recovery_key, make_recovery_secret
 from stillframe.repo.repository import Repository, create_repository, open_repository
+from stillframe.repo.welcome import write_welcome
 from stillframe.store import LocalStore
 
 SECRET_FILE_MAX: Final = 65_536
@@ -321,6 +320,5 @@ def _contents(folder: str) -> list[str]:
 def _create(request: NewRepository, passphrase: str | None, key: str | None) -> Repository:
     store = LocalStore(request.folder)
     repository = create_repository(store, passphrase=passphrase, recovery_key=key, cost=request.cost)
-    if importlib.util.find_spec("stillframe.repo.welcome"):
-        importlib.import_module("stillframe.repo.welcome").write_welcome(store, repository.identity)
+    write_welcome(store, repository.identity)
     return repository

@@ -192,6 +192,8 @@ def _write_disk(
     maps = [PlacedMap(root=part.blocks.root(), offset=part.start) for part in disk.partitions]
     maps.append(PlacedMap(root=disk.outside.root(), offset=0, allowed=table.outside_without_table))
     placer.place(maps, cancel)
+    if plan.options.wipe and plan.target is not None and plan.target_size > disk.size:
+        placer.clear(Extent(disk.size, plan.target_size), cancel)
     target.flush()
     cancel.check()
     placer.written.add(written=table.write())

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillframe.repo.format import ObjectType
+from stillframe.repo.objects import TornObject
 from stillframe.repo.repository import Repository
 from stillframe.repo.rows import Rows, Table
 from stillframe.repo.sealing import make_id
 from stillframe.repo.writing import join_tables, table_groups, write_run
+from stillframe.store import ObjectMissing
 
 _SMALL_ROWS: Final = 100_000
 _SMALL_RUNS_MAX: Final = 8
@@ -28,16 +30,21 @@ def drop_packs(repository: Repository, dead: Collection[bytes]) -> int:
     Returns:
         Number of old runs that are gone.
 
+    Torn runs are passed over. A damaged one stops it before anything is changed: its rows would be lost.
+
     Raises:
-        DamagedError: A run cannot be read: its rows would be lost. Nothing was changed.
+        DamagedError: A run is damaged.
     """
     dead = frozenset(dead)
     if not dead:
         return 0
     touched: list[bytes] = []
     small: list[bytes] = []
-    for run_id in _run_ids(repository):
-        table = repository.read_run_strictly(run_id)
+    for run_id in sorted(repository.box.ids(ObjectType.INDEX)):
+        try:
+            table = repository.read_run_strictly(run_id)
+        except (TornObject, ObjectMissing):
+            continue
         if not dead.isdisjoint(table.packs):
             touched.append(run_id)
         elif len(table.rows) < _SMALL_ROWS:
@@ -77,7 +84,3 @@ def _renumbered(rows: Rows, living: NDArray[np.bool_]) -> Rows:
     numbers = np.cumsum(living, dtype=np.uint32) - np.uint32(1)
     kept["pack"] = numbers[kept["pack"]]
     return kept
-
-
-def _run_ids(repository: Repository) -> list[bytes]:
-    return sorted(repository.box.ids(ObjectType.INDEX))

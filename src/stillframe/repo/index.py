@@ -194,6 +194,15 @@ class ChunkIndex:
             for number, row in zip(numbers.tolist(), found.tolist(), strict=True)
         ]
 
+    def locations_in(self, pack_id: bytes) -> list[Location]:
+        """What the runs say of one pack, each entry once."""
+        found: dict[int, Location] = {}
+        for run in self._runs():
+            if pack_id in run.packs:
+                rows = run.rows[run.rows["pack"] == run.packs.index(pack_id)]
+                found.update((int(row["offset"]), location_of(run.packs, row)) for row in rows)
+        return [found[offset] for offset in sorted(found)]
+
     def copies(self, chunk_id: bytes) -> list[Location]:
         """Every place of one chunk, excluded packs too."""
         ids, places = ids_array(chunk_id), []

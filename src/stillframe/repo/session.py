@@ -98,10 +98,13 @@ def begin_session(repository: Repository, owner: Owner, verb: str) -> Session:
     repository.box.write(ObjectType.SESSION, bytes.fromhex(record.session), build_record(record))
     session = Session(repository, record, began)
     try:
-        others = [other for other in open_sessions(repository, owner) if _conflicts(record, other)]
+        there = open_sessions(repository, owner)
     except BaseException:
         session.end()
         raise
+    if record not in there:
+        raise StorageError("the session just written is not there", hint="Is the storage shared? Try again.")
+    others = [other for other in there if _conflicts(record, other)]
     if others:
         session.end()
         other = others[0]

@@ -1,0 +1,156 @@
+"""The verbs that write to a disk: ``restore`` and ``clone``."""
+
+import os
+from collections.abc import Sequence
+from typing import Any, Final
+
+from stillframe.capture import Selection, open_source
+from stillframe.cli.call import Call, refuse_later, stoppable
+from stillframe.cli.results import notice_fields
+from stillframe.cli.saving import SKIPPED
+from stillframe.cli.words import plan_lines
+from stillframe.clock import SystemClock
+from stillframe.errors import UsageError
+from stillframe.host.machine import machine
+from stillframe.host.target import TargetIdentity
+from stillframe.jobs.clone import CloneOptions, ClonePlan, apply_clone, plan_clone
+from stillframe.jobs.listing import ListedImage, find_image, look_at_image
+from stillframe.jobs.looking import require_raw_paths
+from stillframe.jobs.restore import RestoreOptions, RestorePlan, apply_restore, plan_restore
+from stillframe.repo.records import Manifest
+from stillframe.units import format_duration, format_rate, format_size
+
+_LATER: Final = {
+    "fit": (
+        False,
+        "A larger disk is taken as it is; the last partition can be grown afterwards with the system's tools.",
+    ),
+    "adapt": (False, "Restore without it; if the other computer does not start, use its system's own start-up repair."),
+}
+_CLONE_LATER: Final = {"delta": (False, "Without it everything is written.")}
+_QUESTION: Final = "Everything on the target that is listed above will be overwritten."
+
+
+def restore(call: Call) -> int:
+    """Write an image back."""
+    options, screen = call.options, call.screen
+    refuse_later(options, _LATER)
+    require_raw_paths([options.target])
+    repository = call.open_repository()
+    manifest = find_image(repository, options.image, machine_id=machine().id)
+    partition, onto = options.partition
+    plan = plan_restore(
+        repository, manifest, _disk_number(manifest, options.disk), os.path.abspath(options.target),
+        repository_folder=call.folder,
+        options=RestoreOptions(
+            partition=partition, onto=onto, delta=options.delta, wipe=options.wipe, new_identity=options.new_identity
+        ),
+    )  # fmt: skip
+    lines = _restore_lines(plan, look_at_image(repository, manifest))
+    if options.dry_run:
+        fields = {"image": manifest.image, "disk": plan.source_disk.number, **_plan_fields(plan)}
+        screen.finish("restore", fields, lines)
+        return 0
+    screen.say(*lines, "")
+    if plan.target is not None:
+        screen.confirm(_QUESTION, "restore", yes=options.yes)
+    with stoppable(screen) as cancel:
+        result = apply_restore(repository, plan, events=screen, cancel=cancel)
+    fields = {
+        "image": manifest.image, "target": plan.target_path, "bytes_written": result.bytes_written,
+        "bytes_skipped": result.bytes_skipped, "seconds": result.seconds, "changes": list(result.changes),
+    }  # fmt: skip
+    words = _done_lines(plan.target_path, result.bytes_written, result.bytes_skipped, result.seconds)
+    screen.finish("restore", fields, [*words, *(f"Changed       {change}" for change in result.changes)])
+    return 0
+
+
+def clone(call: Call) -> int:
+    """Copy a disk onto another one."""
+    options, screen = call.options, call.screen
+    refuse_later(options, _LATER | _CLONE_LATER)
+    require_raw_paths([options.source, options.target])
+    wanted = CloneOptions(
+        selection=Selection(all_sectors=options.all_sectors, include_paging=options.include_paging),
+        wipe=options.wipe, new_identity=options.new_identity,
+    )  # fmt: skip
+    with open_source(options.source, allow_torn=options.allow_torn) as source:
+        plan = plan_clone(source, os.path.abspath(options.target), wanted)
+        lines = plan_lines(
+            f"Clone {source.facts.path} ({format_size(plan.disk.layout.size)}) to",
+            _target_lines(plan.target, plan.target_path, plan.target_size),
+            steps=plan.steps, lost=plan.lost, notices=plan.notices,
+        )  # fmt: skip
+        if options.dry_run:
+            screen.finish("clone", {"source": source.facts.path, **_plan_fields(plan)}, lines)
+            return 0
+        screen.say(*lines, "")
+        if plan.target is not None:
+            screen.confirm(_QUESTION, "clone", yes=options.yes)
+        with stoppable(screen) as cancel:
+            result = apply_clone(source, plan, clock=SystemClock(), events=screen, cancel=cancel)
+    fields = {
+        "source": source.facts.path, "target": plan.target_path, "bytes_written": result.bytes_written,
+        "bytes_skipped": result.bytes_skipped, "seconds": result.seconds, "complete": result.is_complete,
+    }  # fmt: skip
+    words = _done_lines(plan.target_path, result.bytes_written, result.bytes_skipped, result.seconds)
+    if not result.is_complete:
+        words.append("The source was in use while it was copied: this copy may be unusable.")
+    screen.finish("clone", fields, words)
+    return 0 if result.is_complete else SKIPPED
+
+
+def _disk_number(manifest: Manifest, asked: int | None) -> int:
+    if asked is not None:
+        return asked
+    if len(manifest.disks) > 1:
+        have = ", ".join(f"{disk.number} ({disk.path}, {format_size(disk.size)})" for disk in manifest.disks)
+        raise UsageError(
+            f"image {manifest.image[:8]} holds {len(manifest.disks)} disks: {have}", hint="Add '--disk N'."
+        )
+    return manifest.disks[0].number
+
+
+def _restore_lines(plan: RestorePlan, listed: ListedImage) -> list[str]:
+    manifest = plan.manifest
+    title = (
+        f"Restore image {manifest.image[:8]} of {manifest.machine.name}, {manifest.created} ({listed.verdict}), "
+        f"disk {plan.source_disk.number}, {format_size(plan.source_disk.size)}, to"
+    )
+    identity = _target_lines(plan.target, plan.target_path, plan.target_size)
+    return plan_lines(title, identity, steps=plan.steps, lost=plan.lost, notices=plan.notices)
+
+
+def _target_lines(target: TargetIdentity | None, path: str, size: int) -> list[str]:
+    if target is None:
+        return [f"{path}, a new file of {format_size(size)}"]
+    named = [("model", target.model), ("serial number", target.serial)]
+    known = [f"{name} {value}" for name, value in named if value]
+    return [", ".join([f"{target.path} ({target.kind})", format_size(target.size), *known])]
+
+
+def _plan_fields(plan: RestorePlan | ClonePlan) -> dict[str, Any]:
+    target = plan.target
+    return {
+        "dry_run": True,
+        "target": plan.target_path,
+        "target_size": plan.target_size,
+        "model": target.model if target else "",
+        "serial": target.serial if target else "",
+        "bytes_to_write": plan.bytes_to_write,
+        "steps": _list(plan.steps),
+        "lost": _list(plan.lost),
+        "notices": notice_fields(plan.notices),
+    }
+
+
+def _done_lines(target: str, written: int, skipped: int, seconds: float) -> list[str]:
+    rate = format_rate(written + skipped, seconds)
+    return [
+        f"Written       {format_size(written)} to {target} in {format_duration(seconds)} ({rate})",
+        f"Left alone    {format_size(skipped)}",
+    ]
+
+
+def _list(words: Sequence[str]) -> list[str]:
+    return list(words)

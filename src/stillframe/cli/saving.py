@@ -1,0 +1,57 @@
+"""The verb ``backup``."""
+
+import argparse
+import contextlib
+from typing import Final
+
+from stillframe.capture import OpenSource, Selection, open_source
+from stillframe.cli.call import Call, refuse_later, stoppable
+from stillframe.cli.results import backup_plan_fields, backup_result_fields
+from stillframe.cli.words import backup_plan_lines, backup_result_lines
+from stillframe.errors import DamagedError
+from stillframe.jobs.backup import BackupOptions, apply_backup, plan_backup, require_room
+from stillframe.jobs.looking import require_raw_paths
+from stillframe.jobs.owner import this_owner
+from stillframe.jobs.repositories import last_seen
+
+SKIPPED: Final = 3
+"""Exit code: finished, and something is not in the image as it was on the disk."""
+
+_LATER: Final = {
+    "system": (False, "Name the disks yourself: 'stillframe disks' shows which partitions a system backup would take."),
+    "exclude": ([], "Whole volumes are saved; paging and hibernation are left out without being asked."),
+    "then": ("nothing", "Put the next command behind it: 'stillframe backup ... && systemctl poweroff'."),
+}
+
+
+def backup(call: Call) -> int:
+    """Make an image of one or more sources."""
+    options, screen = call.options, call.screen
+    refuse_later(options, _LATER)
+    require_raw_paths(options.sources)
+    repository, owner = call.open_repository(), this_owner()
+    with contextlib.ExitStack() as stack:
+        sources: list[OpenSource] = [
+            stack.enter_context(open_source(path, allow_torn=options.allow_torn)) for path in options.sources
+        ]
+        plan = plan_backup(repository, sources, _backup_options(options), owner)
+        if options.dry_run:
+            screen.finish("backup", backup_plan_fields(plan), backup_plan_lines(plan))
+            return 0
+        screen.say(*backup_plan_lines(plan), "")
+        require_room(plan)
+        with stoppable(screen) as cancel:
+            result = apply_backup(repository, sources, plan, owner=owner, events=screen, cancel=cancel)
+    last_seen(repository).note([result.manifest])
+    screen.finish("backup", backup_result_fields(result), backup_result_lines(result))
+    if result.read_back is not None and result.read_back.findings:
+        return DamagedError.exit_code
+    return 0 if result.is_complete else SKIPPED
+
+
+def _backup_options(options: argparse.Namespace) -> BackupOptions:
+    return BackupOptions(
+        kind=options.kind, name=options.name, comment=options.comment, compression=options.compression,
+        selection=Selection(all_sectors=options.all_sectors, include_paging=options.include_paging),
+        verify=options.verify,
+    )  # fmt: skip
