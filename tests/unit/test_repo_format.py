@@ -114,9 +114,11 @@ def test_a_footer_with_a_gap_or_overlap_is_none(whole: int) -> None:
     assert parse_footer(footer_bytes(80, 25, whole), object_size=whole) is None
 
 
-def test_a_footer_with_zero_bytes_set_or_of_another_size_is_none() -> None:
-    raw = footer_bytes(80, 25, 169)
-    assert parse_footer(raw[:12] + b"\x01" + raw[13:], object_size=169) is None
+def test_a_footer_with_zero_bytes_set_covers_nothing_and_one_of_another_size_is_none() -> None:
+    raw = Footer.over(b"head", trailer_offset=80, trailer_size=25).build()
+    set_bits = parse_footer(raw[:12] + b"\x01" + raw[13:], object_size=169)
+    assert set_bits is not None
+    assert not set_bits.covers(b"head")
     assert parse_footer(raw[1:], object_size=169) is None
     assert parse_footer(raw[:-1] + b"T", object_size=169) is None
 

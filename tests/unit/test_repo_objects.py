@@ -3,7 +3,7 @@
 import pytest
 
 from stillframe.errors import DamagedError, StillframeError
-from stillframe.repo.format import OBJECT_SIZE_MAX, ObjectType, object_name
+from stillframe.repo.format import OBJECT_SIZE_MAX, Footer, ObjectType, build_payload, object_name
 from stillframe.repo.objects import ObjectBox, TornObject
 from stillframe.store import MemoryStore, ObjectExists, ObjectMissing
 from stillframe.testing.sample_repository import flipped, replace_object
@@ -49,7 +49,7 @@ def test_any_flipped_bit_is_found() -> None:
                 box.read(ObjectType.IMAGE, OBJECT)
 
 
-def test_any_other_length_is_torn() -> None:
+def test_a_shorter_object_is_torn_and_a_longer_one_is_damage() -> None:
     box = make_box()
     box.write(ObjectType.IMAGE, OBJECT, DATA)
     raw = box.store.read(NAME)
@@ -59,7 +59,7 @@ def test_any_other_length_is_torn() -> None:
             box.read(ObjectType.IMAGE, OBJECT)
     for longer in (raw + b"\0", raw + raw, raw + raw[-64:]):
         replace_object(box.store, NAME, longer)
-        with pytest.raises(TornObject):
+        with pytest.raises(DamagedError):
             box.read(ObjectType.IMAGE, OBJECT)
 
 
@@ -76,6 +76,16 @@ def test_an_object_under_another_name_type_or_repository_is_damage(box: ObjectBo
         ObjectBox(box.store, other, MASTER).read(ObjectType.IMAGE, OBJECT)
     with pytest.raises(DamagedError):
         ObjectBox(box.store, REPOSITORY, bytes(32)).read(ObjectType.IMAGE, OBJECT)
+
+
+def test_only_packs_and_key_slots_have_a_body(box: ObjectBox) -> None:
+    header = box.new_header(ObjectType.IMAGE, OBJECT)
+    head, body = header.build(), b"body"
+    trailer = box.seal(header).close(build_payload(DATA), offset=84)
+    footer = Footer.over(head, body, trailer, trailer_offset=84, trailer_size=len(trailer))
+    replace_object(box.store, NAME, head + body + trailer + footer.build())
+    with pytest.raises(DamagedError):
+        box.read(ObjectType.IMAGE, OBJECT)
 
 
 def test_an_object_too_large_is_not_read() -> None:

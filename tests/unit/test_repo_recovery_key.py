@@ -47,6 +47,8 @@ TYPED: dict[str, Callable[[str], str]] = {
     "i for 1": lambda text: text.replace("1", "i"),
     "L for 1": lambda text: text.replace("1", "L"),
     "l for 1": lambda text: text.replace("1", "l"),
+    "no prefix": lambda text: text.removeprefix("SF1-"),
+    "no prefix, other case": lambda text: text.removeprefix("SF1-").lower().replace("0", "o"),
     "dash in the prefix": lambda text: text.replace("SF1", "S F-1"),
 }
 
@@ -84,7 +86,7 @@ def test_another_length_or_letter_is_refused(text: str) -> None:
         parse_recovery_key(text)
 
 
-@pytest.mark.parametrize("text", ["", "a passphrase", "SF1", "SF1-short", TEXT[4:]])
+@pytest.mark.parametrize("text", ["", "a passphrase", "SF1", "SF1-short", TEXT[5:], "0" * 40])
 def test_other_texts_are_passphrases(text: str) -> None:
     assert not looks_like_recovery_key(text)
 

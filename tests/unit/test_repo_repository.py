@@ -156,8 +156,9 @@ def test_encryption_cannot_be_turned_off_behind_the_back_of_who_has_a_secret() -
     store = MemoryStore()
     sample_repository(store, passphrase=PASSPHRASE)
     changed_identity(store, encryption="none")
-    with pytest.raises(DamagedError, match="identity file was changed"):
-        open_repository(store, where="here", secret=PASSPHRASE)
+    for secret in (PASSPHRASE, None):
+        with pytest.raises(DamagedError, match="identity file was changed"):
+            open_repository(store, where="here", secret=secret)
     for stored in list(store.list("keys/")):
         store.delete(stored.name)
     with pytest.raises(UsageError, match="not encrypted"):

@@ -3,6 +3,7 @@
 import hashlib
 import threading
 from datetime import timedelta
+from itertools import count
 
 import blake3
 import pytest
@@ -13,7 +14,7 @@ from stillframe.repo import writing
 from stillframe.repo.format import ObjectType, object_name
 from stillframe.repo.records import ProofRecord, TombstoneRecord, build_record
 from stillframe.repo.repository import Repository, open_repository
-from stillframe.repo.rows import EntryKind, ids_array
+from stillframe.repo.rows import EntryKind
 from stillframe.repo.sealing import chunk_id_key
 from stillframe.repo.session import Owner, begin_session
 from stillframe.repo.writing import ImageWriter, failed_chunks, join_tables
@@ -24,23 +25,27 @@ from stillframe.testing.sample_repository import (
     DOMAIN,
     MACHINE,
     OTHER_MACHINE,
-    OWNER,
     flipped,
     replace_object,
     sample_manifest,
     sample_repository,
 )
 
+PROCESSES = count(100)
 CHUNKS = [hashlib.shake_256(bytes([n])).digest(2000) for n in range(10)]
 
 
 def writer_for(repository: Repository, *, level: int | None = None) -> ImageWriter:
-    return ImageWriter(begin_session(repository, OWNER, "backup"), domain=DOMAIN, level=level)
+    """A run of a new process of this machine; the process of every earlier one is dead by now."""
+    owner = Owner(
+        machine=MACHINE, boot_id="boot-1", process=str(next(PROCESSES)), is_alive=lambda _boot, _process: False
+    )
+    return ImageWriter(begin_session(repository, owner, "backup"), domain=DOMAIN, level=level)
 
 
 def store_chunks(writer: ImageWriter, chunks: list[bytes]) -> list[bytes]:
     """Store chunks through one lane; returns their ids."""
-    ids = [writer.chunk_id(data) for data in chunks]
+    ids = [writer.namer.name(data) for data in chunks]
     lane = writer.lane()
     for chunk_id, data, known in zip(ids, chunks, writer.known(ids).tolist(), strict=True):
         if not known:
@@ -98,7 +103,7 @@ def test_what_was_stored_is_read(level: int | None) -> None:
     ids = store_chunks(writer, CHUNKS)
     assert ids == ids_of(repository, CHUNKS)
     lane = writer.lane()
-    node = writer.chunk_id(b"node")
+    node = writer.namer.name(b"node")
     lane.add(node, b"node", EntryKind.NODE)
     lane.close()
     writer.commit(sample_manifest(), lambda: ids)
@@ -125,7 +130,7 @@ def test_objects_are_durable_in_the_order_of_section_12() -> None:
 def test_chunks_are_stored_once_over_lanes_and_runs() -> None:
     repository = sample_repository()
     writer = writer_for(repository)
-    ids = [writer.chunk_id(data) for data in CHUNKS]
+    ids = [writer.namer.name(data) for data in CHUNKS]
     lanes = [writer.lane(), writer.lane()]
     assert not writer.known(ids).any()
     for lane in lanes:
@@ -147,7 +152,7 @@ def test_threads_store_every_chunk_once(monkeypatch: pytest.MonkeyPatch) -> None
     repository = sample_repository()
     writer = writer_for(repository)
     chunks = [hashlib.shake_256(n.to_bytes(4, "little")).digest(500) for n in range(400)]
-    ids = [writer.chunk_id(data) for data in chunks]
+    ids = [writer.namer.name(data) for data in chunks]
     failures: list[BaseException] = []
 
     def work(first: int) -> None:
@@ -182,7 +187,7 @@ def test_an_index_run_is_written_when_enough_rows_wait(monkeypatch: pytest.Monke
         store_chunks(writer, [data])
         runs.append(len(list(repository.box.ids(ObjectType.INDEX))))
     assert runs == [0, 0, 1, 1]
-    assert writer.known([writer.chunk_id(data) for data in CHUNKS]).tolist() == [True] * 4 + [False] * 6
+    assert writer.known([writer.namer.name(data) for data in CHUNKS]).tolist() == [True] * 4 + [False] * 6
 
 
 @pytest.mark.parametrize(("limit", "runs"), [("ROWS_MAX", 4), ("PACKS_MAX", 2)])
@@ -286,7 +291,7 @@ def test_a_deletion_that_touches_nothing_of_the_image_copies_nothing() -> None:
     assert len(entries_of(repository)) == 10
     other = writer_for(repository)
     announce(repository, {bytes(16)}, 8)
-    other.commit(sample_manifest(image="77" * 16), lambda: [])
+    other.commit(sample_manifest(image="77" * 16), list)
 
 
 def test_without_a_deletion_nobody_is_asked_what_the_image_relies_on() -> None:

@@ -56,7 +56,12 @@ def look_at_image(repository: Repository, manifest: Manifest) -> ListedImage:
 
 
 def find_image(repository: Repository, word: str, *, machine_id: str) -> Manifest:
-    """The image a person means.
+    """The image a person means; arguments and errors as ``find_image_id``, and those of reading it."""
+    return repository.image(bytes.fromhex(find_image_id(repository, word, machine_id=machine_id))).manifest
+
+
+def find_image_id(repository: Repository, word: str, *, machine_id: str) -> str:
+    """The id of the image a person means; the image itself may be damaged.
 
     Args:
         repository: Where to look.
@@ -69,7 +74,7 @@ def find_image(repository: Repository, word: str, *, machine_id: str) -> Manifes
     """
     name, colon, wanted = word.partition(":")
     if name == "latest":
-        return _latest(repository, wanted if colon else None, machine_id)
+        return _latest(repository, wanted if colon else None, machine_id).image
     prefix = word.lower()
     if not _ID.fullmatch(prefix) or len(prefix) < PREFIX_MIN:
         raise UsageError(
@@ -77,15 +82,16 @@ def find_image(repository: Repository, word: str, *, machine_id: str) -> Manifes
             hint="Write an id, at least its first 4 characters, 'latest' or 'latest:NAME'; 'stillframe images' lists "
             "them.",
         )
-    ids = [image_id for image_id in repository.box.ids(ObjectType.IMAGE) if image_id.hex().startswith(prefix)]
+    ids = [image_id.hex() for image_id in repository.box.ids(ObjectType.IMAGE) if image_id.hex().startswith(prefix)]
     if len(ids) > 1:
-        manifests = [image.manifest for image in repository.images().images if image.manifest.image.startswith(prefix)]
-        if len(manifests) > 1:
-            raise _ambiguous(f"{len(manifests)} images begin with {prefix}", manifests)
-        ids = [bytes.fromhex(manifest.image) for manifest in manifests]
+        found = repository.images()
+        ids = [image_id for image_id in ids if image_id not in found.forgotten]
+        if len(ids) > 1:
+            manifests = [image.manifest for image in found.images if image.manifest.image in ids]
+            raise _ambiguous(f"{len(ids)} images begin with {prefix}", manifests)
     if not ids:
         raise RepositoryNotFound(f"no image {word}", hint="'stillframe images --all' lists them.")
-    return repository.image(ids[0]).manifest
+    return ids[0]
 
 
 def _latest(repository: Repository, name: str | None, machine_id: str) -> Manifest:
@@ -96,8 +102,7 @@ def _latest(repository: Repository, name: str | None, machine_id: str) -> Manife
     machines = {manifest.machine.id for manifest in found}
     candidates = mine or (found if name is not None and len(machines) == 1 else [])
     if candidates:
-        newest = max(candidates, key=lambda manifest: manifest.sequence)
-        return repository.image(bytes.fromhex(newest.image)).manifest
+        return max(candidates, key=lambda manifest: manifest.sequence)
     if not found:
         raise RepositoryNotFound(
             f"there is no image{called} in this repository", hint="'stillframe images --all' lists what is there."
@@ -108,12 +113,21 @@ def _latest(repository: Repository, name: str | None, machine_id: str) -> Manife
 def _ambiguous(what: str, manifests: Iterable[Manifest]) -> UsageError:
     newest = sorted(manifests, key=lambda manifest: (manifest.created, manifest.sequence), reverse=True)
     words = [
-        f"{manifest.image[:8]} ({manifest.machine.name}{', ' + manifest.name if manifest.name else ''}, "
+        f"{_short(manifest, newest)} ({manifest.machine.name}{', ' + manifest.name if manifest.name else ''}, "
         f"{manifest.created})"
         for manifest in newest[:_CHOICES]
     ]
     more = f", and {len(newest) - _CHOICES} older ones" if len(newest) > _CHOICES else ""
     return UsageError(f"{what}: {', '.join(words)}{more}", hint="Write more of the id of the one you mean.")
+
+
+def _short(manifest: Manifest, among: Iterable[Manifest]) -> str:
+    """The beginning of an id, as long as it takes to tell it from the others; at least eight characters."""
+    others = [other.image for other in among if other.image != manifest.image]
+    size = 8
+    while size < len(manifest.image) and any(other.startswith(manifest.image[:size]) for other in others):
+        size += 4
+    return manifest.image[:size]
 
 
 def _proofs_by_image(proofs: Iterable[ProofRecord]) -> dict[str, list[ProofRecord]]:

@@ -115,7 +115,7 @@ def plan_restore(
         manifest=manifest, source_disk=disk, partition=part, target=target, target_path=target_path,
         target_size=target_size, place=place, options=options, steps=(), lost=lost,
         bytes_to_write=part.bytes_used if part else manifest_bytes(disk),
-        notices=tuple(_notices(part, place)),
+        notices=tuple(_notices(manifest, disk, part, place)),
     )  # fmt: skip
     return replace(plan, steps=tuple(_steps(plan)))
 
@@ -133,13 +133,11 @@ def apply_restore(
     target = open_target(plan.target) if plan.target else create_target_file(plan.target_path, plan.target_size)
     with target:
         events.emit(JobStarted(verb="restore", what=plan.target_path, bytes_total=plan.bytes_to_write))
-        if plan.partition is not None:
-            placer, changes = _placer(repository, plan, target, events), tuple[str, ...]()
-            placer.place([PlacedMap(root=plan.partition.blocks.root(), offset=plan.place.start)], cancel)
-        else:
-            placer, changes = _write_disk(repository, plan, target, events, cancel)
-        events.emit(PhaseStarted(name="waiting until the target has written everything"))
-        target.flush()
+        try:
+            placer, changes = _write(repository, plan, target, events, cancel)
+        except BaseException:
+            events.emit(_incomplete(plan))
+            raise
         if plan.target is not None and plan.target.kind == "disk":
             target.reread_partitions()
     seconds = repository.clock.monotonic() - began
@@ -176,6 +174,27 @@ def describe_contents(path: str) -> Iterator[str]:
             words = [volume.filesystem or type_name, f"'{volume.label}'" if volume.label else ""]
             if windows or volume.filesystem:
                 yield f"{name}: {' '.join(word for word in words if word)}, {format_size(extent.size)}"
+
+
+def _write(
+    repository: Repository, plan: RestorePlan, target: FileWriter, events: EventSink, cancel: CancelToken
+) -> tuple[Placer, tuple[str, ...]]:
+    """Write everything, and wait until it would survive a power cut."""
+    if plan.partition is None:
+        placer, changes = _write_disk(repository, plan, target, events, cancel)
+    else:
+        placer, changes = _placer(repository, plan, target, events), tuple[str, ...]()
+        placer.place([PlacedMap(root=plan.partition.blocks.root(), offset=plan.place.start)], cancel)
+    events.emit(PhaseStarted(name="waiting until the target has written everything"))
+    target.flush()
+    return placer, changes
+
+
+def _incomplete(plan: RestorePlan) -> Notice:
+    return Notice(
+        code="target-incomplete", message=f"{plan.target_path} is not complete",
+        hint="Run the same restore again with '--delta': it goes on where this one stopped.",
+    )  # fmt: skip
 
 
 def _write_disk(
@@ -304,11 +323,30 @@ def _check_table_fits(repository: Repository, manifest: Manifest, disk: StoredDi
     fit_table(layout, outside, target_size)
 
 
-def _notices(part: StoredPartition | None, place: Extent) -> Iterator[Notice]:
+def _notices(manifest: Manifest, disk: StoredDisk, part: StoredPartition | None, place: Extent) -> Iterator[Notice]:
+    """What a person should know before he says yes."""
+    chosen = disk.partitions if part is None else (part,)
+    if manifest.is_torn:
+        yield Notice(
+            code="image-torn", message="the source changed while this image was made: it may be unusable",
+            hint="Choose another image if there is one.",
+        )  # fmt: skip
+    ranges = [*(disk.unreadable if part is None else ()), *(pair for found in chosen for pair in found.unreadable)]
+    lost = sum(end - start for start, end in ranges)
+    if lost:
+        yield Notice(
+            code="unreadable", message=f"{format_size(lost)} could not be read from the source and come back as zeros",
+            hint="'stillframe show' lists the ranges.",
+        )  # fmt: skip
+    left_out = [f"{file.path} ({format_size(file.size)})" for found in chosen for file in found.left_out]
+    if left_out:
+        yield Notice(
+            code="left-out", message=f"come back empty, as the image does not hold them: {', '.join(left_out[:6])}"
+        )
     if part is not None and part.start != place.start and part.filesystem == "ntfs":
         yield Notice(
             code="boot-sector-moved",
-            message="this Windows volume goes to another place than it came from: data is right, but if Windows "
+            message="this Windows volume goes to another place than it came from: its data is right, but if Windows "
             "starts from it, its boot data must be repaired",
             hint="Start Windows' own repair, or restore the whole disk.",
         )

@@ -1,340 +1,311 @@
-"""Which packs can go, and when: the plan of an expiry.
+"""Doing what was planned: images are forgotten, packs announced dead, and deleted later.
 
-Answers: "what will be forgotten, what is dead, what may be deleted now, and what must wait for whom?" Reads only;
-``deletion`` does what the plan says after it has looked again. Normative: ``docs/format/v1-draft.md``, section 13.
-
-Why nothing that is needed is deleted. A run writes its session before it reads tombstones, and treats what rests in
-tombstoned packs as absent. A tombstone is durable before sessions are listed for a deletion. So a run that relies on a
-tombstoned pack began before the tombstone, and its session is either still there, and the deletion waits; or it has
-ended, and its manifest is there to be counted, because sessions are listed before manifests; or it was taken away or
-damaged, and the run refuses to write its manifest. Clocks of machines differ, so a session counts as older than a
-tombstone unless it says that it began a day later; with a grace below a day, every other session counts.
+Answers: "carry this expiry out, so that a crash or another run at any moment loses nothing." Everything that a deletion
+relies on is read again here, in the order that ``expire_plan`` argues for. Normative: ``docs/format/v1-draft.md``,
+section 13.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from stillframe.errors import DamagedError, RepositoryNotFound, StillframeError, StorageError, UnsupportedFormat
-from stillframe.repo.format import ObjectType, object_name
+import numpy as np
+
+from stillframe.clock import rfc3339
+from stillframe.errors import DamagedError, StillframeError
+from stillframe.repo.compaction import drop_packs, write_tables
+from stillframe.repo.expire_plan import GRACE, ExpirePlan, View, Waiting, look, plan_expire, to_forget, why_wait
+from stillframe.repo.format import ObjectType
 from stillframe.repo.index import ChunkIndex
-from stillframe.repo.inventory import State, examine_pack, examine_records, read_image
-from stillframe.repo.lineage import UNKNOWN_MACHINE, find_gaps
-from stillframe.repo.objects import TornObject
+from stillframe.repo.inventory import rows_by_pack
+from stillframe.repo.packs import PackWriter, compressor, plan_fetches
 from stillframe.repo.reading import ChunkReader
-from stillframe.repo.records import (
-    ForgottenImage,
-    SessionRecord,
-    TombstoneRecord,
-    parse_time,
-    require_known_features,
-)
-from stillframe.repo.repository import Repository, StoredImage
-from stillframe.repo.usage import PackUse, pack_uses
+from stillframe.repo.records import ForgottenImage, TombstoneRecord, build_record
+from stillframe.repo.repository import Repository
+from stillframe.repo.rows import Ids, Table, ids_array
+from stillframe.repo.sealing import make_id
+from stillframe.repo.session import Session
 from stillframe.repo.walk import IdSet, referenced_chunks
-from stillframe.store import ObjectMissing
 
-GRACE: Final = timedelta(hours=24)
-"""How long a tombstone stands at least."""
-CLOCK_MARGIN: Final = timedelta(hours=24)
-"""How far clocks of machines may be apart."""
-_STORES_NOTHING: Final = frozenset({"verify", "forget", "key"})
-"""Verbs whose sessions leave no packs."""
-_RECORDS: Final = (ObjectType.INDEX, ObjectType.IMAGE, ObjectType.SESSION, ObjectType.TOMBSTONE, ObjectType.PROOF)
+__all__ = [
+    "GRACE",
+    "ExpirePlan",
+    "ExpireResult",
+    "Waiting",
+    "apply_expire",
+    "forget_images",
+    "plan_expire",
+]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RepackedPack:
-    """A pack of which little is needed; that is copied, and then the pack can go. Sizes in stored bytes."""
-
-    pack: str
-    live: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """Something that could go and must wait, and for whom or until when."""
-
-    what: str
-    why: str
+_IMAGES_MAX: Final = 100_000
+_PACKS_MAX: Final = 1_000_000
+"""Of one tombstone (section 11)."""
+_BATCH: Final = 8192
+"""Chunks that are located in one go."""
+_LEVEL: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExpirePlan:
-    """What an expiry will do.
+class ExpireResult:
+    """What an expiry did.
 
     Attributes:
-        forget: Images to be forgotten.
-        dead_packs: Packs that no image needs, to be announced dead. With a ``grace`` of 0 they go at once.
-        repack: Packs that are mostly dead, to be copied and announced dead.
-        ripe: Tombstones whose packs can be deleted now.
-        put_back: Forgotten images whose manifests lie there again.
-        garbage: Names of objects that were never complete, and of sessions that have ended.
-        waiting: What could go and must wait.
-        bytes_dead: Size of ``dead_packs``.
-        bytes_ripe: Size of the packs of ``ripe``.
-        grace: How long a tombstone stands at least.
+        forgotten: Images.
+        announced: Packs named in new tombstones.
+        deleted: Packs deleted.
+        bytes_freed: Their size, less what was written to replace them.
+        kept: Packs that had been announced dead, are needed after all, and stay.
     """
 
-    forget: tuple[ForgottenImage, ...]
-    dead_packs: tuple[str, ...]
-    repack: tuple[RepackedPack, ...]
-    ripe: tuple[str, ...]
-    put_back: tuple[str, ...]
-    garbage: tuple[str, ...]
-    waiting: tuple[Waiting, ...]
-    bytes_dead: int
-    bytes_ripe: int
-    grace: timedelta
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to do."""
-        return not (self.forget or self.dead_packs or self.repack or self.ripe or self.put_back or self.garbage)
+    forgotten: int
+    announced: int
+    deleted: int
+    bytes_freed: int
+    kept: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """A repository as a deletion sees it, read in an order that makes it safe to rely on.
+def forget_images(session: Session, image_ids: Iterable[str]) -> tuple[ForgottenImage, ...]:
+    """Make images as if they had never been. Their storage comes back with ``expire``.
 
-    Attributes:
-        there: Packs and their sizes, listed first: what comes later belongs to runs that this view does not know.
-        torn: Names of objects, packs excepted, that were never complete; listed before sessions too.
-        sessions: Open sessions of others, listed before manifests.
-        ended: Names of sessions of other machines whose time is over, and of damaged ones.
-    """
-
-    there: dict[bytes, int]
-    torn: tuple[str, ...]
-    sessions: tuple[SessionRecord, ...]
-    ended: tuple[str, ...]
-    tombstones: tuple[TombstoneRecord, ...]
-    images: tuple[StoredImage, ...]
-    put_back: tuple[str, ...]
-    index: ChunkIndex
-
-    @property
-    def announced(self) -> set[bytes]:
-        """Packs that some tombstone names."""
-        return {bytes.fromhex(pack) for record in self.tombstones for pack in record.packs}
-
-    @property
-    def writers(self) -> list[SessionRecord]:
-        """Open sessions that may have left packs that no image needs yet."""
-        return [session for session in self.sessions if session.verb not in _STORES_NOTHING]
-
-
-def plan_expire(
-    repository: Repository, *, forget: Collection[str] = (), own_session: str = "", grace: timedelta = GRACE
-) -> ExpirePlan:
-    """Plan which images are forgotten and what can be deleted.
-
-    Args:
-        repository: Open. For the real thing begin a session ``expire`` first: it takes dead sessions away.
-        forget: Ids of images to forget, as ``plan_retention`` chose them.
-        own_session: Id of the caller's own session, which nothing waits for.
-        grace: How long a tombstone stands at least. Below a day nothing is deleted while any other session is open.
+    A tombstone is durable before anything is deleted, so a manifest that comes back is known for what it is. An image
+    whose manifest cannot be read can be forgotten too.
 
     Raises:
-        DamagedError: A manifest or block map cannot be read: nothing may be deleted then.
-        UnsupportedFormat: An image needs a feature that this program does not know.
+        RepositoryNotFound: There is no such image. Nothing was changed.
     """
-    view = look(repository, own_session=own_session, forget=forget)
-    leaving = frozenset(forget)
+    images = to_forget(session.repository, image_ids)
+    for first in range(0, len(images), _IMAGES_MAX):
+        _write_tombstone(session, images=images[first : first + _IMAGES_MAX])
+    _delete_manifests(session.repository, [image.image for image in images])
+    return images
+
+
+def apply_expire(session: Session, plan: ExpirePlan) -> ExpireResult:
+    """Carry a plan out. References are computed again before each deletion.
+
+    Raises:
+        DamagedError: A manifest or block map cannot be read. What was done until then is sound.
+        StorageFull: There is no room to copy what is alive out of mostly dead packs. Dead packs are gone already.
+    """
+    repository, sweep = session.repository, _Sweep(session, plan.grace)
+    look(repository, own_session=session.id, forget=[image.image for image in plan.forget])  # may refuse
+    still_there = {image_id.hex() for image_id in repository.box.ids(ObjectType.IMAGE)}
+    forget_images(session, [image.image for image in plan.forget if image.image in still_there])
+    _delete_manifests(repository, plan.put_back)
+    for name in _still_garbage(session, plan):
+        repository.box.store.delete(name)
+    sweep.delete_ripe()
+    announced = [bytes.fromhex(pack) for pack in plan.dead_packs]
+    _announce(session, announced)
+    sweep.delete_ripe()
+    copied, written = _repack(session, [bytes.fromhex(found.pack) for found in plan.repack])
+    _announce(session, copied)
+    sweep.delete_ripe()
+    return ExpireResult(
+        forgotten=len(plan.forget),
+        announced=len(announced) + len(copied),
+        deleted=sweep.deleted,
+        bytes_freed=sweep.bytes_freed - written,
+        kept=tuple(sorted(pack.hex() for pack in sweep.kept)),
+    )
+
+
+class _Sweep:
+    """The second phase: deletes packs whose tombstones are ripe."""
+
+    def __init__(self, session: Session, grace: timedelta) -> None:
+        self._session = session
+        self._grace = grace
+        self.deleted = 0
+        self.bytes_freed = 0
+        self.kept: set[bytes] = set()
+
+    def delete_ripe(self) -> None:
+        """Look, and delete what may go now."""
+        repository = self._session.repository
+        announced = [record for record in repository.tombstones() if record.packs]
+        if all(why_wait(repository, record, (), grace=self._grace) for record in announced):
+            return
+        view = look(repository, own_session=self._session.id)
+        ripe = [
+            record
+            for record in view.tombstones
+            if record.packs and not why_wait(repository, record, view.sessions, grace=self._grace)
+        ]
+        if not ripe:
+            return
+        named = {bytes.fromhex(pack) for record in ripe for pack in record.packs}
+        kept = _needed_packs(repository, view, named.intersection(view.there))
+        gone = sorted(named - kept)
+        drop_packs(repository, gone)
+        for pack in gone:
+            repository.box.delete(ObjectType.PACK, pack)
+        for record in ripe:
+            _delete_tombstone(repository, record)
+        self.kept |= kept
+        self.deleted += sum(pack in view.there for pack in gone)
+        self.bytes_freed += sum(view.there.get(pack, 0) for pack in gone)
+
+
+def _needed_packs(repository: Repository, view: View, packs: set[bytes]) -> set[bytes]:
+    """Those of these announced packs that hold something which cannot be read from a pack that stays.
+
+    The other copy is read, not only looked up: only what opens allows the deletion of another.
+    """
     reader = ChunkReader(view.index, repository.packs)
-    needed = referenced_chunks(reader, (kept.manifest for kept in view.images if kept.manifest.image not in leaving))
-    census = PackCensus(repository, view, needed)
-    waiting: list[Waiting] = []
-    dead = [*census.left_by(reader, [gone for gone in view.images if gone.manifest.image in leaving])]
-    orphans = sorted(census.dead.difference(dead))
-    if orphans and view.writers:
-        waiting.append(Waiting(what=f"{len(orphans)} packs that no image needs", why=_wait_for(view.writers)))
-    else:
-        dead += orphans
-    garbage = (*view.torn, *(object_name(ObjectType.PACK, pack) for pack in census.torn))
-    if garbage and view.sessions:
-        waiting.append(Waiting(what=f"{len(garbage)} objects that were never complete", why=_wait_for(view.sessions)))
-        garbage = ()
-    ripe = []
-    for record in (record for record in view.tombstones if record.packs):
-        why = why_wait(repository, record, view.sessions, grace=grace)
-        if why:
-            waiting.append(Waiting(what=f"{len(record.packs)} packs announced dead at {record.created}", why=why))
-        else:
-            ripe.append(record)
-    ripe_packs = {bytes.fromhex(pack) for record in ripe for pack in record.packs}
-    return ExpirePlan(
-        forget=to_forget(repository, sorted(leaving.difference(view.put_back))),
-        dead_packs=tuple(pack.hex() for pack in sorted(dead)),
-        repack=census.mostly_dead(),
-        ripe=tuple(record.tombstone for record in ripe),
-        put_back=view.put_back,
-        garbage=(*view.ended, *garbage),
-        waiting=tuple(waiting),
-        bytes_dead=sum(view.there.get(pack, 0) for pack in dead),
-        bytes_ripe=sum(view.there.get(pack, 0) for pack in ripe_packs),
-        grace=grace,
-    )
+    needed = referenced_chunks(reader, (image.manifest for image in view.images))
+    is_complete = bool(view.index.contains(needed.ids).all())
+    holders = [(pack, ids) for pack, ids in _ids_of(view.index, packs) if len(ids)]
+    indexed = view.index.packs()
+    kept = set() if is_complete else packs - indexed  # what no run names may hold what is missing
+    view.index.exclude_packs(view.announced | (indexed - view.there.keys()))
+    for pack, ids in holders:
+        if pack not in kept and not _can_be_read(repository, view.index, ids[needed.contains(ids)]):
+            kept.add(pack)
+    return kept
 
 
-def to_forget(repository: Repository, image_ids: Iterable[str]) -> tuple[ForgottenImage, ...]:
-    """What a tombstone says of images. Of one whose manifest cannot be read it does not say whose it was.
+def _ids_of(index: ChunkIndex, packs: set[bytes]) -> Iterator[tuple[bytes, Ids]]:
+    """What these packs hold, as far as the index says."""
+    for table in index.tables():
+        for pack, numbers in rows_by_pack(table):
+            if pack in packs:
+                yield pack, table.rows["id"][numbers]
 
-    Raises:
-        RepositoryNotFound: There is no such image.
+
+def _can_be_read(repository: Repository, index: ChunkIndex, ids: Ids) -> bool:
+    return not len(_unreadable(repository, index, ids))
+
+
+def _unreadable(repository: Repository, index: ChunkIndex, ids: Ids) -> Ids:
+    """Which of these chunks have no copy, in a pack that the index does not exclude, that opens."""
+    bad = [ids_array(b"")]
+    for first in range(0, len(ids), _BATCH):
+        batch = ids[first : first + _BATCH]
+        places = index.locate(batch)
+        opened: set[bytes] = set()
+        for fetch in plan_fetches([place for place in places if place is not None]):
+            try:
+                opened.update(
+                    place.chunk_id
+                    for place, data in repository.packs.fetch(fetch)
+                    if not isinstance(data, DamagedError)
+                )
+            except StillframeError:
+                continue
+        bad.append(batch[np.array([chunk_id.tobytes() not in opened for chunk_id in batch], bool)])
+    return np.concatenate(bad)
+
+
+def _repack(session: Session, packs: Sequence[bytes]) -> tuple[list[bytes], int]:
+    """Copy what is needed of these packs to new ones, durable and indexed on return.
+
+    Returns:
+        The packs of which nothing is needed any more, and the bytes of the new ones.
     """
-    found = []
-    for image_id in image_ids:
+    if not packs:
+        return [], 0
+    repository = session.repository
+    view = look(repository, own_session=session.id)
+    chosen = set(packs).intersection(view.there).difference(view.announced)
+    reader = ChunkReader(view.index, repository.packs)
+    needed = referenced_chunks(reader, (image.manifest for image in view.images))
+    holders = [(pack, ids[needed.contains(ids)]) for pack, ids in _ids_of(view.index, chosen)]
+    wanted = IdSet.of(np.concatenate([ids_array(b""), *(ids for _, ids in holders)]))
+    gone = view.announced | (view.index.packs() - view.there.keys())
+    view.index.exclude_packs(gone | chosen)
+    missing = _unreadable(repository, view.index, wanted.ids)
+    view.index.exclude_packs(gone)
+    copier = _Copier(repository, reader)
+    failed = copier.copy(missing)
+    return [pack for pack, ids in holders if not failed.contains(ids).any()], copier.bytes_written
+
+
+class _Copier:
+    """Copies chunks into new packs."""
+
+    def __init__(self, repository: Repository, reader: ChunkReader) -> None:
+        self._repository = repository
+        self._reader = reader
+        self._tables: list[Table] = []
+        self._pack: PackWriter | None = None
+        self.bytes_written = 0
+
+    def copy(self, ids: Ids) -> IdSet:
+        """Copy these chunks; returns those that cannot be read."""
+        failed = [b""]
         try:
-            manifest = read_image(repository, bytes.fromhex(image_id)).manifest
-        except ObjectMissing:
-            raise RepositoryNotFound(f"no image {image_id}", hint="'stillframe images' lists them.") from None
-        except (DamagedError, UnsupportedFormat):
-            found.append(ForgottenImage(image=image_id, machine=UNKNOWN_MACHINE, sequence=0))
-        else:
-            found.append(ForgottenImage(image=image_id, machine=manifest.machine.id, sequence=manifest.sequence))
-    return tuple(found)
-
-
-def why_wait(
-    repository: Repository, tombstone: TombstoneRecord, sessions: Iterable[SessionRecord], *, grace: timedelta
-) -> str:
-    """Why the packs of a tombstone must not be deleted yet, in words; empty when they may."""
-    created = parse_time(tombstone.created)
-    if repository.clock.now() < created + grace:
-        return f"until {(created + grace).strftime('%Y-%m-%d %H:%M')} UTC"
-    older = [
-        session for session in sessions if grace < CLOCK_MARGIN or parse_time(session.started) <= created + CLOCK_MARGIN
-    ]
-    return _wait_for(older) if older else ""
-
-
-def look(repository: Repository, *, own_session: str, forget: Collection[str] = ()) -> View:
-    """Read a repository in the order that a deletion relies on: packs, sessions, tombstones, manifests, index.
-
-    Args:
-        repository: Open.
-        own_session: Id of a session that does not count.
-        forget: Images that are on their way out: these alone may be unreadable.
-
-    Raises:
-        DamagedError: A manifest cannot be read.
-        UnsupportedFormat: As ``plan_expire``.
-    """
-    there = repository.stored_packs()
-    bad = [found for kind in _RECORDS for found, _ in examine_records(repository, kind)]
-    damaged_sessions = {
-        found.name for found in bad if found.state is State.DAMAGED and found.name.startswith(ObjectType.SESSION.folder)
-    }
-    sessions, ended = _split_sessions(repository, own_session)
-    tombstones = repository.tombstones()
-    forgotten = [image for record in tombstones for image in record.images]
-    images, torn_images, put_back = _read_images(repository, {image.image for image in forgotten}, frozenset(forget))
-    if torn_images and find_gaps(images, forgotten):
-        raise DamagedError(
-            f"{torn_images[0]} is not whole, and an image of a machine is missing: it may be this one",
-            hint="Nothing was deleted. Run 'stillframe check'; forget the image if it cannot be brought back.",
-        )
-    return View(
-        there=there,
-        torn=tuple(found.name for found in bad if found.state is State.TORN),
-        sessions=sessions,
-        ended=(*ended, *sorted(damaged_sessions)),
-        tombstones=tombstones,
-        images=images,
-        put_back=put_back,
-        index=repository.load_index(),
-    )
-
-
-class PackCensus:
-    """Which packs of a view nothing needs, and which are mostly dead."""
-
-    def __init__(self, repository: Repository, view: View, needed: IdSet) -> None:
-        self._view = view
-        self._uses = pack_uses(view.index, needed)
-        announced = view.announced
-        free = [pack for pack in view.there if pack not in announced]
-        self.dead = {pack for pack in free if pack in self._uses and self._uses[pack].is_dead}
-        self.torn: list[bytes] = []
-        self._free = free
-        if view.index.contains(needed.ids).all():  # else what is missing may rest in packs that no run names
-            for pack in (pack for pack in free if pack not in self._uses):
-                state = examine_pack(repository, pack).found.state
-                if state is State.TORN:
-                    self.torn.append(pack)
-                elif state is not State.UNREADABLE:
-                    self.dead.add(pack)
-
-    def left_by(self, reader: ChunkReader, leaving: list[StoredImage]) -> set[bytes]:
-        """Dead packs that images on their way out refer to: these belong to no run that is at work."""
-        if not leaving:
-            return set()
-        try:
-            theirs = referenced_chunks(reader, (image.manifest for image in leaving))
-        except DamagedError:
-            return set()
-        uses = pack_uses(self._view.index, theirs)
-        return {pack for pack in self.dead if not uses.get(pack, PackUse(0, 0)).is_dead}
-
-    def mostly_dead(self) -> tuple[RepackedPack, ...]:
-        """Packs of which less than half is needed."""
-        found = [(pack, self._uses[pack]) for pack in sorted(self._free) if pack in self._uses]
-        return tuple(
-            RepackedPack(pack=pack.hex(), live=use.live, total=use.total) for pack, use in found if use.is_mostly_dead
-        )
-
-
-def _split_sessions(repository: Repository, own_session: str) -> tuple[tuple[SessionRecord, ...], tuple[str, ...]]:
-    """Sessions of others that count as open, and the names of those that have expired."""
-    now = repository.clock.now()
-    still_open, ended = [], []
-    for session in repository.sessions():
-        if session.session == own_session:
-            continue
-        if parse_time(session.expires) + CLOCK_MARGIN > now:
-            still_open.append(session)
-        else:
-            ended.append(object_name(ObjectType.SESSION, bytes.fromhex(session.session)))
-    return tuple(still_open), tuple(ended)
-
-
-def _read_images(
-    repository: Repository, forgotten: set[str], leaving: frozenset[str]
-) -> tuple[tuple[StoredImage, ...], list[str], tuple[str, ...]]:
-    """Manifests that count, names of torn ones, and ids of forgotten ones that lie there again."""
-    images, torn, put_back = [], [], []
-    for image_id in sorted(repository.box.ids(ObjectType.IMAGE)):
-        if image_id.hex() in forgotten:
-            put_back.append(image_id.hex())
-            continue
-        try:
-            image = read_image(repository, image_id)
-            require_known_features(image.manifest)
-            if image.manifest.image != image_id.hex():
-                raise DamagedError(f"manifest {image_id.hex()} describes image {image.manifest.image}")
-        except ObjectMissing:
-            continue
-        except TornObject:
-            torn.append(object_name(ObjectType.IMAGE, image_id))
-        except StorageError:
+            for first in range(0, len(ids), _BATCH):
+                raw = ids[first : first + _BATCH].tobytes()
+                asked = [raw[at : at + 32] for at in range(0, len(raw), 32)]
+                fetches, unknown = self._reader.plan(asked)
+                failed += unknown
+                for fetch in fetches:
+                    for place, data in self._reader.fetch(fetch):
+                        if isinstance(data, DamagedError):
+                            failed.append(place.chunk_id)
+                        else:
+                            self._writer().add(place.chunk_id, data, place.kind)
+            self._finish()
+        except BaseException:
+            if self._pack is not None:
+                self._pack.abandon()
             raise
-        except StillframeError as error:
-            if image_id.hex() not in leaving:
-                raise type(error)(
-                    f"{error.message}; nothing is deleted while an image cannot be read",
-                    hint="Run 'stillframe check'; forget the image if it cannot be brought back.",
-                ) from error
-        else:
-            images.append(image)
-    return tuple(images), torn, tuple(put_back)
+        write_tables(self._repository, self._tables)
+        return IdSet.of(ids_array(b"".join(failed)))
+
+    def _writer(self) -> PackWriter:
+        if self._pack is not None and self._pack.is_full:
+            self._finish()
+        if self._pack is None:
+            self._pack = PackWriter(self._repository.box, compressor(_LEVEL))
+        return self._pack
+
+    def _finish(self) -> None:
+        if self._pack is not None:
+            self._tables.append(self._pack.finish())
+            self.bytes_written += self._pack.size
+            self._pack = None
 
 
-def _wait_for(sessions: Iterable[SessionRecord]) -> str:
-    first = min(sessions, key=lambda session: session.started)
-    return (
-        f"until '{first.verb}' on {first.machine.name}, at work since {first.started}, has ended "
-        f"(it counts until {first.expires})"
-    )
+def _announce(session: Session, packs: Sequence[bytes]) -> None:
+    for first in range(0, len(packs), _PACKS_MAX):
+        _write_tombstone(session, packs=tuple(pack.hex() for pack in packs[first : first + _PACKS_MAX]))
+
+
+def _write_tombstone(session: Session, *, images: tuple[ForgottenImage, ...] = (), packs: tuple[str, ...] = ()) -> None:
+    repository, tombstone = session.repository, make_id()
+    record = TombstoneRecord(
+        tombstone=tombstone.hex(), created=rfc3339(repository.clock.now()), machine=session.record.machine,
+        images=images, packs=packs,
+    )  # fmt: skip
+    repository.box.write(ObjectType.TOMBSTONE, tombstone, build_record(record))
+
+
+def _delete_tombstone(repository: Repository, record: TombstoneRecord) -> None:
+    if record.images:
+        return  # it is how a manifest put back is noticed
+    repository.box.delete(ObjectType.TOMBSTONE, bytes.fromhex(record.tombstone))
+
+
+def _delete_manifests(repository: Repository, image_ids: Iterable[str]) -> None:
+    gone = set(image_ids)
+    for image_id in sorted(gone):
+        repository.box.delete(ObjectType.IMAGE, bytes.fromhex(image_id))
+    if gone:
+        for proof in repository.proofs():
+            if proof.image in gone:
+                repository.box.delete(ObjectType.PROOF, bytes.fromhex(proof.proof))
+
+
+def _still_garbage(session: Session, plan: ExpirePlan) -> list[str]:
+    """What the plan calls garbage and still is: a session that was torn may have been the beginning of a run."""
+    if not plan.garbage:
+        return []
+    view = look(session.repository, own_session=session.id, with_torn=True)
+    allowed = set(view.ended)
+    if not view.sessions:
+        allowed.update(view.torn)
+        allowed.update(name for name in plan.garbage if name.startswith(ObjectType.PACK.folder))
+    return [name for name in plan.garbage if name in allowed]

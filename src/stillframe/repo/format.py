@@ -20,7 +20,7 @@ FOOTER_MAGIC: Final = b"MRFLLITS"
 VERSION: Final = 1
 CIPHER_AES_256_GCM: Final = 1
 HEADER: Final = struct.Struct("<8sHBB4x16s16s32s")
-FOOTER: Final = struct.Struct("<QI4xQ32s8s")
+FOOTER: Final = struct.Struct("<QIIQ32s8s")
 HEADER_SIZE: Final = 80
 FOOTER_SIZE: Final = 64
 DIGESTED_FOOTER_SIZE: Final = 24
@@ -171,6 +171,7 @@ class Footer:
     trailer_size: int
     object_size: int
     digest: bytes
+    reserved: int = 0
 
     @classmethod
     def over(cls, *digested: bytes, trailer_offset: int, trailer_size: int) -> Self:
@@ -178,14 +179,16 @@ class Footer:
         if trailer_offset < HEADER_SIZE or not TRAILER_SIZE_MIN <= trailer_size <= TRAILER_SIZE_MAX:
             raise ValueError(f"a trailer of {trailer_size} bytes at {trailer_offset} is outside the format's limits")
         size = trailer_offset + trailer_size + FOOTER_SIZE
-        head = FOOTER.pack(trailer_offset, trailer_size, size, bytes(32), FOOTER_MAGIC)[:DIGESTED_FOOTER_SIZE]
+        head = FOOTER.pack(trailer_offset, trailer_size, 0, size, bytes(32), FOOTER_MAGIC)[:DIGESTED_FOOTER_SIZE]
         return cls(
             trailer_offset=trailer_offset, trailer_size=trailer_size, object_size=size, digest=_digest(*digested, head)
         )
 
     def build(self) -> bytes:
         """The bytes."""
-        return FOOTER.pack(self.trailer_offset, self.trailer_size, self.object_size, self.digest, FOOTER_MAGIC)
+        return FOOTER.pack(
+            self.trailer_offset, self.trailer_size, self.reserved, self.object_size, self.digest, FOOTER_MAGIC
+        )
 
     def covers(self, *digested: bytes) -> bool:
         """Whether the digest is that of these bytes and the footer's own fields."""
@@ -199,12 +202,11 @@ def parse_footer(raw: bytes, *, object_size: int) -> Footer | None:
     """
     if len(raw) != FOOTER_SIZE or not raw.endswith(FOOTER_MAGIC):
         return None
-    offset, size, whole, digest, _ = FOOTER.unpack(raw)
+    offset, size, reserved, whole, digest, _ = FOOTER.unpack(raw)
     fits = offset >= HEADER_SIZE and TRAILER_SIZE_MIN <= size <= TRAILER_SIZE_MAX
     if not fits or whole != object_size or offset + size + FOOTER_SIZE != whole:
         return None
-    footer = Footer(trailer_offset=offset, trailer_size=size, object_size=whole, digest=digest)
-    return footer if footer.build() == raw else None
+    return Footer(trailer_offset=offset, trailer_size=size, object_size=whole, digest=digest, reserved=reserved)
 
 
 def is_cut_off(tail: bytes, *, object_size: int) -> bool:
@@ -215,7 +217,7 @@ def is_cut_off(tail: bytes, *, object_size: int) -> bool:
     """
     if len(tail) != FOOTER_SIZE or tail[-1] == 0:
         return True
-    offset, size, whole, _, magic = FOOTER.unpack(tail)
+    offset, size, _, whole, _, magic = FOOTER.unpack(tail)
     return not (magic == FOOTER_MAGIC or whole == object_size or offset + size + FOOTER_SIZE == object_size)
 
 

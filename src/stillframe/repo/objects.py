@@ -101,7 +101,7 @@ class ObjectBox:
         footer = parse_footer(raw[-FOOTER_SIZE:], object_size=len(raw))
         if footer is None:
             raise without_footer(expected, raw[-FOOTER_SIZE:], object_size=len(raw))
-        if not footer.covers(raw[:-FOOTER_SIZE]):
+        if footer.trailer_offset != HEADER_SIZE or not footer.covers(raw[:-FOOTER_SIZE]):
             raise DamagedError(f"{expected.thing}: its bytes are not those that were written", hint=CHECK_HINT)
         header = parse_header(raw, expected)
         trailer = raw[footer.trailer_offset : -FOOTER_SIZE]

@@ -31,9 +31,14 @@ def format_recovery_key(secret: bytes) -> str:
 
 
 def looks_like_recovery_key(text: str) -> bool:
-    """Whether a text was meant as a recovery key: it begins with ``SF1-`` and has the right length."""
+    """Whether a text was meant as a recovery key: it has prefix and length of one, or is one without its prefix."""
     plain = text.upper().translate(_READ_AS)
-    return plain.startswith("SF1") and len(plain) == len(_PREFIX) + _DIGITS
+    if plain.startswith(_PREFIX) and len(plain) == len(_PREFIX) + _DIGITS:
+        return True
+    try:
+        return bool(parse_recovery_key(text))
+    except WrongKey:
+        return False
 
 
 def parse_recovery_key(text: str) -> bytes:

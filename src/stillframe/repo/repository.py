@@ -7,7 +7,7 @@ Answers: "which images are there?", "what did this one say?", "what was forgotte
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Final
 
 from stillframe.clock import Clock, SystemClock, rfc3339
 from stillframe.errors import DamagedError, RepositoryNotFound, StillframeError, UsageError, WrongKey
@@ -41,6 +41,7 @@ from stillframe.store import ObjectMissing, Store
 
 CHUNK_SIZE: Final = 256 << 10
 """Bytes of a chunk in a new repository; ADR 0003 says why."""
+_LOADS_MAX: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +131,11 @@ class Repository:
 
     def load_index(self) -> ChunkIndex:
         """The index, whole. Damaged runs are left out: ``check`` names them, and packs say the same."""
-        index = ChunkIndex(self._cache)
-        index.load(list(self.box.ids(ObjectType.INDEX)), self.read_run)
+        for _ in range(_LOADS_MAX):
+            index, run_ids = ChunkIndex(self._cache), set(self.box.ids(ObjectType.INDEX))
+            index.load(run_ids, self.read_run)
+            if run_ids.issubset(self.box.ids(ObjectType.INDEX)):
+                break  # else runs were replaced meanwhile, and their rows stand in runs that were not listed
         return index
 
     def read_run(self, run_id: bytes) -> Table | None:
@@ -260,24 +264,25 @@ def open_repository(
                 hint="Set STILLFRAME_PASSWORD, or use --password-file.",
             )
         master, _ = KeyRing(store, found).unlock(secret)
-    elif secret is not None:
-        _refuse_secret(store, where)
+    else:
+        _check_open(store, where, secret)
     cache = RunCache(f"{cache_folder}/{found.identity.id}") if cache_folder else None
     box = ObjectBox(store, found.identity.repository_id, master)
     return Repository(box, found, clock=clock or SystemClock(), cache=cache)
 
 
-def _refuse_secret(store: Store, where: str) -> NoReturn:
-    """Whoever has a secret believes that the repository is encrypted."""
+def _check_open(store: Store, where: str, secret: str | None) -> None:
+    """Refuse a repository that says it is open to everybody where something speaks against it."""
     if any(True for _ in store.list(ObjectType.KEY_SLOT.folder)):
         raise DamagedError(
             f"the repository at {where} says it is not encrypted, but has key slots: its identity file was changed",
             hint="Do not write to it. Copy stillframe.json back from another copy of the repository.",
         )
-    raise UsageError(
-        f"a passphrase was given, and the repository at {where} says it is not encrypted",
-        hint="Give none if it was made without encryption. Else somebody replaced it: do not write to it.",
-    )
+    if secret is not None:
+        raise UsageError(
+            f"a passphrase was given, and the repository at {where} says it is not encrypted",
+            hint="Give none if it was made without encryption. Else somebody replaced it: do not write to it.",
+        )
 
 
 def _found(identity: Identity) -> FoundIdentity:
