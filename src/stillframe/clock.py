@@ -37,8 +37,8 @@ class SystemClock:
 
     def boottime(self) -> float:
         """Seconds since boot, time asleep included, where the system can tell; else monotonic seconds."""
-        clock = getattr(time, "CLOCK_BOOTTIME", None)
-        return time.clock_gettime(clock) if clock is not None else time.monotonic()
+        clock, read = getattr(time, "CLOCK_BOOTTIME", None), getattr(time, "clock_gettime", None)
+        return float(read(clock)) if clock is not None and read is not None else time.monotonic()
 
 
 def rfc3339(moment: datetime) -> str:

@@ -230,8 +230,9 @@ def test_the_packs_of_a_killed_run_are_used_by_the_next() -> None:
 
 def test_torn_and_damaged_packs_are_not_used() -> None:
     repository = sample_repository()
-    for chunks in (CHUNKS[:2], CHUNKS[2:4]):
-        store_chunks(writer_for(repository), chunks)
+    killed = [writer_for(repository), writer_for(repository)]
+    store_chunks(killed[0], CHUNKS[:2])
+    store_chunks(killed[1], CHUNKS[2:4])
     store = repository.box.store
     torn, spoiled = (object_name(ObjectType.PACK, pack) for pack in repository.stored_packs())
     replace_object(store, torn, store.read(torn)[:-1])
@@ -242,6 +243,20 @@ def test_torn_and_damaged_packs_are_not_used() -> None:
         assert not writer.known(ids_of(repository, CHUNKS)).any()
         writer.session.end()
         replace_object(store, spoiled, raw)
+
+
+def test_a_pack_with_a_footer_behind_a_hole_is_used_for_what_is_whole() -> None:
+    repository = sample_repository()
+    store_chunks(writer_for(repository), CHUNKS[:5])
+    (pack,) = repository.stored_packs()
+    name = object_name(ObjectType.PACK, pack)
+    raw = repository.box.store.read(name)
+    replace_object(repository.box.store, name, raw[:3000] + bytes(2000) + raw[5000:])
+    assert len(repository.packs.read_table(pack).rows) == 5
+    writer = write_image(repository, CHUNKS)
+    assert writer.known(ids_of(repository, CHUNKS)).all()
+    check_readable(repository, CHUNKS)
+    assert len(entries_of(repository)) == 10 + 2
 
 
 def test_what_rests_in_a_pack_that_is_gone_or_announced_dead_is_stored_again() -> None:
@@ -396,9 +411,9 @@ def test_an_abandoned_lane_leaves_nothing() -> None:
     assert repository.stored_packs() == {}
 
 
-def run_again(store: Store) -> Repository:
+def run_again(store: Store, number: int = 2) -> Repository:
     repository = open_repository(store, where="here", secret=None, clock=FakeClock())
-    write_image(repository, CHUNKS, 2)
+    write_image(repository, CHUNKS, number)
     return repository
 
 
@@ -419,7 +434,8 @@ def test_a_run_cut_off_anywhere_harms_no_older_image_and_the_next_run_succeeds(t
         repository = open_repository(inner, where="here", secret=None, clock=FakeClock())
         sequences = [image.manifest.sequence for image in repository.images().images]
         assert sequences[:1] == [1]
-        assert repository.images().findings == ()
+        # Zeros in the middle of a torn manifest cannot be told from rot: it may be named, and nothing else may be.
+        assert {finding.thing for finding in repository.images().findings} <= {"02" * 16}
         check_readable(repository, CHUNKS if sequences == [1, 2] else CHUNKS[:5])
         if sequences == [1]:
-            check_readable(run_again(inner), CHUNKS)
+            check_readable(run_again(inner, 3), CHUNKS)

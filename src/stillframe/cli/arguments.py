@@ -57,7 +57,7 @@ def build_parser() -> Parser:
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=_version(), help="print the version")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser, title="verbs")
-    for add in (_add_looking, _add_repository, _add_backup, _add_restore, _add_care, _add_keys):
+    for add in (_add_looking, _add_repository, _add_backup, _add_restore, _add_care, _add_keys, _add_demo):
         add(verbs)
     return parser
 
@@ -78,7 +78,7 @@ Verbs = Any
 
 
 def _verb(
-    verbs: Verbs, name: str, usage: str, words: str, *, repo: bool = True, writes: bool = False, asks: bool = False
+    verbs: Verbs, name: str, usage: str, words: str, *, repo: bool = True, writes: bool = False
 ) -> argparse.ArgumentParser:
     """A verb with the options that every verb has."""
     parser: argparse.ArgumentParser = verbs.add_parser(
@@ -90,11 +90,13 @@ def _verb(
         _add_secret(parser)
     if writes:
         parser.add_argument("--dry-run", action="store_true", help="show the plan and stop")
-    if asks:
-        parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--json", action="store_true", help="events as JSON lines; the last line is the result")
     parser.add_argument("--debug", action="store_true", help="show where in the program an error arose")
     return parser
+
+
+def _add_yes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _add_secret(parser: argparse.ArgumentParser) -> None:
@@ -157,8 +159,9 @@ def _add_backup(verbs: Verbs) -> None:
 def _add_restore(verbs: Verbs) -> None:
     restore = _verb(
         verbs, "restore", "restore IMAGE TARGET [options]", "write an image back; the target's contents are lost",
-        writes=True, asks=True,
+        writes=True,
     )  # fmt: skip
+    _add_yes(restore)
     _add_image(restore)
     restore.add_argument("target", metavar="TARGET", help="a disk, a partition, or a disk file (made if missing)")
     restore.add_argument("--disk", metavar="N", type=_number, help="which disk of an image of several")
@@ -169,8 +172,9 @@ def _add_restore(verbs: Verbs) -> None:
     _add_writing(restore)
     clone = _verb(
         verbs, "clone", "clone SOURCE TARGET [options]", "copy a disk onto another without a repository",
-        repo=False, writes=True, asks=True,
+        repo=False, writes=True,
     )  # fmt: skip
+    _add_yes(clone)
     clone.add_argument("source", metavar="SOURCE", help="a disk or a raw disk file")
     clone.add_argument("target", metavar="TARGET", help="a disk or a disk file (made if missing)")
     _add_selection(clone)
@@ -200,12 +204,14 @@ def _add_care(verbs: Verbs) -> None:
     _verb(verbs, "check", "check", "check the structure of the repository")
     repair = _verb(verbs, "repair", "repair [--read-all]", "mend the repository from what is still good", writes=True)
     repair.add_argument("--read-all", action="store_true", help="read every stored chunk on the way")
-    forget = _verb(verbs, "forget", "forget IMAGE...", "forget images; 'expire' frees the room", writes=True, asks=True)
+    forget = _verb(verbs, "forget", "forget IMAGE...", "forget images; 'expire' frees the room", writes=True)
+    _add_yes(forget)
     forget.add_argument("images", metavar="IMAGE", nargs="+", help="an id, the beginning of one, latest or latest:NAME")
     expire = _verb(
-        verbs, "expire", "expire [--keep-last N] [--keep-daily N] [--keep-weekly N] [--keep-monthly N] "
-        "[--max-size S]", "forget images by rules and free the room of forgotten ones", writes=True, asks=True,
+        verbs, "expire", "expire [--keep-daily N] ... [--max-size S]",
+        "forget images by rules and free the room of forgotten ones", writes=True,
     )  # fmt: skip
+    _add_yes(expire)
     for word, words in (("last", "images"), ("daily", "days"), ("weekly", "weeks"), ("monthly", "months")):
         what = "the newest N images" if word == "last" else f"one image of each of the last N {words}"
         expire.add_argument(f"--keep-{word}", metavar="N", type=_number, default=0, help=f"keep {what}")
@@ -229,11 +235,17 @@ def _add_keys(verbs: Verbs) -> None:
         "--new-password-file", metavar="FILE", default="",
         help="a file whose first line is the new passphrase (or STILLFRAME_NEW_PASSWORD; else it asks)",
     )  # fmt: skip
-    remove = _verb(inner, "remove", "key remove KEY", "take a key away", writes=True, asks=True)
+    remove = _verb(inner, "remove", "key remove KEY", "take a key away", writes=True)
+    _add_yes(remove)
     remove.add_argument("key", metavar="KEY", help="its id, or the beginning of it")
     _verb(inner, "list", "key list", "list the keys")
     kit = _verb(verbs, "recovery-kit", "recovery-kit FILE", "make a recovery key and a page to print", writes=True)
     kit.add_argument("file", metavar="FILE", help="must not exist, nor lie inside the repository")
+
+
+def _add_demo(verbs: Verbs) -> None:
+    demo = _verb(verbs, "demo", "demo [--keep DIR]", "save and restore a disk made for it, and compare", repo=False)
+    demo.add_argument("--keep", metavar="DIR", default="", help="keep the disks and the repository in this new folder")
 
 
 def _add_image(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from stillframe.cli.progress import Pace, event_words
+from stillframe.cli.progress import Pace, event_words, printable
 from stillframe.events import BytesMoved, Event, JobFinished, JobStarted, PhaseStarted
 
 _STEP_S = 0.1
@@ -40,7 +40,7 @@ class Bar:
                 self._begin(name, event.bytes_total)
             else:
                 for line in event_words(event):
-                    self._console.print(line)
+                    self._console.print(printable(line))
             if isinstance(event, JobFinished):
                 self._stop()
 
@@ -54,7 +54,7 @@ class Bar:
         self._pace.begin(total)
         words = TextColumn("{task.fields[words]}", markup=False)
         self._progress = Progress(*self._columns, words, console=self._console, transient=True)
-        self._progress.add_task(name, total=total or None, words="")
+        self._progress.add_task(printable(name), total=total or None, words="")
         self._progress.start()
 
     def _draw(self) -> None:

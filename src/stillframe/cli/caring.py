@@ -1,15 +1,19 @@
 """The verbs that care for a repository: ``verify``, ``check``, ``repair``, ``forget``, ``expire``."""
 
+from datetime import timedelta
+
 from stillframe.cli.call import Call, stoppable
-from stillframe.cli.results import Fields, finding_fields
+from stillframe.cli.results import Fields, finding_fields, notice_fields
+from stillframe.cli.words import local_time
 from stillframe.errors import DamagedError
 from stillframe.host.machine import machine
-from stillframe.jobs.care import check as check_structure
-from stillframe.jobs.care import verify_images
-from stillframe.jobs.listing import find_image
+from stillframe.jobs import care
+from stillframe.jobs.listing import find_image, find_image_id
 from stillframe.jobs.owner import this_owner
 from stillframe.jobs.repositories import last_seen
 from stillframe.jobs.verify import VerifyResult
+from stillframe.repo.check import CheckReport
+from stillframe.repo.retention import JudgedImage, RetentionPolicy
 from stillframe.units import format_duration, format_size
 
 
@@ -21,7 +25,7 @@ def verify(call: Call) -> int:
     if options.image is not None:
         manifests = [find_image(repository, options.image, machine_id=machine().id)]
     with stoppable(screen) as cancel:
-        verified = verify_images(
+        verified = care.verify_images(
             repository, manifests, owner=this_owner(), quick=options.quick, events=screen, cancel=cancel
         )
     fields: Fields = {
@@ -39,23 +43,128 @@ def verify(call: Call) -> int:
 def check(call: Call) -> int:
     """Check the structure of the repository."""
     repository = call.open_repository()
-    report = check_structure(repository, last_seen(repository), events=call.screen)
-    fields = {
+    report = care.check(repository, last_seen(repository), events=call.screen)
+    call.screen.finish("check", _report_fields(report), _report_lines(report))
+    return 0 if report.ok else DamagedError.exit_code
+
+
+def repair(call: Call) -> int:
+    """Mend the repository."""
+    options, screen = call.options, call.screen
+    repository = call.open_repository()
+    seen = last_seen(repository)
+    if options.dry_run:
+        report = care.check(repository, seen, events=screen)
+        screen.finish("repair", {"dry_run": True, **_report_fields(report)}, _report_lines(report))
+        return 0
+    repaired = care.repair(repository, seen, owner=this_owner(), read_all=options.read_all, events=screen)
+    fields = {**_report_fields(repaired.check), "done": notice_fields(repaired.done)}
+    words = f"{len(repaired.done)} things were mended." if repaired.done else "There was nothing to mend."
+    screen.finish("repair", fields, [words, *_report_lines(repaired.check)])
+    return 0 if repaired.check.ok else DamagedError.exit_code
+
+
+def forget(call: Call) -> int:
+    """Forget images."""
+    options, screen = call.options, call.screen
+    repository = call.open_repository()
+    here = machine().id
+    ids = list(dict.fromkeys(find_image_id(repository, word, machine_id=here) for word in options.images))
+    known = {image.manifest.image: image.manifest for image in repository.images().images}
+    lines = []
+    for image_id in ids:
+        manifest = known.get(image_id)
+        words = f"{local_time(manifest.created)}, {manifest.machine.name} {manifest.name}" if manifest else "unreadable"
+        lines.append(f"To be forgotten: {image_id[:8]}  {words.strip()}")
+    if options.dry_run:
+        screen.finish("forget", {"dry_run": True, "images": ids}, lines)
+        return 0
+    screen.say(*lines)
+    screen.confirm("They cannot be brought back.", "forget", yes=options.yes)
+    forgotten = care.forget(repository, ids, owner=this_owner())
+    words = f"{len(forgotten)} images are forgotten. 'stillframe expire' frees their room."
+    screen.finish("forget", {"images": [image.image for image in forgotten]}, [words])
+    return 0
+
+
+def expire(call: Call) -> int:
+    """Forget images by rules, and free room."""
+    options, screen = call.options, call.screen
+    policy = RetentionPolicy(
+        keep_last=options.keep_last, keep_daily=options.keep_daily, keep_weekly=options.keep_weekly,
+        keep_monthly=options.keep_monthly, max_size=options.max_size,
+    )  # fmt: skip
+    repository = call.open_repository()
+    expiry = care.plan_expiry(repository, policy, grace=timedelta(hours=options.grace))
+    lines = _expiry_lines(expiry)
+    if options.dry_run:
+        screen.finish("expire", {"dry_run": True, **_expiry_fields(expiry)}, lines)
+        return 0
+    screen.say(*lines, "")
+    if not expiry.plan.is_empty:
+        screen.confirm("What is forgotten or deleted cannot be brought back.", "expire", yes=options.yes)
+    result = care.apply_expiry(repository, expiry, owner=this_owner(), events=screen)
+    fields = _expiry_fields(expiry) | {
+        "packs_announced": result.announced, "packs_deleted": result.deleted, "bytes_freed": result.bytes_freed,
+    }  # fmt: skip
+    words = (
+        f"{result.forgotten} images forgotten, {result.deleted} packs deleted, "
+        f"{format_size(max(0, result.bytes_freed))} freed."
+    )
+    screen.finish("expire", fields, [words])
+    return 0
+
+
+def _report_fields(report: CheckReport) -> Fields:
+    return {
         "ok": report.ok,
         "findings": finding_fields(report.findings),
-        "notices": [{"code": note.code, "message": note.message, "hint": note.hint} for note in report.notes],
+        "notices": notice_fields(report.notes),
         "images": len(report.images),
         "packs": report.packs,
     }
+
+
+def _report_lines(report: CheckReport) -> list[str]:
     whole = sum(state.is_whole for state in report.images)
-    lines = [
-        f"{len(report.images)} images, {whole} of them whole; {report.packs} packs.",
+    verdict = (
         "Nothing is wrong. 'stillframe verify' also reads every chunk."
         if report.ok
-        else f"{len(report.findings)} things are wrong: see above.",
+        else f"{len(report.findings)} things are wrong: see above."
+    )
+    return [f"{len(report.images)} images, {whole} of them whole; {report.packs} packs.", verdict]
+
+
+def _expiry_lines(expiry: care.Expiry) -> list[str]:
+    plan, retention = expiry.plan, expiry.retention
+    lines = [f"Keep    {_judged_words(judged)}" for judged in retention.keep]
+    lines += [f"Forget  {_judged_words(judged)}" for judged in retention.forget]
+    if retention.is_over:
+        lines.append("Even so the images take more than '--max-size': the newest good one of each series always stays.")
+    lines += [
+        f"Delete now     {format_size(plan.bytes_ripe)}, announced earlier",
+        f"Announce dead  {len(plan.dead_packs)} packs, {format_size(plan.bytes_dead)}",
+        f"Copy together  what is needed of {len(plan.repack)} packs that are mostly dead",
     ]
-    call.screen.finish("check", fields, lines)
-    return 0 if report.ok else DamagedError.exit_code
+    return [*lines, *(f"Must wait      {waiting.what}: {waiting.why}" for waiting in plan.waiting)]
+
+
+def _expiry_fields(expiry: care.Expiry) -> Fields:
+    plan = expiry.plan
+    return {
+        "forgotten": [image.image for image in plan.forget],
+        "kept": [{"image": judged.manifest.image, "reasons": list(judged.reasons)} for judged in expiry.retention.keep],
+        "bytes_ripe": plan.bytes_ripe,
+        "bytes_dead": plan.bytes_dead,
+        "waiting": [{"what": waiting.what, "why": waiting.why} for waiting in plan.waiting],
+    }
+
+
+def _judged_words(judged: JudgedImage) -> str:
+    manifest = judged.manifest
+    name = f" {manifest.name}" if manifest.name else ""
+    when = local_time(manifest.created)
+    return f"{manifest.image[:8]}  {when}  {manifest.machine.name}{name}: {', '.join(judged.reasons)}"
 
 
 def _verified_fields(result: VerifyResult) -> Fields:

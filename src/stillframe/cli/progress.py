@@ -154,3 +154,10 @@ def event_words(event: Event) -> list[str]:
 def json_line(fields: Mapping[str, Any]) -> str:
     """One line of JSON."""
     return json.dumps(fields, separators=(",", ":"))
+
+
+def printable(text: str) -> str:
+    """The text with every control character shown as its code."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)

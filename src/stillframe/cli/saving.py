@@ -1,4 +1,4 @@
-"""The verb ``backup``."""
+"""The verb that saves: ``backup``. The plan is shown before anything is written."""
 
 import argparse
 import contextlib

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from stillframe.cli.progress import JsonLines, PlainLines, json_line
+from stillframe.cli.progress import JsonLines, PlainLines, json_line, printable
 from stillframe.errors import Cancelled, StillframeError, UsageError
 from stillframe.events import Event
 
@@ -145,10 +145,3 @@ class _LazyBar:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
-
-
-def printable(text: str) -> str:
-    """The text with every control character shown as its code."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)

@@ -85,7 +85,7 @@ def plan_backup(
     if not paths or len(set(paths)) < len(paths):
         raise UsageError("name at least one source, each once", hint="'stillframe disks' lists them.")
     disks = tuple(source.capture(options.selection) for source in sources)
-    kind, baseline, notices = _choose_kind(repository, options, owner)
+    kind, baseline, notices = _choose_kind(repository, options, owner, disks)
     ranges = [found for disk in disks for found in kept_ranges(disk)]
     namer = ChunkNamer(repository, bytes.fromhex(owner.machine.id))
     cost = estimate(
@@ -159,14 +159,17 @@ def kept_ranges(disk: CapturedDisk) -> Iterator[KeptRange]:
 
 
 def _choose_kind(
-    repository: Repository, options: BackupOptions, owner: Owner
+    repository: Repository, options: BackupOptions, owner: Owner, disks: Sequence[CapturedDisk]
 ) -> tuple[BackupKind, str, tuple[Notice, ...]]:
-    """The kind of the image and the image it is compared with. Torn images are never compared with."""
+    """The kind of the image and the image it is compared with: of the same job and disks, and never a torn one."""
     earlier = [
-        image.manifest for image in repository.images().images
-        if image.manifest.machine.id == owner.machine.id and image.manifest.name == options.name
+        image.manifest
+        for image in repository.images().images
+        if image.manifest.machine.id == owner.machine.id
+        and image.manifest.name == options.name
         and not image.manifest.is_torn
-    ]  # fmt: skip
+        and _is_of(image.manifest, disks)
+    ]
     earlier.sort(key=lambda manifest: manifest.sequence)
     fulls = [manifest for manifest in earlier if manifest.kind == "full"]
     if options.kind == "full" or (options.kind == "auto" and not earlier):
@@ -179,6 +182,16 @@ def _choose_kind(
         return "full", "", (notice,)
     kind: BackupKind = "differential" if options.kind == "differential" else "incremental"
     return kind, candidates[-1].image, ()
+
+
+def _is_of(manifest: Manifest, disks: Sequence[CapturedDisk]) -> bool:
+    """Whether an image is of these disks: each is known by its path, its serial number or the id in its table."""
+    return len(manifest.disks) == len(disks) and all(
+        stored.path == disk.facts.path
+        or (stored.serial and stored.serial == disk.facts.serial)
+        or (stored.disk_id and stored.disk_id == disk.layout.disk_id)
+        for stored, disk in zip(manifest.disks, disks, strict=True)
+    )
 
 
 def _disk_notices(disks: Sequence[CapturedDisk]) -> Iterator[Notice]:

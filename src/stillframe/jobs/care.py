@@ -6,16 +6,22 @@ Answers: "is everything still good, and what may go?" Thin: it opens the session
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 from stillframe.errors import DamagedError, UnsupportedFormat
 from stillframe.events import EventSink, Finding, JobFinished, JobStarted
 from stillframe.jobs.last_seen import LastSeen
+from stillframe.jobs.listing import list_images
 from stillframe.jobs.pipeline import CancelToken
 from stillframe.jobs.verify import VerifyResult, verify_image
 from stillframe.repo.check import CheckReport, check_repository
-from stillframe.repo.records import Manifest
+from stillframe.repo.expire import ExpirePlan, ExpireResult, apply_expire, forget_images, plan_expire
+from stillframe.repo.records import ForgottenImage, Manifest
+from stillframe.repo.repair import RepairReport, repair_repository
 from stillframe.repo.repository import Repository
-from stillframe.repo.session import Owner
+from stillframe.repo.retention import RetentionPlan, RetentionPolicy, plan_retention
+from stillframe.repo.session import Owner, begin_session
+from stillframe.repo.usage import image_sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +35,14 @@ class VerifiedImages:
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return not self.findings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expiry:
+    """What an expiry will do: which images no rule keeps, and what can be deleted."""
+
+    retention: RetentionPlan
+    plan: ExpirePlan
 
 
 def verify_images(
@@ -65,9 +79,78 @@ def verify_images(
 
 def check(repository: Repository, seen: LastSeen, *, events: EventSink) -> CheckReport:
     """Check the structure of a repository, also against what this machine last saw of it."""
-    known = {machine_id: (last.sequence, last.image) for machine_id, last in seen.read().items()}
     with _job(repository, "check", events):
-        return check_repository(repository, events=events, last_seen=known)
+        return check_repository(repository, events=events, last_seen=_known(seen))
+
+
+def repair(repository: Repository, seen: LastSeen, *, owner: Owner, read_all: bool, events: EventSink) -> RepairReport:
+    """Mend a repository as far as what is there allows, then check it.
+
+    Raises:
+        Locked: Another run is at work.
+        StorageError: The storage failed. What was done until then is sound.
+    """
+    with _job(repository, "repair", events):
+        session = begin_session(repository, owner, "repair")
+        try:
+            return repair_repository(session, events=events, read_all=read_all, last_seen=_known(seen))
+        finally:
+            session.end()
+
+
+def forget(repository: Repository, image_ids: Sequence[str], *, owner: Owner) -> tuple[ForgottenImage, ...]:
+    """Forget images; their room comes free with ``expire``.
+
+    Raises:
+        RepositoryNotFound: One of them is not there. Nothing was changed.
+        Locked: A repair is at work.
+    """
+    session = begin_session(repository, owner, "forget")
+    try:
+        return forget_images(session, image_ids)
+    finally:
+        session.end()
+
+
+def plan_expiry(repository: Repository, policy: RetentionPolicy, *, grace: timedelta) -> Expiry:
+    """Decide which images go by the rules, and look at what can be deleted. Changes nothing.
+
+    Raises:
+        DamagedError: An image cannot be read: nothing may be deleted then.
+        UsageError: A rule is negative.
+    """
+    listed = list_images(repository, machine_id=None).images
+    retention = plan_retention(
+        [image.manifest for image in listed],
+        policy,
+        failed={image.manifest.image for image in listed if image.verdict == "damaged"},
+        sizes=image_sizes(repository.reader()) if policy.max_size is not None else None,
+    )
+    leaving = [image.manifest.image for image in retention.forget]
+    return Expiry(retention=retention, plan=plan_expire(repository, forget=leaving, grace=grace))
+
+
+def apply_expiry(repository: Repository, expiry: Expiry, *, owner: Owner, events: EventSink) -> ExpireResult:
+    """Forget the images that were planned, and delete what may go by now.
+
+    What can be deleted is looked at again, inside the session; no other image is forgotten.
+
+    Raises:
+        Locked: Another expiry or a repair is at work.
+        DamagedError: An image cannot be read.
+    """
+    with _job(repository, "expire", events):
+        session = begin_session(repository, owner, "expire")
+        try:
+            leaving = [image.image for image in expiry.plan.forget]
+            plan = plan_expire(repository, forget=leaving, own_session=session.id, grace=expiry.plan.grace)
+            return apply_expire(session, plan)
+        finally:
+            session.end()
+
+
+def _known(seen: LastSeen) -> dict[str, tuple[int, str]]:
+    return {machine_id: (last.sequence, last.image) for machine_id, last in seen.read().items()}
 
 
 @contextmanager

@@ -120,8 +120,10 @@ def apply_clone(
         copier = _Copier(target, plan, events)
         with Workers(lambda: _CopyingWorker(copier), cancel=cancel) as workers:
             for found, volume in zip(volumes, plan.disk.volumes, strict=True):
-                copier.feed(found, volume.partition.extent.start, workers)
-            copier.feed(outside, 0, workers)
+                copier.feed(found, volume.partition.extent.start, workers, wipe=plan.options.wipe)
+            copier.feed(outside, 0, workers, wipe=False)  # what it does not keep are the partitions
+        if plan.options.wipe and plan.target_size > plan.disk.layout.size:
+            copier.zero(ExtentSet.of(Extent(plan.disk.layout.size, plan.target_size)), 0)
         events.emit(PhaseStarted(name="waiting until the target has written everything"))
         target.flush()
         copier.written.add(written=table.write())
@@ -149,18 +151,17 @@ class _Copier:
         self.written = Written()
         self._target = target
         self._is_zero = plan.target is None
-        self._wipe = plan.options.wipe
         self._events = events
 
-    def feed(self, source: KeptRange, base: int, workers: Workers[_Task]) -> None:
-        """Hand a range over; what is not read becomes zeros here, or stays when nobody uses it."""
+    def feed(self, source: KeptRange, base: int, workers: Workers[_Task], *, wipe: bool) -> None:
+        """Hand a range over; what is not read becomes zeros here, or stays when nobody uses it and ``wipe`` is off."""
         for leaf, units in iter_leaves(source, _CHUNK_SIZE):
             start = leaf.first * _CHUNK_SIZE
             window = Extent(start, min(start + len(leaf.kinds) * _CHUNK_SIZE, source.reader.size))
             read = ExtentSet.from_extents(extent for unit in units for extent in unit.to_read)
             rest = ((source.kept | source.excluded).clipped(window)) - read
             unused = ExtentSet.of(window) - rest - read
-            self._zero(rest | unused if self._wipe and base else rest, base)
+            self.zero(rest | unused if wipe else rest, base)
             for unit in units:
                 workers.put(_Task(unit, base))
 
@@ -183,10 +184,11 @@ class _Copier:
                 self._target.write_at(task.base + part.start, data)
                 self.written.add(written=part.size)
             else:
-                self._zero(ExtentSet.of(part), task.base)
+                self.zero(ExtentSet.of(part), task.base)
         self._events.emit(BytesMoved(size=unit.to_read.size))
 
-    def _zero(self, extents: ExtentSet, base: int) -> None:
+    def zero(self, extents: ExtentSet, base: int) -> None:
+        """Make ranges zeros, unless the target was just made and reads as zeros."""
         for extent in extents:
             if self._is_zero:
                 self.written.add(skipped=extent.size)
@@ -218,7 +220,7 @@ def _refuse_source(source: OpenSource, target_path: str) -> None:
         raise TargetError("the source and the target are the same disk", hint="Name another target.")
     if facts.path == target.parent or target.path == facts.parent:
         raise TargetError(f"{target_path} and {facts.path} are parts of one disk", hint="Name another target.")
-    if facts.kind == "file" and lies_on(os.path.dirname(facts.path), target_path) is not False:
+    if facts.kind == "file" and lies_on(facts.path, target_path) is not False:
         raise TargetError(f"{target_path} holds the source {facts.path}", hint="Name another target.")
 
 

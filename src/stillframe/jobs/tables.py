@@ -47,14 +47,26 @@ class TableWriter:
         self._target.flush()
 
     def write(self) -> int:
-        """Write the table, the first sectors of the disk at the very end; returns the bytes written."""
+        """Write the table, the first sector of the disk at the very end; returns the bytes written."""
         held = self._held.clipped(Extent(0, min(self._target.size, self._layout.size)))
-        pieces = [(extent.start, self._source.read_at(extent.start, extent.size)) for extent in held]
-        pieces += [(patch.offset, patch.data) for patch in self._patches]
-        last = [piece for piece in pieces if piece[0] == 0]
-        for offset, data in [piece for piece in pieces if piece[0] != 0]:
+        places = held | ExtentSet.from_extents(patch.extent for patch in self._patches)
+        pieces = [(extent.start, self._contents(extent)) for extent in places]
+        first = b""
+        if pieces and pieces[0][0] == 0:
+            step = self._layout.sector_size
+            first, rest = pieces[0][1][:step], pieces[0][1][step:]
+            pieces[0] = (step, rest)
+        for offset, data in pieces:
             self._target.write_at(offset, data)
         self._target.flush()
-        for offset, data in last:
-            self._target.write_at(offset, data)
-        return sum(len(data) for _, data in pieces)
+        self._target.write_at(0, first)
+        return len(first) + sum(len(data) for _, data in pieces)
+
+    def _contents(self, extent: Extent) -> bytes:
+        """What a range of table sectors is to hold: the source's bytes, and the patches over them."""
+        known = extent.clipped(Extent(0, self._source.size))
+        contents = bytearray(self._source.read_at(known.start, known.size) if known else b"").ljust(extent.size, b"\0")
+        for patch in self._patches:
+            if patch.extent.clipped(extent):
+                contents[patch.offset - extent.start : patch.extent.end - extent.start] = patch.data
+        return bytes(contents)

@@ -15,15 +15,16 @@ import numpy as np
 from stillframe.clock import rfc3339
 from stillframe.errors import DamagedError, StillframeError
 from stillframe.repo.compaction import drop_packs, write_tables
+from stillframe.repo.copying import Copier
 from stillframe.repo.expire_plan import GRACE, ExpirePlan, View, Waiting, look, plan_expire, to_forget, why_wait
-from stillframe.repo.format import ObjectType
+from stillframe.repo.format import CHUNK_ID_SIZE, ObjectType
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.inventory import rows_by_pack
-from stillframe.repo.packs import PackWriter, compressor, plan_fetches
+from stillframe.repo.packs import plan_fetches
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import ForgottenImage, TombstoneRecord, build_record
 from stillframe.repo.repository import Repository
-from stillframe.repo.rows import Ids, Table, ids_array
+from stillframe.repo.rows import Ids, ids_array
 from stillframe.repo.sealing import make_id
 from stillframe.repo.session import Session
 from stillframe.repo.walk import IdSet, referenced_chunks
@@ -43,7 +44,6 @@ _PACKS_MAX: Final = 1_000_000
 """Of one tombstone (section 11)."""
 _BATCH: Final = 8192
 """Chunks that are located in one go."""
-_LEVEL: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,56 +217,31 @@ def _repack(session: Session, packs: Sequence[bytes]) -> tuple[list[bytes], int]
     view.index.exclude_packs(gone | chosen)
     missing = _unreadable(repository, view.index, wanted.ids)
     view.index.exclude_packs(gone)
-    copier = _Copier(repository, reader)
-    failed = copier.copy(missing)
+    copier = Copier(repository)
+    try:
+        failed = _copy(reader, copier, missing)
+        tables = copier.finish()
+    except BaseException:
+        copier.abandon()
+        raise
+    write_tables(repository, tables)
     return [pack for pack, ids in holders if not failed.contains(ids).any()], copier.bytes_written
 
 
-class _Copier:
-    """Copies chunks into new packs."""
-
-    def __init__(self, repository: Repository, reader: ChunkReader) -> None:
-        self._repository = repository
-        self._reader = reader
-        self._tables: list[Table] = []
-        self._pack: PackWriter | None = None
-        self.bytes_written = 0
-
-    def copy(self, ids: Ids) -> IdSet:
-        """Copy these chunks; returns those that cannot be read."""
-        failed = [b""]
-        try:
-            for first in range(0, len(ids), _BATCH):
-                raw = ids[first : first + _BATCH].tobytes()
-                asked = [raw[at : at + 32] for at in range(0, len(raw), 32)]
-                fetches, unknown = self._reader.plan(asked)
-                failed += unknown
-                for fetch in fetches:
-                    for place, data in self._reader.fetch(fetch):
-                        if isinstance(data, DamagedError):
-                            failed.append(place.chunk_id)
-                        else:
-                            self._writer().add(place.chunk_id, data, place.kind)
-            self._finish()
-        except BaseException:
-            if self._pack is not None:
-                self._pack.abandon()
-            raise
-        write_tables(self._repository, self._tables)
-        return IdSet.of(ids_array(b"".join(failed)))
-
-    def _writer(self) -> PackWriter:
-        if self._pack is not None and self._pack.is_full:
-            self._finish()
-        if self._pack is None:
-            self._pack = PackWriter(self._repository.box, compressor(_LEVEL))
-        return self._pack
-
-    def _finish(self) -> None:
-        if self._pack is not None:
-            self._tables.append(self._pack.finish())
-            self.bytes_written += self._pack.size
-            self._pack = None
+def _copy(reader: ChunkReader, copier: Copier, ids: Ids) -> IdSet:
+    """Copy these chunks; returns those that cannot be read."""
+    failed = [b""]
+    for first in range(0, len(ids), _BATCH):
+        raw = ids[first : first + _BATCH].tobytes()
+        fetches, unknown = reader.plan([raw[at : at + CHUNK_ID_SIZE] for at in range(0, len(raw), CHUNK_ID_SIZE)])
+        failed += unknown
+        for fetch in fetches:
+            for place, data in reader.fetch(fetch):
+                if isinstance(data, DamagedError):
+                    failed.append(place.chunk_id)
+                else:
+                    copier.add(place, data)
+    return IdSet.of(ids_array(b"".join(failed)))
 
 
 def _announce(session: Session, packs: Sequence[bytes]) -> None:

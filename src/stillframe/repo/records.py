@@ -225,7 +225,6 @@ class ProofRecord:
     findings: Annotated[tuple[Text, ...], Meta(max_length=1000)] = ()
 
 
-Record = Manifest | SessionRecord | TombstoneRecord | ProofRecord
 R = TypeVar("R", Manifest, SessionRecord, TombstoneRecord, ProofRecord)
 
 

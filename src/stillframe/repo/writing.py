@@ -12,17 +12,16 @@ import blake3
 import numpy as np
 from numpy.typing import NDArray
 
-from stillframe.errors import DamagedError, Locked
+from stillframe.errors import DamagedError, Locked, RepositoryError, StorageError
 from stillframe.repo.format import ObjectType
 from stillframe.repo.index import make_run, merge_runs
-from stillframe.repo.packs import Compress, PackWriter, compressor, plan_fetches
+from stillframe.repo.packs import Compress, PackReader, PackWriter, compressor, plan_fetches
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import Manifest, build_record
 from stillframe.repo.repository import Repository
 from stillframe.repo.rows import PACKS_MAX, ROWS_MAX, EntryKind, Table, build_table, ids_array
 from stillframe.repo.sealing import chunk_id_key, make_id
 from stillframe.repo.session import Session
-from stillframe.store import ObjectMissing
 
 _FLUSH_ROWS: Final = 200_000
 """Rows that wait in memory before they become an index run: about 40 MB of Python objects."""
@@ -124,10 +123,11 @@ class ImageWriter:
         dead = self._tombstoned()
         for pack_id in sorted(there.keys() - self.index.packs() - dead):
             try:
-                table = self._repository.packs.read_table(pack_id)
-            except (DamagedError, ObjectMissing):
+                table = whole_entries(self._repository.packs, self._repository.packs.read_table(pack_id))
+            except (RepositoryError, StorageError):
                 continue
-            self._tables.append(table)
+            if len(table.rows):
+                self._tables.append(table)
         self.flush()
         self._excluded = dead | (self.index.packs() - there.keys())
         self.index.exclude_packs(self._excluded)
@@ -209,6 +209,18 @@ class Lane:
         """Give up what is not finished: after an error."""
         if self._pack is not None:
             self._pack.abandon()
+
+
+def whole_entries(packs: PackReader, table: Table) -> Table:
+    """The rows of a pack's table whose entries open: a power cut can leave a footer behind a hole.
+
+    Raises:
+        RepositoryError, StorageError: The pack cannot be read.
+    """
+    places = [table.location(row) for row in range(len(table.rows))]
+    opened = (found for fetch in plan_fetches(places) for found in packs.fetch(fetch))
+    whole = [place.offset for place, data in opened if not isinstance(data, DamagedError)]
+    return Table(table.packs, table.rows[np.isin(table.rows["offset"], whole)])
 
 
 def failed_chunks(repository: Repository) -> set[bytes]:

@@ -5,6 +5,7 @@ image files only.
 """
 
 import hashlib
+import os
 import random
 import re
 import struct
@@ -90,7 +91,7 @@ def _mounted(command: Sequence[str], place: Path) -> Iterator[None]:
     process = subprocess.Popen(command, stdin=silent, stdout=silent, stderr=silent)  # noqa: S603 a fixed tool of a test
     try:
         deadline = time.monotonic() + 20
-        while not place.is_mount():
+        while not os.path.ismount(place):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"{command}: not mounted, exit code {process.poll()}")
             time.sleep(0.01)

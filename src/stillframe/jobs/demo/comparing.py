@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from stillframe.errors import DamagedError
+from stillframe.host.run import run
 from stillframe.jobs.demo.disk import PAGING_FILES, PARTS, Part
 from stillframe.jobs.demo.tools import attached, call, mounted
-from stillframe.host.run import run
 
 _HINT: Final = "This is a defect of Stillframe: please report it with this message. Do not trust this version."
 _CHECKS: Final = {"ntfs": ("ntfsfix", "-n"), "ext4": ("e2fsck", "-fn"), "vfat": ("fsck.fat", "-n")}
@@ -27,7 +27,6 @@ class Contents:
 
     files: dict[str, str]
     others: dict[str, str]
-    bytes_total: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +106,7 @@ def _read_volume(disk: str, part: Part, *, leaving_out: frozenset[str]) -> Conte
 
 
 def _read_tree(root: str, leaving_out: frozenset[str]) -> Contents:
-    files, others, total = {}, {}, 0
+    files, others = {}, {}
     for folder, folders, names in os.walk(root):
         for name in (*folders, *names):
             path = os.path.join(folder, name)
@@ -119,5 +118,4 @@ def _read_tree(root: str, leaving_out: frozenset[str]) -> Contents:
             elif shown not in leaving_out:
                 with open(path, "rb") as file:
                     files[shown] = hashlib.file_digest(file, "sha256").hexdigest()
-                total += os.path.getsize(path)
-    return Contents(files=files, others=others, bytes_total=total)
+    return Contents(files=files, others=others)

@@ -22,7 +22,7 @@ PAGING_FILES: Final = {"pagefile.sys": 64 * MIB, "hiberfil.sys": 48 * MIB}
 
 _SAMPLE_FOLDERS: Final = ("/usr/lib", "/usr/share", "/usr/bin")
 _SAMPLE_FILE_MAX: Final = 8 * MIB
-_SAMPLE_FILE_MIN: Final = 2048
+_SAMPLE_FILE_MIN: Final = 8192
 _SEEN_MAX: Final = 200_000
 _FAT_SHARE: Final = 12 * MIB
 _NTFS_SHARE: Final = 250 * MIB
@@ -165,8 +165,8 @@ def _write_paging_files(folder: str) -> None:
     for name, size in PAGING_FILES.items():
         with open(os.path.join(folder, name), "wb") as file:
             file.write(bytes(4096))
-            for _ in range(size // MIB):
-                file.write(source.randbytes(MIB))
+            file.write(source.randbytes(MIB - 4096))
+            file.writelines(source.randbytes(MIB) for _ in range(size // MIB - 1))
 
 
 def _write_documents(folder: str) -> int:

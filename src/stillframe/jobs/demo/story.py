@@ -3,6 +3,7 @@
 Answers: "what happened, how fast, and was it right?" It goes the way of the verbs: the same plans, the same jobs.
 """
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -15,7 +16,6 @@ from typing import Final
 import blake3
 
 from stillframe.capture import open_source
-from stillframe.clock import SystemClock
 from stillframe.errors import DamagedError, StorageFull, UsageError
 from stillframe.events import EventSink
 from stillframe.jobs.backup import BackupOptions, BackupResult, apply_backup, plan_backup
@@ -143,11 +143,12 @@ def _tell(place: _Place, *, kept_in: str) -> DemoResult:
     restored = _restore(place, repository, second)
     files = _compare(place)
     seconds = time.monotonic() - began
-    _sum_up(place, full, second, restored, files=files, seconds=seconds, kept_in=kept_in)
-    return DemoResult(
+    result = DemoResult(
         seconds=seconds, bytes_saved=full.manifest.bytes_used, seconds_full=full.seconds,
         seconds_incremental=second.seconds, seconds_restore=restored.seconds, files_compared=files, kept_in=kept_in,
     )  # fmt: skip
+    _sum_up(place, result)
+    return result
 
 
 def _make_disk(place: _Place) -> None:
@@ -158,7 +159,8 @@ def _make_disk(place: _Place) -> None:
         kind = part.filesystem or "not formatted"
         place.say(f"   partition {part.number}: {part.words}, {kind}, {format_size(part.size)}")
     paging = " and ".join(f"{name} of {format_size(size)}" for name, size in PAGING_FILES.items())
-    place.say(f"   {count} files copied from /usr and made up, and {paging}: {_took(began)}.")
+    seconds = format_duration(time.monotonic() - began)
+    place.say(f"   {count} files copied from /usr and made up, and {paging}: {seconds}.")
 
 
 def _back_up_untouched(place: _Place, repository: Repository) -> BackupResult:
@@ -186,8 +188,8 @@ def _back_up(place: _Place, repository: Repository) -> BackupResult:
         )
     left_out = sum(file.size for disk in manifest.disks for p in disk.partitions for file in p.left_out)
     place.say(
-        f"   {manifest.kind} image {manifest.image[:8]}: {format_size(manifest.bytes_used)} in use, "
-        f"{format_size(left_out)} of paging and hibernation left out"
+        f"   {manifest.kind} image {manifest.image[:8]}: {format_size(manifest.bytes_used)} to keep (holes and zeros "
+        f"among them), {format_size(left_out)} of paging and hibernation left out"
     )
     place.say(
         f"   {format_size(manifest.bytes_read)} read and {format_size(manifest.bytes_added)} stored in "
@@ -248,17 +250,16 @@ def _compare(place: _Place) -> int:
     return files
 
 
-def _sum_up(
-    place: _Place, full: BackupResult, second: BackupResult, restored: RestoreResult, *, files: int, seconds: float,
-    kept_in: str,
-) -> None:  # fmt: skip
+def _sum_up(place: _Place, result: DemoResult) -> None:
     place.say(
-        f"\nAll is right: {files} files came back as they were. Saved in {format_duration(full.seconds)}, "
-        f"saved again in {format_duration(second.seconds)}, restored in {format_duration(restored.seconds)}; "
-        f"the whole demo took {format_duration(seconds)}."
+        f"\nAll is right: {result.files_compared} files came back as they were. "
+        f"Saved in {format_duration(result.seconds_full)}, "
+        f"saved again in {format_duration(result.seconds_incremental)}, "
+        f"restored in {format_duration(result.seconds_restore)}; "
+        f"the whole demo took {format_duration(result.seconds)}."
     )
-    if kept_in:
-        place.say(f"The disks and the repository are in {kept_in}; its passphrase is '{PASSPHRASE}'.")
+    if result.kept_in:
+        place.say(f"The disks and the repository are in {result.kept_in}; its passphrase is '{PASSPHRASE}'.")
     place.say(
         "\nFor your own computer (the disk to save must not be mounted: start from a live system):\n"
         "    stillframe disks\n"
@@ -273,15 +274,10 @@ def _make_old_disk(path: str) -> None:
     """A disk that was in use: no byte of it is zero on purpose, and there is no table that anybody knows."""
     piece = (b"\xff" * 4096 + os.urandom(4096)) * (MIB // 8192)
     with open(path, "xb") as file:
-        for _ in range(TARGET_SIZE // MIB):
-            file.write(piece)
+        file.writelines(itertools.repeat(piece, TARGET_SIZE // MIB))
 
 
 def _digest(path: str) -> bytes:
     hasher = blake3.blake3(max_threads=blake3.blake3.AUTO)
     hasher.update_mmap(path)
     return hasher.digest()
-
-
-def _took(began: float) -> str:
-    return format_duration(SystemClock().monotonic() - began)

@@ -84,7 +84,8 @@ def attached(disk: str, extent: Extent, *, read_only: bool) -> Iterator[str]:
 @contextmanager
 def mounted(device: str, filesystem: str, *, read_only: bool) -> Iterator[str]:
     """The folder where a loop device is mounted; ``filesystem`` is ``ntfs`` or ``ext4``."""
-    with tempfile.TemporaryDirectory(prefix="stillframe-demo-mount-") as folder:
+    folder = tempfile.mkdtemp(prefix="stillframe-demo-")
+    try:
         access = "ro" if read_only else "rw"
         if filesystem == "ntfs":
             call("ntfs-3g", "-o", access, device, folder)
@@ -93,7 +94,9 @@ def mounted(device: str, filesystem: str, *, read_only: bool) -> Iterator[str]:
         try:
             yield folder
         finally:
-            call("umount", folder)
+            _unmount(folder)
+    finally:
+        os.rmdir(folder)  # never more than the empty folder: what is mounted there must not be deleted
 
 
 def _is_installed(name: str) -> bool:
@@ -102,6 +105,15 @@ def _is_installed(name: str) -> bool:
     except MissingProgram:
         return False
     return True
+
+
+def _unmount(folder: str) -> None:
+    """Unmount; a desktop's indexer may hold the folder for a moment."""
+    deadline = time.monotonic() + _DETACH_S
+    while (done := run(["umount", folder])).exit_code != 0:
+        if time.monotonic() > deadline:
+            done.require_success(hint=f"Something uses {folder}: 'fuser -vm {folder}' shows what.")
+        time.sleep(0.1)
 
 
 def _wait_until_free(disk: str) -> None:

@@ -1,0 +1,61 @@
+# make demo    save and restore a disk made for it, and compare      (root; about half a minute)
+# make test    everything that must hold before a change is taken    (root; minutes)
+# make lint    the quick part of it: style, types, layers
+# make test-all, make fuzz, make bench, make clean
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: demo test test-all lint fuzz bench wheel clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+FUZZ_SECONDS ?= 60
+DEMO_FLAGS ?=
+PYTEST_FLAGS ?=
+
+demo:
+	@tools/setup.sh root demo
+	@tools/setup.sh packages demo
+	@$(MAKE) --no-print-directory $(VENV)/installed
+	$(BIN)/stillframe demo $(DEMO_FLAGS)
+
+test: ready-for-tests lint
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)
+
+test-all: ready-for-tests lint
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --platform linux
+	$(BIN)/mypy --platform win32
+	$(BIN)/mypy --explicit-package-bases tests
+	$(BIN)/lint-imports
+
+fuzz: ready-for-tests $(VENV)/installed-dev
+	$(BIN)/python tools/fuzz.py --seconds $(FUZZ_SECONDS)
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/bench.py $(BENCH_FLAGS)
+
+wheel: $(VENV)/installed-dev
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.PHONY: ready-for-tests
+ready-for-tests:
+	@tools/setup.sh root test
+	@tools/setup.sh packages test
+
+$(VENV)/installed: pyproject.toml tools/setup.sh
+	@echo "Preparing $(VENV)"
+	@tools/setup.sh venv $(VENV)
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml tools/setup.sh
+	@echo "Preparing $(VENV) with the tools for development"
+	@tools/setup.sh venv $(VENV) [dev]
+	@touch $@ $(VENV)/installed

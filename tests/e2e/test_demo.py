@@ -1,0 +1,125 @@
+"""The demo: it ends well where all is right, and ends badly where something is not."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from stillframe.errors import DamagedError, MachineRefusal, MissingProgram, UsageError
+from stillframe.events import NoEvents
+from stillframe.host.run import Finished, find_program, run
+from stillframe.jobs.demo import run_demo, tools
+from stillframe.jobs.demo.comparing import compare_disks
+from stillframe.jobs.demo.disk import PARTS
+from stillframe.jobs.demo.tools import attached, mounted, require_machine
+from stillframe.jobs.pipeline import CancelToken
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str]]]:
+    """The kept folder of a demo, and what it said."""
+    folder = tmp_path_factory.mktemp("demo") / "kept"
+    said: list[str] = []
+    result = run_demo(keep=str(folder), say=said.append, events=NoEvents(), cancel=CancelToken())
+    assert result.files_compared > 1000
+    assert result.kept_in == str(folder)
+    yield folder, said
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def spoilt(folder: Path) -> Iterator[None]:
+    """Whatever is changed on the restored disk is undone afterwards."""
+    target, kept = folder / "new-disk.raw", folder / "new-disk.kept"
+    subprocess.run(["cp", "--sparse=always", target, kept], check=True)
+    try:
+        yield
+    finally:
+        kept.replace(target)
+
+
+def compare(folder: Path) -> list[str]:
+    return [found.words for found in compare_disks(str(folder / "computer.raw"), str(folder / "new-disk.raw"))]
+
+
+def test_every_step_is_told(demo: tuple[Path, list[str]]) -> None:
+    text = "\n".join(demo[1])
+    assert [f"{number}." in text for number in range(1, 10)] == [True] * 9
+    assert "All is right" in text
+    assert "stillframe backup /dev/DISK" in text
+
+
+def test_nothing_stays_attached(demo: tuple[Path, list[str]]) -> None:
+    for name in ("computer.raw", "new-disk.raw"):
+        assert run(["losetup", "--associated", str(demo[0] / name)]).text == ""
+
+
+@pytest.mark.parametrize(("number", "path"), [(3, "Users/Anna/Documents/letter 07.txt"), (5, "lost+found/extra")])
+def test_other_file_is_named(demo: tuple[Path, list[str]], number: int, path: str) -> None:
+    part = PARTS[number - 1]
+    with spoilt(demo[0]):
+        target = str(demo[0] / "new-disk.raw")
+        with (
+            attached(target, part.extent, read_only=False) as device,
+            mounted(device, part.filesystem, read_only=False) as folder,
+            open(os.path.join(folder, path), "ab") as file,
+        ):
+            file.write(b"x")
+        with pytest.raises(DamagedError, match=path) as caught:
+            compare(demo[0])
+    assert caught.value.exit_code == 14
+
+
+def test_paging_file_with_contents_is_named(demo: tuple[Path, list[str]]) -> None:
+    part = PARTS[2]
+    with spoilt(demo[0]):
+        with (
+            attached(str(demo[0] / "new-disk.raw"), part.extent, read_only=False) as device,
+            mounted(device, "ntfs", read_only=False) as folder,
+            open(os.path.join(folder, "hiberfil.sys"), "r+b") as file,
+        ):
+            file.seek(1 << 20)
+            file.write(b"old")
+        with pytest.raises(DamagedError, match=r"hiberfil\.sys"):
+            compare(demo[0])
+
+
+@pytest.mark.parametrize("change", [["--change-name=3:other"], ["--zap"]])
+def test_other_table_is_named(demo: tuple[Path, list[str]], change: list[str]) -> None:
+    with spoilt(demo[0]):
+        subprocess.run(["sgdisk", *change, demo[0] / "new-disk.raw"], check=True, capture_output=True)
+        with pytest.raises((DamagedError, MachineRefusal)):
+            compare(demo[0])
+
+
+def test_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "letter").write_text("mine")
+    with pytest.raises(UsageError, match="not an empty folder"):
+        run_demo(keep=str(tmp_path), say=print, events=NoEvents(), cancel=CancelToken())
+    assert (tmp_path / "letter").read_text() == "mine"
+
+
+def test_missing_programs_are_one_line_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str) -> str:
+        if name in ("mcopy", "sgdisk"):
+            raise MissingProgram(name)
+        return find_program(name)
+
+    monkeypatch.setattr(tools, "find_program", find)
+    with pytest.raises(MissingProgram, match="mcopy, sgdisk") as caught:
+        require_machine()
+    assert caught.value.hint == "On Debian or Ubuntu: sudo apt-get install -y gdisk mtools"
+
+
+def test_other_users_are_told_to_use_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Finished(arguments=("id", "-u"), exit_code=0, output=b"1000\n", errors=b"")
+    monkeypatch.setattr(tools, "run", lambda _: other)
+    with pytest.raises(MachineRefusal) as caught:
+        require_machine()
+    assert "sudo" in caught.value.hint
