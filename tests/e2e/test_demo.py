@@ -1,6 +1,7 @@
 """The demo: it ends well where all is right, and ends badly where something is not."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from stillframe.events import NoEvents
 from stillframe.host.run import Finished, find_program, run
 from stillframe.jobs.demo import run_demo, tools
 from stillframe.jobs.demo.comparing import compare_disks
-from stillframe.jobs.demo.disk import PARTS
+from stillframe.jobs.demo.disk import PARTS, Part
 from stillframe.jobs.demo.tools import attached, mounted, require_machine
 from stillframe.jobs.pipeline import CancelToken
 
@@ -34,14 +35,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[
 
 
 @contextmanager
-def spoilt(folder: Path) -> Iterator[None]:
-    """Whatever is changed on the restored disk is undone afterwards."""
-    target, kept = folder / "new-disk.raw", folder / "new-disk.kept"
-    subprocess.run(["cp", "--sparse=always", target, kept], check=True)
-    try:
-        yield
-    finally:
-        kept.replace(target)
+def open_restored(folder: Path, part: Part) -> Iterator[Path]:
+    """The root of a volume of the restored disk, to be changed."""
+    with (
+        attached(str(folder / "new-disk.raw"), part.extent, read_only=False) as device,
+        mounted(device, part.filesystem, read_only=False) as root,
+    ):
+        yield Path(root)
 
 
 def compare(folder: Path) -> list[str]:
@@ -60,42 +60,48 @@ def test_nothing_stays_attached(demo: tuple[Path, list[str]]) -> None:
         assert run(["losetup", "--associated", str(demo[0] / name)]).text == ""
 
 
-@pytest.mark.parametrize(("number", "path"), [(3, "Users/Anna/Documents/letter 07.txt"), (5, "lost+found/extra")])
-def test_other_file_is_named(demo: tuple[Path, list[str]], number: int, path: str) -> None:
+@pytest.mark.parametrize(("number", "name"), [(3, "Users/Anna/Documents/letter 07.txt"), (5, "lost+found/extra")])
+def test_other_file_is_named(demo: tuple[Path, list[str]], number: int, name: str) -> None:
     part = PARTS[number - 1]
-    with spoilt(demo[0]):
-        target = str(demo[0] / "new-disk.raw")
-        with (
-            attached(target, part.extent, read_only=False) as device,
-            mounted(device, part.filesystem, read_only=False) as folder,
-            open(os.path.join(folder, path), "ab") as file,
-        ):
-            file.write(b"x")
-        with pytest.raises(DamagedError, match=path) as caught:
-            compare(demo[0])
+    with open_restored(demo[0], part) as root:
+        before = (root / name).read_bytes() if (root / name).exists() else None
+        (root / name).write_bytes((before or b"") + b"x")
+    with pytest.raises(DamagedError, match=re.escape(name)) as caught:
+        compare(demo[0])
     assert caught.value.exit_code == 14
+    with open_restored(demo[0], part) as root:
+        (root / name).unlink() if before is None else (root / name).write_bytes(before)
 
 
 def test_paging_file_with_contents_is_named(demo: tuple[Path, list[str]]) -> None:
-    part = PARTS[2]
-    with spoilt(demo[0]):
-        with (
-            attached(str(demo[0] / "new-disk.raw"), part.extent, read_only=False) as device,
-            mounted(device, "ntfs", read_only=False) as folder,
-            open(os.path.join(folder, "hiberfil.sys"), "r+b") as file,
-        ):
+    for contents in (b"old", bytes(3)):
+        with open_restored(demo[0], PARTS[2]) as root, (root / "hiberfil.sys").open("r+b") as file:
             file.seek(1 << 20)
-            file.write(b"old")
-        with pytest.raises(DamagedError, match=r"hiberfil\.sys"):
-            compare(demo[0])
+            file.write(contents)
+        if any(contents):
+            with pytest.raises(DamagedError, match=r"hiberfil\.sys"):
+                compare(demo[0])
 
 
-@pytest.mark.parametrize("change", [["--change-name=3:other"], ["--zap"]])
-def test_other_table_is_named(demo: tuple[Path, list[str]], change: list[str]) -> None:
-    with spoilt(demo[0]):
-        subprocess.run(["sgdisk", *change, demo[0] / "new-disk.raw"], check=True, capture_output=True)
-        with pytest.raises((DamagedError, MachineRefusal)):
+def test_other_table_is_named(demo: tuple[Path, list[str]]) -> None:
+    for name in ("other", PARTS[2].words):
+        subprocess.run(["sgdisk", f"--change-name=3:{name}", demo[0] / "new-disk.raw"], check=True, capture_output=True)
+        if name == "other":
+            with pytest.raises(DamagedError, match="other"):
+                compare(demo[0])
+
+
+def test_half_a_table_is_named(demo: tuple[Path, list[str]]) -> None:
+    with (demo[0] / "new-disk.raw").open("r+b") as file:
+        file.seek(-512, os.SEEK_END)
+        header = file.read(512)
+        file.seek(-512, os.SEEK_END)
+        file.write(bytes(512))
+        file.flush()
+        with pytest.raises(DamagedError, match="partition table"):
             compare(demo[0])
+        file.seek(-512, os.SEEK_END)
+        file.write(header)
 
 
 def test_folder_that_holds_something_is_refused(tmp_path: Path) -> None:

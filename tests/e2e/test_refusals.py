@@ -136,6 +136,8 @@ def test_a_mounted_target_is_refused(saved: Saved, volume: Path, tmp_path: Path)
 
 
 def test_the_target_that_holds_the_repository_is_refused(volume: Path, tmp_path: Path) -> None:
+    os.truncate(volume, 64 * MIB)
+    run_tool("mke2fs", "-q", "-F", "-t", "ext4", str(volume))
     with loop_device(volume) as device:
         (tmp_path / "mount").mkdir()
         run_tool("mount", str(device), str(tmp_path / "mount"))

@@ -34,8 +34,8 @@ from stillframe.testing.repositories import (
 
 OLD, NEW = "old words", "new words"
 DAY = timedelta(days=1)
-FIRST = Draft(chunks=[1, 2, 3, 4, None, 5], chunks_per_pack=2, name="a")
-SECOND = Draft(chunks=[1, 2, 6, 7, None, 5], chunks_per_pack=2, name="a")
+FIRST = Draft(chunks=[1, 2, 3, 4, None, 5], chunks_per_pack=3, name="a")
+SECOND = Draft(chunks=[1, 6, 7, 8, None, 5], chunks_per_pack=2, name="a")  # leaves a third of FIRST's first pack alive
 THIRD = Draft(chunks=[1, 2, 6, 8, 9, 10], chunks_per_pack=2, name="a")
 TEARS = [Tear.KEPT, Tear.PREFIX, Tear.ZERO_TAIL, Tear.ZERO_HOLE, Tear.EMPTY, Tear.VANISHED]
 
@@ -99,7 +99,9 @@ def prepared(*, drafts: tuple[Draft, ...] = (FIRST, SECOND)) -> tuple[MemoryStor
 def announced() -> tuple[MemoryStore, FakeClock]:
     """A repository in which packs were announced dead more than a day ago."""
     store, clock = prepared()
-    expire(reopen(store, clock=clock), "before")
+    repository = reopen(store, clock=clock)
+    assert plan_expire(repository, forget=[repository.images().images[0].manifest.image]).repack
+    expire(repository, "before")
     clock.advance(3 * DAY)
     return store, clock
 

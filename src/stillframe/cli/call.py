@@ -4,6 +4,7 @@ Answers: "which repository, with which secret, and has the person pressed Ctrl-C
 """
 
 import argparse
+import contextlib
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -75,8 +76,9 @@ def stoppable(screen: Screen) -> "Iterator[CancelToken]":
 
     def stop(number: int, _frame: FrameType | None) -> None:
         token.cancel()
-        screen.warn("", "Stopping after the piece that is at work. Press Ctrl-C again to end at once.")
         signal.signal(number, signal.SIG_DFL)
+        with contextlib.suppress(RuntimeError, OSError):  # it may have come in the middle of another line
+            screen.warn("", "Stopping after the piece that is at work. Press Ctrl-C again to end at once.")
 
     before = [(number, signal.signal(number, stop)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:

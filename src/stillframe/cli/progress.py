@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from stillframe.events import BytesMoved, Event, Finding, JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.units import format_duration, format_rate, format_size
@@ -27,6 +27,18 @@ _TYPES: Final[Mapping[type, str]] = {
 
 Write = Callable[[str], None]
 """Writes one line."""
+
+
+class Sink(Protocol):
+    """An ``EventSink`` that draws, and can be told that nothing more comes."""
+
+    def emit(self, event: Event) -> None:
+        """Draw one event."""
+        ...
+
+    def close(self) -> None:
+        """Draw what is held back, and take away what should not stay."""
+        ...
 
 
 class Pace:

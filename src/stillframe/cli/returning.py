@@ -15,7 +15,7 @@ from stillframe.host.machine import machine
 from stillframe.host.target import TargetIdentity
 from stillframe.jobs.clone import CloneOptions, ClonePlan, apply_clone, plan_clone
 from stillframe.jobs.listing import ListedImage, find_image, look_at_image
-from stillframe.jobs.looking import require_raw_paths
+from stillframe.jobs.looking import require_raw_sources, require_target
 from stillframe.jobs.restore import RestoreOptions, RestorePlan, apply_restore, plan_restore
 from stillframe.repo.records import Manifest
 from stillframe.units import format_duration, format_rate, format_size
@@ -35,7 +35,7 @@ def restore(call: Call) -> int:
     """Write an image back."""
     options, screen = call.options, call.screen
     refuse_later(options, _LATER)
-    require_raw_paths([options.target])
+    require_target(options.target)
     repository = call.open_repository()
     manifest = find_image(repository, options.image, machine_id=machine().id)
     partition, onto = options.partition
@@ -69,7 +69,8 @@ def clone(call: Call) -> int:
     """Copy a disk onto another one."""
     options, screen = call.options, call.screen
     refuse_later(options, _LATER | _CLONE_LATER)
-    require_raw_paths([options.source, options.target])
+    require_raw_sources([options.source])
+    require_target(options.target)
     wanted = CloneOptions(
         selection=Selection(all_sectors=options.all_sectors, include_paging=options.include_paging),
         wipe=options.wipe, new_identity=options.new_identity,

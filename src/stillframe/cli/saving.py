@@ -10,7 +10,7 @@ from stillframe.cli.results import backup_plan_fields, backup_result_fields
 from stillframe.cli.words import backup_plan_lines, backup_result_lines
 from stillframe.errors import DamagedError
 from stillframe.jobs.backup import BackupOptions, apply_backup, plan_backup, require_room
-from stillframe.jobs.looking import require_raw_paths
+from stillframe.jobs.looking import require_raw_sources
 from stillframe.jobs.owner import this_owner
 from stillframe.jobs.repositories import last_seen
 
@@ -28,7 +28,7 @@ def backup(call: Call) -> int:
     """Make an image of one or more sources."""
     options, screen = call.options, call.screen
     refuse_later(options, _LATER)
-    require_raw_paths(options.sources)
+    require_raw_sources(options.sources)
     repository, owner = call.open_repository(), this_owner()
     with contextlib.ExitStack() as stack:
         sources: list[OpenSource] = [

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from stillframe.cli.progress import JsonLines, PlainLines, json_line, printable
+from stillframe.cli.progress import JsonLines, PlainLines, Sink, json_line, printable
 from stillframe.errors import Cancelled, StillframeError, UsageError
 from stillframe.events import Event
 
@@ -40,8 +40,11 @@ class Screen:
         self._sink = self._make_sink()
 
     def emit(self, event: Event) -> None:
-        """Draw one event."""
-        self._sink.emit(event)
+        """Draw one event. When nobody reads any more, the job goes on in silence."""
+        try:
+            self._sink.emit(event)
+        except OSError:
+            self._sink = _Silence()
 
     def say(self, *lines: str) -> None:
         """Words for a person; a program does not get them."""
@@ -115,7 +118,7 @@ class Screen:
         else:
             self._write(self._streams.errors, f"stillframe: {message}", *([f"  {hint}"] if hint else []))
 
-    def _make_sink(self) -> Any:
+    def _make_sink(self) -> Sink:
         if self.is_json:
             return JsonLines(lambda line: self._write(self._streams.output, line))
         if self._streams.errors.isatty():
@@ -128,14 +131,25 @@ class Screen:
         stream.flush()
 
 
+class _Silence:
+    """Draws nothing."""
+
+    def emit(self, event: Event) -> None:
+        """Forget the event."""
+
+    def close(self) -> None:
+        """Nothing is drawn."""
+
+
 class _LazyBar:
     """The bar, loaded with the first event: most verbs draw none."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._bar: Any = None
+        self._bar: Sink | None = None
 
     def emit(self, event: Event) -> None:
+        """Draw the event."""
         if self._bar is None:
             from stillframe.cli.bar import Bar  # noqa: PLC0415 - rich takes as long to load as some verbs to run
 
@@ -143,5 +157,6 @@ class _LazyBar:
         self._bar.emit(event)
 
     def close(self) -> None:
+        """Take the bar away."""
         if self._bar is not None:
             self._bar.close()

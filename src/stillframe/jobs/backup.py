@@ -125,10 +125,10 @@ def apply_backup(
     """
     clock = repository.clock
     began, created = clock.monotonic(), rfc3339(clock.now())
+    require_room(plan)
     session = begin_session(repository, owner, "backup")
     with contextlib.ExitStack() as stack:
         stack.callback(session.end)
-        require_room(plan)
         events.emit(JobStarted(verb="backup", what=_what(plan), bytes_total=plan.estimate.bytes_to_read))
         domain = bytes.fromhex(owner.machine.id)
         writer = ImageWriter(session, domain=domain, level=LEVELS[plan.options.compression])

@@ -12,7 +12,7 @@ from typing import Final
 
 from stillframe.block.file import open_file_reader
 from stillframe.capture import CapturedDisk, CapturedVolume, Selection, capture_disk
-from stillframe.errors import DeviceError, MachineRefusal, StillframeError, UsageError
+from stillframe.errors import DeviceError, MachineRefusal, StillframeError, TargetError, UsageError
 from stillframe.events import Notice
 from stillframe.extents import Extent
 from stillframe.host.blocks import THIS_MACHINE, BlockTree, KernelPaths, read_block_tree
@@ -37,6 +37,7 @@ _CONTAINERS: Final = (
     (b"# Disk DescriptorFile", "VMDK"),
     (b"<<< ", "VDI"),
 )
+_DEVICE_FOLDERS: Final = ("/dev/", "/proc/", "/sys/", "\\\\.\\")
 _VHD_FOOTER: Final = b"conectix"
 _FOOTER_SIZE: Final = 512
 
@@ -108,11 +109,24 @@ def require_raw(facts: DiskFacts) -> None:
         )
 
 
-def require_raw_paths(paths: Iterable[str]) -> None:
+def require_raw_sources(paths: Iterable[str]) -> None:
     """``require_raw`` for each path at which there is something."""
     for path in paths:
         if os.path.exists(path):
             require_raw(describe(path))
+
+
+def require_target(path: str) -> None:
+    """Refuse a target that cannot be meant, before anything is planned for it.
+
+    Raises:
+        TargetError: It is named like a device and is not there. A new file made there would lie in memory.
+        UsageError: It is a container of another program.
+    """
+    if os.path.exists(path):
+        require_raw(describe(path))
+    elif os.path.realpath(path).startswith(_DEVICE_FOLDERS):
+        raise TargetError(f"there is no device {path}", hint="'stillframe disks' lists the disks of this machine.")
 
 
 def _look_bravely(facts: DiskFacts, kernel: KernelPaths) -> SeenDisk:
@@ -186,6 +200,8 @@ def _bytes_used(volume: CapturedVolume, uses: tuple[Use, ...]) -> int | None:
     """By the file system's own map; of a mounted one by what the system says; else not known."""
     if volume.used.kind == "used":
         return volume.used.extents.size
+    if any(use.kind == "holder" for use in uses):  # what is mounted lies in a volume on it, and tells of that alone
+        return None
     for use in uses:
         if use.kind == "mounted":
             try:

@@ -182,7 +182,7 @@ class Placer:
     def _zero(self, extent: Extent) -> None:
         for start in range(extent.start, extent.end, _ZERO_STEP):
             part = Extent(start, min(start + _ZERO_STEP, extent.end))
-            if self._options.delta and not any(self.target.read_at(part.start, part.size)):
+            if self._options.delta and not np.frombuffer(self.target.read_at(part.start, part.size), np.uint8).any():
                 self.written.add(skipped=part.size)
             else:
                 self.target.zero(part)

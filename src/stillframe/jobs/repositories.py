@@ -119,16 +119,18 @@ def open_at(folder: str, secrets: SecretSources) -> Repository:
     """
     store = LocalStore(folder)
     identity = read_identity(store, where=folder).identity
+    LastSeen(state_dir(), identity.id).check_identity(identity, where=folder)
     given = secrets.given()
     if given is not None or identity.encryption == "none" or secrets.ask is None:
         return open_repository(store, where=folder, secret=given, cache_folder=cache_dir())
+    question = f"Passphrase (or recovery key) of the repository {folder}: "
     for tries_left in reversed(range(_TRIES)):
-        secret = secrets.ask(f"Passphrase (or recovery key) of the repository {folder}: ")
         try:
-            return open_repository(store, where=folder, secret=secret, cache_folder=cache_dir())
-        except WrongKey:
+            return open_repository(store, where=folder, secret=secrets.ask(question), cache_folder=cache_dir())
+        except WrongKey as error:
             if not tries_left:
                 raise
+            question = f"{error.message}. Once more: "
     raise AssertionError
 
 

@@ -54,7 +54,7 @@ def verify_image(
     clock = repository.clock
     began = clock.monotonic()
     events.emit(JobStarted(verb="verify", what=f"image {manifest.image[:8]}", bytes_total=manifest.bytes_used))
-    index = repository.load_index()
+    index = repository.load_index(unindexed=True)
     index.exclude_packs(index.packs() - repository.stored_packs().keys())
     reader = repository.reader(index)
     examination = Examination(reader, ChunkNamer(repository, bytes.fromhex(manifest.domain)), events)

@@ -160,9 +160,11 @@ class ChunkIndex:
                 runs.append(self._saved(make_run((run_id,), table)))
         self._set(tuple(self._merged(runs)))
 
-    def add(self, run_id: bytes, table: Table) -> None:
-        """Take one more run, just written."""
-        run = self._saved(make_run((run_id,), table))
+    def add(self, run_id: bytes, table: Table, *, keep: bool = True) -> None:
+        """Take one more run: just written, or (``keep`` false) known here only and not worth caching."""
+        run = make_run((run_id,), table)
+        if keep:
+            run = self._saved(run)
         with self._lock:
             self._set((*self._runs(), run))
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from stillframe.errors import StillframeError, StorageError
 from stillframe.repo.format import FOOTER_SIZE, ObjectType, is_cut_off, object_name, parse_footer
+from stillframe.repo.manifest_rules import parse_manifest
 from stillframe.repo.objects import TornObject, read_whole
-from stillframe.repo.records import Manifest, ProofRecord, SessionRecord, TombstoneRecord, parse_record
+from stillframe.repo.records import ProofRecord, SessionRecord, TombstoneRecord, parse_record
 from stillframe.repo.repository import Repository, StoredImage
 from stillframe.repo.rows import Rows, Table
 from stillframe.store import ObjectMissing
@@ -126,7 +127,7 @@ def read_image(repository: Repository, image_id: bytes) -> StoredImage:
     """A manifest, whether it is forgotten or not. Raises as ``ObjectBox.read`` and ``parse_record``."""
     opened = repository.box.read(ObjectType.IMAGE, image_id)
     thing = object_name(ObjectType.IMAGE, image_id)
-    return StoredImage(manifest=parse_record(opened.payload, Manifest, thing=thing), digest=opened.digest)
+    return StoredImage(manifest=parse_manifest(opened.payload, thing=thing), digest=opened.digest)
 
 
 def _parse(repository: Repository, kind: ObjectType, object_id: bytes, name: str) -> None:
@@ -136,7 +137,7 @@ def _parse(repository: Repository, kind: ObjectType, object_id: bytes, name: str
     payload = repository.box.read(kind, object_id).payload
     match kind:
         case ObjectType.IMAGE:
-            parse_record(payload, Manifest, thing=name)
+            parse_manifest(payload, thing=name)
         case ObjectType.SESSION:
             parse_record(payload, SessionRecord, thing=name)
         case ObjectType.TOMBSTONE:

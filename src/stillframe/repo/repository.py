@@ -4,13 +4,22 @@ Answers: "which images are there?", "what did this one say?", "what was forgotte
 ``session`` (backups), ``expire`` and ``repair``.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from stillframe.clock import Clock, SystemClock, rfc3339
-from stillframe.errors import DamagedError, RepositoryNotFound, StillframeError, UsageError, WrongKey
+from stillframe.errors import (
+    DamagedError,
+    RepositoryNotFound,
+    StillframeError,
+    StorageError,
+    UnsupportedFormat,
+    UsageError,
+    WrongKey,
+)
 from stillframe.events import Finding
 from stillframe.repo.format import (
     CHECK_HINT,
@@ -23,6 +32,7 @@ from stillframe.repo.format import (
 from stillframe.repo.identity import FORMAT, FoundIdentity, Identity, build_identity, read_identity, write_identity
 from stillframe.repo.index import ChunkIndex, RunCache
 from stillframe.repo.keys import DEFAULT_COST, Cost, KeyRing
+from stillframe.repo.manifest_rules import parse_manifest
 from stillframe.repo.objects import ObjectBox, TornObject
 from stillframe.repo.packs import PackReader
 from stillframe.repo.reading import ChunkReader
@@ -129,13 +139,21 @@ class Repository:
         found = self._records(ObjectType.PROOF, ProofRecord)
         return tuple(sorted(found, key=lambda record: (record.created, record.proof)))
 
-    def load_index(self) -> ChunkIndex:
-        """The index, whole. Damaged runs are left out: ``check`` names them, and packs say the same."""
+    def load_index(self, *, unindexed: bool = False) -> ChunkIndex:
+        """The index, whole. Damaged runs are left out: ``check`` names them, and packs say the same.
+
+        Args:
+            unindexed: Also ask the trailers of packs that no run names, as whoever reads an image must.
+        """
         for _ in range(_LOADS_MAX):
             index, run_ids = ChunkIndex(self._cache), set(self.box.ids(ObjectType.INDEX))
             index.load(run_ids, self.read_run)
             if run_ids.issubset(self.box.ids(ObjectType.INDEX)):
                 break  # else runs were replaced meanwhile, and their rows stand in runs that were not listed
+        if unindexed:
+            for pack_id in sorted(self.stored_packs().keys() - index.packs()):
+                with contextlib.suppress(DamagedError, UnsupportedFormat, StorageError):
+                    index.add(pack_id, self.packs.read_table(pack_id), keep=False)
         return index
 
     def read_run(self, run_id: bytes) -> Table | None:
@@ -155,8 +173,8 @@ class Repository:
         return parse_table(opened.payload, thing=f"index run {run_id.hex()}")
 
     def reader(self, index: ChunkIndex | None = None) -> ChunkReader:
-        """Chunks by id."""
-        return ChunkReader(index or self.load_index(), self.packs)
+        """Chunks by id; without an index given, packs that no run names are searched too."""
+        return ChunkReader(index or self.load_index(unindexed=True), self.packs)
 
     def stored_packs(self) -> dict[bytes, int]:
         """The packs that are there, torn ones too, with their sizes."""
@@ -172,7 +190,7 @@ class Repository:
 
     def _read_image(self, image_id: bytes) -> StoredImage:
         opened = self.box.read(ObjectType.IMAGE, image_id)
-        manifest = parse_record(opened.payload, Manifest, thing=f"manifest {image_id.hex()}")
+        manifest = parse_manifest(opened.payload, thing=f"manifest {image_id.hex()}")
         if manifest.image != image_id.hex():
             raise DamagedError(f"manifest {image_id.hex()} describes image {manifest.image}", hint=CHECK_HINT)
         if manifest.chunk_size != self.identity.chunk_size:

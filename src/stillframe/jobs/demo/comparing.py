@@ -62,8 +62,10 @@ def _compare_tables(saved: str, restored: str) -> Compared:
     if one != other:
         differing = sorted(set(one) ^ set(other))[:_NAMED_MAX]
         raise DamagedError(f"sfdisk shows another partition table: {differing}", hint=_HINT)
-    said = call("sgdisk", "--verify", restored).text
-    if "No problems found" not in said:  # sgdisk ends with 0 also when it found some
+    verified = call("sgdisk", "--verify", restored)
+    said = (verified.output + verified.errors).decode("utf-8", "replace")
+    # sgdisk ends with 0 also when it found problems; and it cautions, but finds none, when one copy is lost.
+    if "No problems found" not in said or "Caution" in said:
         raise DamagedError(f"sgdisk finds the partition table unsound: {said.strip()}", hint=_HINT)
     return Compared(words=f"partition table: sfdisk shows the same {len(PARTS)} partitions, sgdisk finds it sound")
 
@@ -86,7 +88,7 @@ def _compare_files(saved: str, restored: str, part: Part) -> Compared:
     if one.files != files or one.others != other.others:
         differing = sorted({path for path, _ in (one.files | one.others).items() ^ (files | other.others).items()})
         raise DamagedError(
-            f"{len(differing)} files of partition {part.number} differ, the first {differing[:_NAMED_MAX]}", hint=_HINT
+            f"partition {part.number} has other files, {len(differing)} in all: {differing[:_NAMED_MAX]}", hint=_HINT
         )
     left = f"; {' and '.join(paging)} read as zeros" if paging else ""
     return Compared(
