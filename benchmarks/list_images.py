@@ -28,7 +28,8 @@ def main(count: int) -> None:
     """Make the repository and list it."""
     with tempfile.TemporaryDirectory(prefix="stillframe-images-") as folder:
         repository = sample_repository(LocalStore(folder), passphrase="words")  # noqa: S106 - guards nothing
-        disks = (sample_disk(partitions=tuple(sample_partition(number=number) for number in range(1, 6))),)
+        partitions = tuple(sample_partition(number=number, start=number << 20) for number in range(1, 4))
+        disks = (sample_disk(partitions=partitions),)
         for sequence in range(1, count + 1):
             manifest = sample_manifest(image=make_id().hex(), sequence=sequence, disks=disks)
             repository.box.write(ObjectType.IMAGE, bytes.fromhex(manifest.image), build_record(manifest))

@@ -8,7 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -285,9 +285,7 @@ def test_a_restore_shows_what_will_be_lost_and_asks(repo: Path, tmp_path: Path) 
     assert "daily" in tool("blkid", "-p", "-O", VOLUME_START, "-o", "export", target)
 
 
-def test_a_target_that_is_too_small_holds_the_repository_or_is_no_device(
-    source: Path, repo: Path, tmp_path: Path
-) -> None:
+def test_a_target_that_cannot_be_meant_is_refused(source: Path, repo: Path, tmp_path: Path) -> None:
     small = tmp_path / "small.raw"
     small.write_bytes(bytes(MIB))
     assert call("restore", "latest", small, "--yes").exit_code == 22
@@ -385,6 +383,61 @@ def test_a_target_in_use_is_refused(mounted: Path, repo: Path) -> None:
     done = call("restore", "latest", mounted, "--partition", "1", "--yes", "--repo", repo)
     assert done.exit_code == 22
     assert len(mounted.read_bytes()) == len(before)
+
+
+@pytest.fixture
+def loops() -> Iterator[Callable[[Path], str]]:
+    """A function that shows a file as a disk."""
+    made: list[str] = []
+
+    def show(path: Path) -> str:
+        made.append(tool("losetup", "--find", "--show", path).strip())
+        return made[-1]
+
+    yield show
+    for device in made:
+        tool("losetup", "--detach", device)
+
+
+@pytest.mark.root
+def test_from_device_to_device(source: Path, repo: Path, tmp_path: Path, loops: Callable[[Path], str]) -> None:
+    target = old_target(tmp_path)
+    first, second = loops(source), loops(target)
+    image = of_json("backup", first, "--repo", repo)["image"]
+    plan = of_json("restore", image, second, "--dry-run")
+    assert plan["target_size"] == 64 * MIB
+    assert any("precious" in line for line in plan["lost"])
+    assert call("restore", image, second, "--yes").exit_code == 0
+    start = {line.split(":")[1] for line in tool("sfdisk", "--dump", target).splitlines() if "start=" in line}
+    assert start == {line.split(":")[1] for line in tool("sfdisk", "--dump", source).splitlines() if "start=" in line}
+    assert "LABEL=daily" in tool("blkid", "-p", "-O", VOLUME_START, "-S", 28 * MIB, "-o", "export", target)
+    assert of_json("clone", first, second, "--yes")["complete"] is True
+    assert call("clone", first, first, "--yes").exit_code == 22
+
+
+@pytest.mark.root
+def test_the_disk_that_holds_the_repository_is_refused(
+    source: Path, tmp_path: Path, loops: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, place = tmp_path / "backup-disk.raw", tmp_path / "backup-disk"
+    image.write_bytes(b"")
+    os.truncate(image, 128 * MIB)
+    tool("mkfs.ext4", "-q", image)
+    place.mkdir()
+    device = loops(image)
+    tool("mount", device, place)
+    try:
+        monkeypatch.setenv("STILLFRAME_REPO", str(place / "repo"))
+        assert call("init", place / "repo", "--encryption", "none").exit_code == 0
+        assert call("backup", source).exit_code == 0
+        for target in (device, image):
+            done = call("restore", "latest", target, "--yes")
+            assert done.exit_code == 22
+            assert "repository" in done.errors
+        assert call("backup", device).exit_code == 20
+        assert of_json("check")["ok"] is True
+    finally:
+        tool("umount", place)
 
 
 # Damage
@@ -591,10 +644,12 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_went_away_is_no_error(unbuffered: str, source: Path) -> None:
+@pytest.mark.parametrize("place", ["{source}", "{source}.missing --json"])
+def test_a_reader_that_went_away_is_no_error(unbuffered: str, place: str, source: Path) -> None:
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-c", "from stillframe.cli.main import run; run()", "disks", str(source)]
+    words = ["disks", *place.format(source=source).split()]
+    command = [sys.executable, "-c", "from stillframe.cli.main import run; run()", *words]
     more = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=more)
     os.close(write)

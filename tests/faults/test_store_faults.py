@@ -1,8 +1,9 @@
 """Storage that is full, unplugged, write-protected or damaged: what a backup, a verify and a restore then do."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from stillframe.events import NoEvents
 from stillframe.extents import Extent
 from stillframe.jobs import pipeline
 from stillframe.jobs.backup import BackupOptions
+from stillframe.jobs.restore import RestoreOptions
 from stillframe.repo.check import check_repository
 from stillframe.repo.format import ObjectType, object_name
 from stillframe.repo.records import Manifest
@@ -20,12 +22,15 @@ from stillframe.repo.repository import Repository, open_repository
 from stillframe.store import LocalStore, MemoryStore, Store
 from stillframe.testing.clocks import FakeClock
 from stillframe.testing.disk_builder import fill_with_noise, write_gpt
-from stillframe.testing.faulty_store import FailingReads, FullStore, VanishingStore
+from stillframe.testing.faulty_store import FailingReads, FaultPlan, FullStore, VanishingStore
 from stillframe.testing.job_runs import backup, make_repository, restore, verify
 from stillframe.testing.real_disks import run_tool
+from stillframe.testing.repositories import Processes, make_owner
 from stillframe.testing.sample_repository import flipped, replace_object
 
 MIB = 1 << 20
+NEXT = make_owner(process="2", processes=Processes(dead={"1"}))
+CLOCK = FakeClock()
 PLACES = [Extent(MIB, 2 * MIB + 512), Extent(3 * MIB, 4 * MIB)]
 
 
@@ -39,7 +44,9 @@ def make_disk(seed: int = 1, *, size: int = 900_000) -> MemoryDisk:
 
 
 def reopen(store: Store) -> Repository:
-    return open_repository(store, where="the test", secret=None, clock=FakeClock())
+    """A moment later: which of two proofs of the same second is newer cannot be told."""
+    CLOCK.advance(timedelta(seconds=1))
+    return open_repository(store, where="the test", secret=None, clock=CLOCK)
 
 
 def contents_of(repository: Repository, manifest: Manifest, target: Path) -> bytes:
@@ -97,27 +104,24 @@ def test_a_store_that_is_unplugged_ends_the_run_and_harms_nothing(
     monkeypatch.setattr(pipeline, "worker_count", lambda: 1)
     inner, first, second = MemoryStore(), make_disk(1), make_disk(7)
     earlier = backup(make_repository(inner), first).manifest
-    store = VanishingStore(inner, None)
+    store = VanishingStore(inner)
     repository = reopen(store)
-    del store
-    vanishing = VanishingStore(inner, stop_after)
-    repository.box.store = vanishing
-    repository.packs._store = vanishing if hasattr(repository.packs, "_store") else None  # type: ignore[attr-defined]
+    store.plan = FaultPlan("unplugged", after=stop_after)
     try:
         backup(repository, second)
     except StorageError as error:
         assert error.exit_code == 30
-        assert not vanishing.plugged_in
+        assert not store.plugged_in
     repository = reopen(inner)
     assert contents_of(repository, earlier, tmp_path / "disk") == first.contents
-    result = backup(repository, second)
+    result = backup(repository, second, owner=NEXT)
     assert contents_of(repository, result.manifest, tmp_path / "disk") == second.contents
     assert check_repository(repository, events=NoEvents()).ok
 
 
 def test_a_flipped_bit_is_named_refused_and_healed(tmp_path: Path) -> None:
     store, disk = MemoryStore(), make_disk()
-    repository = make_repository(store)
+    repository = make_repository(store, clock=CLOCK)
     manifest = backup(repository, disk, options=BackupOptions(compression="none")).manifest
     largest = max(packs_of(repository), key=store.size)
     replace_object(store, largest, flipped(store.read(largest), store.size(largest) // 2))
@@ -138,8 +142,6 @@ def test_a_flipped_bit_is_named_refused_and_healed(tmp_path: Path) -> None:
     assert f"at byte {place.start + start}" in damage.value.message
     assert (tmp_path / "disk").read_bytes()[:512] == bytes(512)  # no table
     other = 2 if number == 1 else 1
-    from stillframe.jobs.restore import RestoreOptions
-
     restore(repository, manifest, tmp_path / "other", options=RestoreOptions(partition=other))
     whole = PLACES[other - 1]
     assert (tmp_path / "other").read_bytes() == disk.contents[whole.start : whole.end]
@@ -160,10 +162,8 @@ def test_a_lost_pack_is_stored_again_by_any_backup(tmp_path: Path, kind: str) ->
     repository = reopen(store)
     for name in packs_of(repository):
         store.delete(name)
-    verdict = verify(repository, manifest)
-    assert not verdict.ok
-    verdict = verify(repository, manifest, quick=True)
-    assert not verdict.ok
+    assert not verify(repository, manifest).ok
+    assert not verify(repository, manifest, quick=True).ok
     with pytest.raises(DamagedError):
         restore(reopen(store), manifest, tmp_path / "disk")
     (tmp_path / "disk").unlink(missing_ok=True)
@@ -190,11 +190,11 @@ def test_a_pack_that_cannot_be_read_is_a_finding_and_an_error_not_zeros(tmp_path
 def test_every_bit_of_every_pack_matters(tmp_path: Path) -> None:
     """A sample of bits: each one flipped is found by a verify, or the restore is right all the same."""
     store, disk = MemoryStore(), make_disk(size=100_000)
-    repository = make_repository(store)
+    repository = make_repository(store, clock=CLOCK)
     manifest = backup(repository, disk).manifest
     for name in packs_of(repository):
         whole = store.read(name)
-        for position in range(0, len(whole), max(1, len(whole) // 25)):
+        for position in range(0, len(whole), max(1, len(whole) // 12)):
             replace_object(store, name, flipped(whole, position, position % 8))
             damaged = reopen(store)
             try:
@@ -227,7 +227,7 @@ def test_a_real_disk_that_fills_up_in_mid_run(tmp_path: Path, monkeypatch: pytes
     first, second = make_disk(1), MemoryDisk(os.urandom(20 * MIB))
     with small_storage(tmp_path, "16M") as place:
         store = LocalStore(str(place / "repository"))
-        repository = make_repository(store)
+        repository = make_repository(store, clock=CLOCK)
         earlier = backup(repository, first).manifest
         with pytest.raises(StorageFull):
             backup(repository, second)
@@ -248,9 +248,6 @@ def test_preflight_on_a_real_disk(tmp_path: Path) -> None:
             backup(repository, MemoryDisk(os.urandom(20 * MIB)))
         assert sorted(path for path in place.rglob("*") if path.is_file()) == before
         assert backup(repository, make_disk()).is_complete
-
-
-Break = Callable[[Path], None]
 
 
 @pytest.mark.root

@@ -1,4 +1,4 @@
-"""A check names every kind of damage and which bytes of which image it costs; of a healthy repository it says nothing."""
+"""A check names every kind of damage and the bytes of images that it costs; of a healthy repository it says nothing."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

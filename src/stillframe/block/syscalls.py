@@ -101,7 +101,9 @@ def next_data(descriptor: int, offset: int, end: int) -> tuple[int, int]:
         start = os.lseek(descriptor, offset, os.SEEK_DATA)
         stop = os.lseek(descriptor, start, os.SEEK_HOLE)
     except OSError as error:
-        return (end, end) if error.errno == errno.ENXIO else (offset, end)
+        # Past the end of a file that became shorter there is no hole, only an error for whoever reads there.
+        is_hole = error.errno == errno.ENXIO and os.fstat(descriptor).st_size >= end
+        return (end, end) if is_hole else (offset, end)
     if start >= end:
         return end, end
     return max(start, offset), max(min(stop, end), start + 1)

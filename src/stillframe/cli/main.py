@@ -69,6 +69,15 @@ def main(arguments: Sequence[str], streams: Streams | None = None) -> int:
     streams = streams or Streams(input=sys.stdin, output=sys.stdout, errors=sys.stderr)
     screen = Screen(streams, json="--json" in arguments, debug="--debug" in arguments)
     try:
+        return _carry_out(arguments, screen, streams)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+
+
+def _carry_out(arguments: Sequence[str], screen: Screen, streams: Streams) -> int:
+    """The verb's exit code, or the error's; errors are told."""
+    try:
         with contextlib.redirect_stdout(streams.output):
             options = build_parser().parse_args(arguments)
         return _find_verb(options)(Call(options=options, screen=screen, environment=os.environ))
@@ -82,16 +91,13 @@ def main(arguments: Sequence[str], streams: Streams | None = None) -> int:
         screen.fail(stopped)
         return stopped.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
+        raise
     except Exception:  # noqa: BLE001 - whatever else arises is a bug of ours, and is told as one
         where = _keep_traceback()
         screen.fail_by_bug(
             f"this is a bug in Stillframe: {_last_line()}",
             f"Please report it with the file {where}. '--debug' shows the same here.",
         )
-        if "--debug" in arguments:
-            streams.errors.write(traceback.format_exc())
         return 1
 
 

@@ -1,7 +1,6 @@
 """The verbs that write to a disk: ``restore`` and ``clone``."""
 
 import os
-from collections.abc import Sequence
 from typing import Any, Final
 
 from stillframe.capture import Selection, open_source
@@ -139,8 +138,8 @@ def _plan_fields(plan: RestorePlan | ClonePlan) -> dict[str, Any]:
         "model": target.model if target else "",
         "serial": target.serial if target else "",
         "bytes_to_write": plan.bytes_to_write,
-        "steps": _list(plan.steps),
-        "lost": _list(plan.lost),
+        "steps": list(plan.steps),
+        "lost": list(plan.lost),
         "notices": notice_fields(plan.notices),
     }
 
@@ -151,7 +150,3 @@ def _done_lines(target: str, written: int, skipped: int, seconds: float) -> list
         f"Written       {format_size(written)} to {target} in {format_duration(seconds)} ({rate})",
         f"Left alone    {format_size(skipped)}",
     ]
-
-
-def _list(words: Sequence[str]) -> list[str]:
-    return list(words)

@@ -72,8 +72,10 @@ class Screen:
         self._fail(error.code, error.message, error.hint, error.exit_code)
 
     def fail_by_bug(self, message: str, hint: str) -> None:
-        """An error that is ours."""
+        """An error that is ours; called where it was caught."""
         self.close()
+        if self._debug:
+            self._streams.errors.write(traceback.format_exc())
         self._fail("bug", message, hint, 1)
 
     def confirm(self, question: str, word: str, *, yes: bool) -> None:

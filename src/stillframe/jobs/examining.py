@@ -8,11 +8,14 @@ import threading
 from collections.abc import Iterable
 from typing import Final
 
-from stillframe.errors import DamagedError
-from stillframe.events import BytesMoved, EventSink
+from stillframe.errors import DamagedError, StorageError
+from stillframe.events import BytesMoved, EventSink, Notice
 from stillframe.jobs.pipeline import CancelToken, Workers
 from stillframe.repo.packs import Fetch
+from stillframe.repo.proofs import write_proof
 from stillframe.repo.reading import ChunkReader
+from stillframe.repo.records import ProofRecord
+from stillframe.repo.repository import Repository
 from stillframe.repo.rows import Location
 from stillframe.repo.writing import ChunkNamer
 
@@ -70,6 +73,16 @@ class Examination:
                 self._past_cache &= self._reader.packs.forget_cached(pack_id)
             except DamagedError:
                 self._past_cache = False
+
+
+def keep_proof(repository: Repository, proof: ProofRecord, events: EventSink) -> None:
+    """Keep a verdict where that is possible: storage that is full or write-protected does not change what was found."""
+    try:
+        write_proof(repository, proof)
+    except StorageError as error:
+        events.emit(
+            Notice(code="proof-not-kept", message=f"the verdict could not be kept: {error.message}", hint=error.hint)
+        )
 
 
 class _Examiner:

@@ -12,12 +12,11 @@ import numpy as np
 from stillframe.clock import rfc3339
 from stillframe.errors import DamagedError, StorageError
 from stillframe.events import EventSink, Finding, PhaseStarted
-from stillframe.jobs.examining import Examination
+from stillframe.jobs.examining import Examination, keep_proof
 from stillframe.jobs.pipeline import CancelToken
 from stillframe.repo.blockmap import iter_spans
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.packs import Fetch, plan_fetches
-from stillframe.repo.proofs import write_proof
 from stillframe.repo.records import Manifest, ProofRecord
 from stillframe.repo.repository import Repository
 from stillframe.repo.rows import ids_array
@@ -59,7 +58,7 @@ def read_back(
     for finding in findings:
         events.emit(finding)
     if whole or findings:
-        write_proof(repository, _proof(repository, manifest, examination, owner=owner))
+        keep_proof(repository, _proof(repository, manifest, examination, owner=owner), events)
     return ReadBack(findings=findings, bytes_examined=examination.bytes_examined, is_whole=whole, how=examination.how)
 
 

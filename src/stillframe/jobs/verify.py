@@ -10,11 +10,10 @@ from stillframe.clock import rfc3339
 from stillframe.errors import DamagedError
 from stillframe.events import EventSink, Finding, JobFinished, JobStarted
 from stillframe.extents import ExtentSet
-from stillframe.jobs.examining import Examination
+from stillframe.jobs.examining import Examination, keep_proof
 from stillframe.jobs.pipeline import CancelToken
 from stillframe.repo.blockmap import iter_spans
 from stillframe.repo.packs import Fetch
-from stillframe.repo.proofs import write_proof
 from stillframe.repo.reading import ChunkReader, missing_chunk
 from stillframe.repo.records import Manifest, ProofRecord
 from stillframe.repo.repository import Repository
@@ -66,7 +65,7 @@ def verify_image(
     findings = tuple(_lost_ranges(manifest, reader, examination))
     for finding in findings:
         events.emit(finding)
-    write_proof(repository, _proof(repository, manifest, examination, findings, owner=owner, quick=quick, how=how))
+    keep_proof(repository, _proof(repository, manifest, examination, findings, owner=owner, quick=quick, how=how), events)
     seconds = clock.monotonic() - began
     events.emit(JobFinished(verb="verify", seconds=seconds))
     return VerifyResult(

@@ -35,6 +35,7 @@ from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository, StoredImage
 from stillframe.repo.rows import Ids, Rows, Table, ids_array
 from stillframe.repo.walk import IdSet
+from stillframe.store import ObjectMissing
 
 _PACKS_TRACED: Final = 8
 """For so many bad packs it is told which bytes need each; the images tell the rest."""
@@ -170,7 +171,10 @@ def _check_images(repository: Repository, log: _Log, last_seen: LastSeen) -> lis
         elif found.state is not State.WHOLE:
             _judge_record(found, log)
         else:
-            image = read_image(repository, image_id)
+            try:
+                image = read_image(repository, image_id)
+            except ObjectMissing:
+                continue  # somebody forgot it just now
             if image.manifest.image == image_id.hex():
                 images.append(image)
             else:

@@ -19,15 +19,24 @@ def write_proof(repository: Repository, proof: ProofRecord) -> None:
 
 
 def judge(manifest: Manifest, proofs: Iterable[ProofRecord]) -> Verdict:
-    """The word for an image: what its newest read-back says; torn is never good.
+    """The word for an image: what its newest proofs say; torn is never good.
 
-    ``good`` means that every chunk was read back; ``quick`` that its structure was whole when last looked at.
+    ``good`` means that every chunk was read back; ``quick`` that its structure was whole when last looked at. A quick
+    look does not undo what a reading back found.
     """
     if manifest.is_torn:
         return "torn"
-    mine = sorted((proof for proof in proofs if proof.image == manifest.image), key=lambda proof: proof.created)
-    if any(not proof.ok for proof in mine[-1:]):
+    mine = [proof for proof in proofs if proof.image == manifest.image]
+    read_back = [proof for proof in mine if proof.kind == "read-back"]
+    if not all(proof.ok for proof in (*newest(mine), *newest(read_back))):
         return "damaged"
-    if any(proof.kind == "read-back" and proof.ok for proof in mine):
+    if read_back:
         return "good"
     return "quick" if mine else "unproven"
+
+
+def newest(proofs: Iterable[ProofRecord]) -> tuple[ProofRecord, ...]:
+    """The newest of some proofs: several when they are of the same second, of which none can be called the last."""
+    known = tuple(proofs)
+    last = max((proof.created for proof in known), default="")
+    return tuple(proof for proof in known if proof.created == last)

@@ -16,8 +16,9 @@ from stillframe.errors import DamagedError, Locked, RepositoryError, StorageErro
 from stillframe.repo.format import ObjectType
 from stillframe.repo.index import make_run, merge_runs
 from stillframe.repo.packs import Compress, PackReader, PackWriter, compressor, plan_fetches
+from stillframe.repo.proofs import newest
 from stillframe.repo.reading import ChunkReader
-from stillframe.repo.records import Manifest, build_record
+from stillframe.repo.records import Manifest, ProofRecord, build_record
 from stillframe.repo.repository import Repository
 from stillframe.repo.rows import PACKS_MAX, ROWS_MAX, EntryKind, Table, build_table, ids_array
 from stillframe.repo.sealing import chunk_id_key, make_id
@@ -225,11 +226,12 @@ def whole_entries(packs: PackReader, table: Table) -> Table:
 
 def failed_chunks(repository: Repository) -> set[bytes]:
     """Chunks that a proof found bad and no later good proof of the same image has cleared."""
-    bad: dict[str, set[bytes]] = {}
+    by_image: dict[str, list[ProofRecord]] = {}
     for proof in repository.proofs():
         if proof.kind == "read-back":
-            bad[proof.image] = {bytes.fromhex(text) for text in proof.bad_chunks}
-    return set().union(*bad.values())
+            by_image.setdefault(proof.image, []).append(proof)
+    latest = (proof for proofs in by_image.values() for proof in newest(proofs))
+    return {bytes.fromhex(text) for proof in latest for text in proof.bad_chunks}
 
 
 def join_tables(tables: list[Table]) -> Table:

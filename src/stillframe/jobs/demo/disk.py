@@ -23,6 +23,7 @@ PAGING_FILES: Final = {"pagefile.sys": 64 * MIB, "hiberfil.sys": 48 * MIB}
 _SAMPLE_FOLDERS: Final = ("/usr/lib", "/usr/share", "/usr/bin")
 _SAMPLE_FILE_MAX: Final = 8 * MIB
 _SAMPLE_FILE_MIN: Final = 8192
+_FAT_FILE_MIN: Final = 64 << 10
 _SEEN_MAX: Final = 200_000
 _FAT_SHARE: Final = 12 * MIB
 _NTFS_SHARE: Final = 250 * MIB
@@ -79,7 +80,13 @@ def make_disk(path: str) -> int:
     )
     call("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", path, given=script.encode())
     sample = _sample()
-    return sum(_make_volume(path, part, sample) for part in PARTS if part.filesystem)
+    count = 0
+    for part in PARTS:
+        if part.filesystem:
+            # Each volume begins elsewhere in the sample, so that on a small system all get files, and else few twice.
+            first = len(sample) * part.number // len(PARTS)
+            count += _make_volume(path, part, iter(sample[first:] + sample[:first]))
+    return count
 
 
 def change_disk(path: str) -> str:
@@ -113,7 +120,7 @@ def _make_volume(path: str, part: Part, sample: Iterator[str]) -> int:
             return _fill(folder, sample, share) + _write_documents(folder)
 
 
-def _sample() -> Iterator[str]:
+def _sample() -> list[str]:
     """Files of this machine in an order that looks random and is always the same."""
     found: list[str] = []
     for top in _SAMPLE_FOLDERS:
@@ -123,39 +130,41 @@ def _sample() -> Iterator[str]:
             if len(found) > _SEEN_MAX:
                 break
     found.sort(key=lambda path: (zlib.crc32(os.fsencode(path)), path))
-    return iter(found)
+    return found
+
+
+def _choose(sample: Iterator[str], share: int, *, smallest: int) -> Iterator[str]:
+    """Plain files of the sample until they hold ``share`` bytes."""
+    chosen = 0
+    for path in sample:
+        size = os.path.getsize(path) if os.path.isfile(path) and not os.path.islink(path) else 0
+        if smallest <= size <= _SAMPLE_FILE_MAX:
+            yield path
+            chosen += size
+        if chosen >= share:
+            return
+    if not chosen:
+        raise MachineRefusal("there are no files in /usr to fill the demo's disk with", hint="Is this a container?")
 
 
 def _fill(folder: str, sample: Iterator[str], share: int) -> int:
-    """Copy files until ``share`` bytes are there; the number of files copied."""
-    count = copied = 0
-    for path in sample:
-        size = os.path.getsize(path) if os.path.isfile(path) and not os.path.islink(path) else 0
-        if not _SAMPLE_FILE_MIN <= size <= _SAMPLE_FILE_MAX:
-            continue
+    """Copy files under their own names; the number of files copied."""
+    count = 0
+    for path in _choose(sample, share, smallest=_SAMPLE_FILE_MIN):
         target = os.path.join(folder, path.lstrip("/"))
         os.makedirs(os.path.dirname(target), exist_ok=True)
         shutil.copyfile(path, target)
-        count, copied = count + 1, copied + size
-        if copied >= share:
-            break
-    if not copied:
-        raise MachineRefusal("there are no files in /usr to fill the demo's disk with", hint="Is this a container?")
+        count += 1
     return count
 
 
 def _fill_fat(device: str, sample: Iterator[str]) -> int:
-    """Copy files into numbered names with mtools; FAT has no mount in every kernel."""
-    count = copied = 0
+    """Copy files into numbered names with mtools: not every kernel can mount FAT."""
     call("mmd", "-i", device, "::/EFI", "::/EFI/BOOT")
-    for path in sample:
-        size = os.path.getsize(path) if os.path.isfile(path) and not os.path.islink(path) else 0
-        if not 64 << 10 <= size <= _SAMPLE_FILE_MAX:
-            continue
+    count = 0
+    for path in _choose(sample, _FAT_SHARE, smallest=_FAT_FILE_MIN):
         call("mcopy", "-i", device, path, f"::/EFI/BOOT/boot file {count:03d}.efi")
-        count, copied = count + 1, copied + size
-        if copied >= _FAT_SHARE:
-            break
+        count += 1
     return count
 
 

@@ -16,7 +16,7 @@ from typing import Final
 import blake3
 
 from stillframe.capture import open_source
-from stillframe.errors import DamagedError, StorageFull, UsageError
+from stillframe.errors import DamagedError, StorageError, StorageFull, UsageError
 from stillframe.events import EventSink
 from stillframe.jobs.backup import BackupOptions, BackupResult, apply_backup, plan_backup
 from stillframe.jobs.demo.comparing import compare_disks
@@ -91,7 +91,13 @@ def run_demo(*, keep: str, say: Say, events: EventSink, cancel: CancelToken) -> 
     """
     require_machine()
     with _working_folder(keep) as folder:
-        return _tell(_Place(folder=folder, say=say, events=events, cancel=cancel), kept_in=folder if keep else "")
+        place = _Place(folder=folder, say=say, events=events, cancel=cancel)
+        try:
+            return _tell(place, kept_in=folder if keep else "")
+        except OSError as error:
+            raise StorageError(
+                f"the demo's own files failed: {error}", hint="Is there room, and is /usr left alone meanwhile?"
+            ) from error
 
 
 @contextmanager
@@ -160,7 +166,7 @@ def _make_disk(place: _Place) -> None:
         place.say(f"   partition {part.number}: {part.words}, {kind}, {format_size(part.size)}")
     paging = " and ".join(f"{name} of {format_size(size)}" for name, size in PAGING_FILES.items())
     seconds = format_duration(time.monotonic() - began)
-    place.say(f"   {count} files copied from /usr and made up, and {paging}: {seconds}.")
+    place.say(f"   {count} files, most of them copies from /usr, and {paging}: {seconds}.")
 
 
 def _back_up_untouched(place: _Place, repository: Repository) -> BackupResult:

@@ -1,0 +1,165 @@
+"""Sources that fail or shrink: all that can be read is kept, and the rest is listed to the byte."""
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stillframe.block import MemoryDisk
+from stillframe.errors import DeviceError
+from stillframe.events import NoEvents
+from stillframe.extents import Extent, ExtentSet
+from stillframe.jobs.restore import RestoreOptions, plan_restore
+from stillframe.store import LocalStore, MemoryStore
+from stillframe.testing.disk_builder import fill_with_noise, write_gpt
+from stillframe.testing.faulty_disk import FaultyDisk, PlannedFault
+from stillframe.testing.job_runs import backup, backup_paths, make_repository, restore, verify
+
+MIB = 1 << 20
+PLACE = Extent(MIB, 5 * MIB + 512)
+
+
+def make_disk(sector_size: int = 512) -> MemoryDisk:
+    disk = MemoryDisk(bytes(6 * MIB), sector_size=sector_size)
+    fill_with_noise(disk, Extent(300_000, MIB), 4)
+    place = Extent(PLACE.start, PLACE.end // sector_size * sector_size)
+    fill_with_noise(disk, place, 5)
+    write_gpt(disk, [place])
+    return disk
+
+
+@pytest.mark.parametrize("sector_size", [512, 4096])
+def test_sectors_that_cannot_be_read_are_listed_and_zeros(tmp_path: Path, sector_size: int) -> None:
+    disk = make_disk(sector_size)
+    bad = [Extent(400_000 // 4096 * 4096, 400_000 // 4096 * 4096 + 4096), Extent(2 * MIB, 2 * MIB + 4096),
+           Extent(3 * MIB + 61_440, 3 * MIB + 81_920)]  # fmt: skip
+    repository = make_repository(MemoryStore())
+    with FaultyDisk(disk, [PlannedFault(extent=extent) for extent in bad]) as faulty:
+        result = backup(repository, faulty)
+    assert not result.is_complete
+    stored = result.manifest.disks[0]
+    assert stored.unreadable == ((bad[0].start, bad[0].end),)
+    assert stored.partitions[0].unreadable == tuple((e.start - MIB, e.end - MIB) for e in bad[1:])
+    assert "unreadable" in [notice.code for notice in result.manifest.notices]
+    expected = MemoryDisk(disk.contents, sector_size=sector_size)
+    for extent in bad:
+        expected.zero(extent)
+    target = tmp_path / "target"
+    target.write_bytes(b"\xff" * disk.size)
+    plan = plan_restore(repository, result.manifest, 1, str(target), repository_folder="", options=RestoreOptions())
+    assert "unreadable" in [notice.code for notice in plan.notices]
+    restore(repository, result.manifest, target)
+    assert target.read_bytes() == expected.contents
+    assert verify(repository, result.manifest).ok
+
+    healed = backup(repository, disk)
+    assert healed.is_complete
+    assert healed.manifest.disks[0].partitions[0].unreadable == ()
+    restore(repository, healed.manifest, tmp_path / "healed")
+    assert (tmp_path / "healed").read_bytes() == disk.contents
+
+
+def test_a_whole_chunk_that_cannot_be_read_is_written_as_zeros(tmp_path: Path) -> None:
+    disk = make_disk()
+    bad = Extent(MIB + 2 * 65_536, MIB + 5 * 65_536)
+    repository = make_repository(MemoryStore())
+    with FaultyDisk(disk, [PlannedFault(extent=bad)]) as faulty:
+        result = backup(repository, faulty)
+    target = tmp_path / "target"
+    target.write_bytes(b"\xff" * disk.size)
+    restore(repository, result.manifest, target)
+    contents = target.read_bytes()
+    assert contents[bad.start : bad.end].count(0) == bad.size
+    assert contents[: bad.start] == disk.contents[: bad.start]
+    assert contents[bad.end :] == disk.contents[bad.end :]
+
+
+@pytest.mark.parametrize("times", [1, 2, 4])
+def test_a_fault_that_passes_leaves_no_trace(tmp_path: Path, times: int) -> None:
+    disk = make_disk()
+    repository = make_repository(MemoryStore())
+    with FaultyDisk(disk, [PlannedFault(extent=Extent(3 * MIB + 700, 3 * MIB + 900), times=times)]) as faulty:
+        result = backup(repository, faulty)
+    assert result.is_complete
+    assert result.manifest.disks[0].partitions[0].unreadable == ()
+    restore(repository, result.manifest, tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == disk.contents
+
+
+def test_a_broken_first_sector_does_not_end_the_run(tmp_path: Path) -> None:
+    """Nothing is known of the partitions then: the disk is kept as one piece, or refused with the place."""
+    disk = make_disk()
+    repository = make_repository(MemoryStore())
+    with FaultyDisk(disk, [PlannedFault(extent=Extent(0, 512))]) as faulty:
+        try:
+            result = backup(repository, faulty)
+        except DeviceError as error:
+            assert "0" in error.message
+        else:
+            assert not result.is_complete
+            restore(repository, result.manifest, tmp_path / "target")
+            assert (tmp_path / "target").read_bytes()[512:] == disk.contents[512:]
+
+
+def test_a_source_that_shrinks_is_never_called_complete(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    disk = make_disk()
+    fill_with_noise(disk, Extent(PLACE.start, PLACE.end), 11)
+    source.write_bytes(bytes(disk.contents) + os.urandom(30 * MIB))
+
+    class Shrinker(NoEvents):
+        def emit(self, event: object) -> None:
+            if type(event).__name__ == "JobStarted":
+                os.truncate(source, 4 * MIB)
+
+    result = backup_paths(make_repository(MemoryStore()), source, events=Shrinker())
+    assert not result.is_complete
+    lost = ExtentSet.of(*(Extent(s, e) for part in result.manifest.disks[0].partitions for s, e in part.unreadable))
+    assert lost.contains(Extent(3 * MIB, 4 * MIB))
+
+
+MEASURED = """
+import resource, sys, time
+from stillframe.store import LocalStore
+from stillframe.testing.job_runs import backup_paths, make_repository, restore, verify
+repository = make_repository(LocalStore(sys.argv[1]), chunk_size=262144)
+began = time.monotonic()
+result = backup_paths(repository, sys.argv[2])
+assert verify(repository, result.manifest).ok
+restore(repository, result.manifest, sys.argv[3])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, time.monotonic() - began)
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("size", "used"), [(1 << 40, 24), pytest.param(1 << 40, 4096, marks=pytest.mark.slow)], ids=["small", "4 GiB used"]
+)
+def test_memory_and_time_follow_what_is_used_not_the_size_of_the_disk(tmp_path: Path, size: int, used: int) -> None:
+    source = tmp_path / "source"
+    source.touch()
+    os.truncate(source, size)
+    chunk = os.urandom(MIB)
+    with source.open("r+b") as file:
+        for number in range(used):
+            file.seek(MIB + number * (size // used // 2) // MIB * MIB)
+            file.write(number.to_bytes(8, "big") + chunk[8:])
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(tmp_path / "repository"), str(source), str(tmp_path / "restored")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    memory, seconds = (float(word) for word in done.stdout.split())
+    assert memory < 400 << 20
+    assert seconds < 30 + used / 4
+    assert (tmp_path / "restored").stat().st_size == size
+    assert (tmp_path / "restored").stat().st_blocks * 512 < used * 3 * MIB
+    with source.open("rb") as one, (tmp_path / "restored").open("rb") as other:
+        for number in range(used):
+            for file in (one, other):
+                file.seek(MIB + number * (size // used // 2) // MIB * MIB)
+            assert one.read(2 * MIB) == other.read(2 * MIB)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
+    assert LocalStore(str(tmp_path / "repository")).free_space()

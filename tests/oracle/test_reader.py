@@ -1,0 +1,139 @@
+"""The stand-alone reader against repositories that the product wrote: two programs that share nothing but the page."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from stillframe.extents import Extent
+from stillframe.jobs.backup import BackupOptions
+from stillframe.jobs.restore import RestoreOptions
+from stillframe.repo.records import Manifest
+from stillframe.repo.recovery_key import format_recovery_key, make_recovery_secret
+from stillframe.repo.repository import Repository, create_repository
+from stillframe.store import LocalStore
+from stillframe.testing.clocks import FakeClock
+from stillframe.testing.job_runs import backup_paths, restore
+from stillframe.testing.real_disks import RealDisk, build_disk, hash_file
+from stillframe.testing.repositories import CHEAP
+from stillframe.testing.sample_repository import flipped
+
+pytestmark = pytest.mark.root
+
+READER: Final = Path(__file__).parents[2] / "tools" / "stillframe_reader.py"
+PASSPHRASE: Final = "drei Wörter sind genug"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A repository with a full image, an incremental one, and how to open it."""
+
+    folder: Path
+    repository: Repository
+    images: tuple[Manifest, ...]
+    disk: RealDisk
+    secrets: tuple[tuple[str, ...], ...]
+
+
+def read(written: Written, *words: str, secret: tuple[str, ...] | None = None, code: int = 0) -> str:
+    """What the reader says."""
+    secret = written.secrets[0] if secret is None else secret
+    done = subprocess.run(
+        [sys.executable, str(READER), str(written.folder), *words, *secret], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def write(folder: Path, label: str, encryption: str) -> Written:
+    disk = build_disk(folder, label=label, seed=11)
+    place, passphrase, key = folder / "repository", folder / "passphrase", folder / "key"
+    secrets: tuple[tuple[str, ...], ...] = ((),)
+    store, clock = LocalStore(str(place)), FakeClock()
+    if encryption == "none":
+        repository = create_repository(store, passphrase=None, clock=clock)
+    else:
+        text = format_recovery_key(make_recovery_secret())
+        repository = create_repository(store, passphrase=PASSPHRASE, recovery_key=text, cost=CHEAP, clock=clock)
+        passphrase.write_text(PASSPHRASE + "\n", encoding="utf-8")
+        key.write_text(text + "\n", encoding="utf-8")
+        secrets = (("--password-file", str(passphrase)), ("--recovery-key-file", str(key)))
+    images = [backup_paths(repository, disk.path, options=BackupOptions(name="weekly", comment="first")).manifest]
+    with disk.path.open("r+b") as file:
+        file.seek(disk.volumes[-1].extent.start + 200_000)
+        file.write(b"changed since" * 30_000)
+    images.append(backup_paths(repository, disk.path, options=BackupOptions(compression="high")).manifest)
+    return Written(folder=place, repository=repository, images=tuple(images), disk=disk, secrets=secrets)
+
+
+@pytest.fixture(scope="module", params=[("gpt", "aes256"), ("dos", "none")], ids=["encrypted", "open"])
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    label, encryption = request.param
+    return write(tmp_path_factory.mktemp(label), label, encryption)
+
+
+def test_it_lists_and_shows_what_was_written(written: Written) -> None:
+    for secret in written.secrets:
+        listing = read(written, "list", secret=secret)
+        assert [line.split()[0] for line in listing.splitlines()] == [manifest.image for manifest in written.images]
+    first = written.images[0]
+    shown = read(written, "show", first.image[:8])
+    assert f"image: {first.image}" in shown
+    assert "comment: first" in shown
+    for part in first.disks[0].partitions:
+        assert f"partition {part.number}: bytes [{part.start}, {part.start + part.size})" in shown
+        assert f"filesystem: {part.filesystem}\n" in shown or not part.filesystem
+        for file in part.left_out:
+            assert file.path in shown
+
+
+def test_it_verifies(written: Written) -> None:
+    for manifest in written.images:
+        read(written, "verify", manifest.image)
+
+
+def test_its_restore_is_the_products_byte_for_byte(written: Written, tmp_path: Path) -> None:
+    for number, manifest in enumerate(written.images):
+        ours, theirs = tmp_path / f"ours{number}", tmp_path / f"theirs{number}"
+        restore(written.repository, manifest, ours)
+        read(written, "restore", manifest.image, str(theirs), secret=written.secrets[-1])
+        assert theirs.stat().st_size == ours.stat().st_size
+        assert hash_file(theirs) == hash_file(ours)
+    assert hash_file(tmp_path / "ours0") != hash_file(tmp_path / "ours1")
+
+
+def test_one_partition(written: Written, tmp_path: Path) -> None:
+    number = written.disk.volumes[-1].number
+    manifest = written.images[1]
+    restore(written.repository, manifest, tmp_path / "ours", options=RestoreOptions(partition=number))
+    read(written, "restore", manifest.image, str(tmp_path / "theirs"), "--partition", str(number))
+    assert hash_file(tmp_path / "theirs") == hash_file(tmp_path / "ours")
+
+
+def test_no_secret_and_a_wrong_one(written: Written, tmp_path: Path) -> None:
+    if written.repository.identity.encryption == "none":
+        return  # there is no secret to be wrong
+    read(written, "list", secret=(), code=12)
+    (tmp_path / "wrong").write_text("not it", encoding="utf-8")
+    read(written, "list", secret=("--password-file", str(tmp_path / "wrong")), code=12)
+
+
+def test_a_flipped_bit_is_named_and_the_rest_comes_back(tmp_path: Path) -> None:
+    written = write(tmp_path, "gpt", "aes256")
+    manifest = written.images[1]
+    restore(written.repository, manifest, tmp_path / "ours")
+    packs = sorted((path for path in (written.folder / "packs").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
+    raw = packs[-1].read_bytes()
+    packs[-1].chmod(0o600)
+    packs[-1].write_bytes(flipped(raw, len(raw) // 3))
+    said = read(written, "verify", manifest.image, code=3)
+    assert packs[-1].name in said
+    read(written, "restore", manifest.image, str(tmp_path / "theirs"), code=3)
+    ours, theirs = (tmp_path / "ours").read_bytes(), (tmp_path / "theirs").read_bytes()
+    size = manifest.chunk_size
+    differing = [at for at in range(0, len(ours), 4096) if ours[at : at + 4096] != theirs[at : at + 4096]]
+    assert differing
+    assert Extent(differing[0], differing[-1] + 4096).size <= size
