@@ -7,6 +7,9 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: demo test test-all lint fuzz bench wheel clean
 
+# Programs for administration lie where the PATH of "su" and of ordinary users does not look.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
 VENV := .venv
 BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 60

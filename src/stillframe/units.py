@@ -46,6 +46,11 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def format_count(count: int, noun: str) -> str:
+    """Write a number with its noun: ``1 image``, ``3 images``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def parse_size(text: str) -> int:
     """Read ``20G``, ``512M``, ``1T`` or a plain number of bytes; units are powers of 1024.
 

@@ -1,7 +1,6 @@
 """Disks that several files of tests share: made once, never written by a test."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 

@@ -1,11 +1,13 @@
 """Whole disks with real file systems: backed up from a device, put back onto one, and judged by other tools."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from stillframe.capture import Selection
+from stillframe.errors import TargetError
 from stillframe.extents import Extent, ExtentSet
 from stillframe.jobs.backup import BackupOptions
 from stillframe.jobs.restore import RestoreOptions
@@ -14,7 +16,8 @@ from stillframe.store import LocalStore
 from stillframe.testing import real_disks
 from stillframe.testing.disks_partitioned import see_table
 from stillframe.testing.job_runs import backup_paths, make_repository, restore, verify
-from stillframe.testing.real_disks import RealDisk, RealVolume, hash_file, loop_device, run_tool
+from stillframe.testing.real_disks import RealDisk, RealVolume, hash_file, loop_device
+from stillframe.testing.volumes_windows import hash_tree, run_tool
 
 pytestmark = pytest.mark.root
 
@@ -79,7 +82,7 @@ def test_a_disk_comes_back_on_a_dirty_device(
 ) -> None:
     disk = disks(label, sector_size)
     before = hash_file(disk.path)
-    repository = make_repository(LocalStore(str(tmp_path / "repository")), chunk_size=262_144, passphrase="one two")
+    repository = make_repository(LocalStore(str(tmp_path / "repository")), chunk_size=262_144, passphrase="one two")  # noqa: S106
     with loop_device(disk.path, sector_size=sector_size, options=("--read-only",)) as source:
         result = backup_paths(repository, source)
         table = see_table(source)
@@ -197,7 +200,7 @@ def test_the_second_image_of_a_changed_disk_is_small_and_both_come_back(disks: D
     image = real_disks.extract(live, volume.extent, tmp_path / "volume")
     with real_disks.mounted_kernel(image, tmp_path / "mount") as root:
         (root / "new file").write_bytes(b"new" * 100_000)
-        changed = real_disks.hash_tree(root)
+        changed = hash_tree(root)
     real_disks.copy_into(image, live, volume.extent.start)
     second = backup_paths(repository, live).manifest
     assert (second.kind, second.baseline) == ("incremental", first.image)
@@ -207,3 +210,63 @@ def test_the_second_image_of_a_changed_disk_is_small_and_both_come_back(disks: D
         restore(repository, manifest, restored)
         after = real_disks.extract(restored, volume.extent, tmp_path / f"after-{manifest.image}")
         assert without_left_out(real_disks.read_files("ext4", after)) == without_left_out(files)
+
+
+@contextmanager
+def partition_devices(loop: Path) -> Iterator[None]:
+    """Let the kernel know the partitions of a loop device."""
+    run_tool("partx", "-a", str(loop))
+    try:
+        yield
+    finally:
+        run_tool("partx", "-d", str(loop))
+
+
+def test_a_partition_device_is_saved_and_put_into_another_one(disks: Disks, tmp_path: Path) -> None:
+    disk = disks("gpt", 512)
+    volume = disk.volumes[1]
+    repository = make_repository(LocalStore(str(tmp_path / "repository")))
+    with loop_device(disk.path, options=("--read-only",)) as source, partition_devices(source):
+        manifest = backup_paths(repository, Path(f"{source}p2")).manifest
+    (part,) = manifest.disks[0].partitions
+    assert (manifest.disks[0].scheme, part.filesystem, part.size, part.map) == ("none", "ext4", volume.extent.size, "used")
+    whole = tmp_path / "target"
+    whole.write_bytes(disk.path.read_bytes())
+    with whole.open("r+b") as file:
+        file.seek(volume.extent.start)
+        file.write(b"\xff" * volume.extent.size)
+    with loop_device(whole) as target, partition_devices(target):
+        restore(repository, manifest, Path(f"{target}p2"), folder=str(tmp_path / "repository"))
+        with pytest.raises(TargetError, match="too small"):
+            restore(repository, manifest, Path(f"{target}p1"))
+    compare(disk.path, whole, ExtentSet.of(volume.extent).complement(Extent(0, disk.size)))
+    after = real_disks.extract(whole, volume.extent, tmp_path / "after")
+    real_disks.check_volume("ext4", after)
+    assert without_left_out(real_disks.read_files("ext4", after)) == without_left_out(volume.files)
+
+
+def test_a_partition_of_a_disk_goes_into_a_partition_device_by_delta(disks: Disks, tmp_path: Path) -> None:
+    disk = disks("gpt", 512)
+    volume = disk.volumes[2]
+    repository = make_repository(LocalStore(str(tmp_path / "repository")))
+    manifest = backup_paths(repository, disk.path).manifest
+    whole = tmp_path / "target"
+    whole.write_bytes(disk.path.read_bytes())
+    options = RestoreOptions(partition=volume.number, delta=True)
+    with loop_device(whole) as target, partition_devices(target):
+        first = restore(repository, manifest, Path(f"{target}p3"), options=options)
+        again = restore(repository, manifest, Path(f"{target}p3"), options=options)
+        mounted = tmp_path / "mount"
+        mounted.mkdir()
+        run_tool("mount", f"{target}p2", str(mounted))
+        try:
+            with pytest.raises(TargetError, match="mounted"):
+                restore(repository, manifest, target)
+            restore(repository, manifest, Path(f"{target}p3"), options=options)  # a neighbour is no obstacle
+        finally:
+            run_tool("umount", str(mounted))
+    assert first.bytes_written <= sum(end - start for part in manifest.disks[0].partitions for start, end in part.excluded) + 4 * MIB
+    assert again.bytes_written == 0
+    after = real_disks.extract(whole, volume.extent, tmp_path / "after")
+    real_disks.check_volume("ntfs", after)
+    assert without_left_out(real_disks.read_files("ntfs", after)) == without_left_out(volume.files)

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from stillframe.block import MemoryDisk
 from stillframe.extents import Extent, ExtentSet
 from stillframe.jobs.restore import RestoreOptions
 from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository
 from stillframe.store import LocalStore
 from stillframe.testing import real_disks
-from stillframe.testing.job_runs import backup_paths, make_repository, restore
+from stillframe.testing.disk_builder import fill_with_noise, write_gpt
+from stillframe.testing.job_runs import backup, backup_paths, make_repository, restore
 from stillframe.testing.real_disks import MIB, RealDisk, build_disk, hash_file, loop_device
 
 pytestmark = pytest.mark.root
@@ -104,7 +106,10 @@ def test_delta_writes_only_what_differs(saved: Saved, tmp_path: Path) -> None:
     first = restore(repository, manifest, target, options=RestoreOptions(delta=True))
     assert first.bytes_written < MIB  # the table, and nothing else
     assert hash_file(target) == hash_file(clean)
-    damage = [(disk.volumes[1].extent.start + 4096, b"x" * 3000), (disk.volumes[5].extent.start + 99_999, b"y" * 200_000)]
+    damage = [
+        (disk.volumes[1].extent.start + 4096, b"x" * 3000),
+        (disk.volumes[5].extent.start + 99_999, b"y" * 200_000),
+    ]
     with target.open("r+b") as file:
         for offset, data in damage:
             file.seek(offset)
@@ -130,3 +135,20 @@ def test_delta_takes_a_disk_from_one_version_to_another(disks: Disks, tmp_path: 
     assert result.bytes_written < MIB
     restore(repository, second, tmp_path / "new")
     assert hash_file(tmp_path / "target") == hash_file(tmp_path / "new")
+
+
+@pytest.mark.parametrize("has_table", [False, True])
+def test_wipe_spares_a_volume_that_fills_the_disk(tmp_path: Path, has_table: bool) -> None:
+    """Nothing lies outside of it; an empty table is bytes of the volume too."""
+    disk = MemoryDisk(bytes(40 * MIB))
+    for number in range(19):
+        fill_with_noise(disk, Extent((2 * number + 1) * MIB, (2 * number + 2) * MIB), number)
+    if has_table:
+        write_gpt(disk, [])
+    repository = make_repository(LocalStore(str(tmp_path / "repository")))
+    manifest = backup(repository, disk).manifest
+    target = tmp_path / "target"
+    for delta in (False, True):
+        target.write_bytes(b"\xff" * disk.size)
+        restore(repository, manifest, target, options=RestoreOptions(wipe=True, delta=delta))
+        assert target.read_bytes() == disk.contents

@@ -14,8 +14,9 @@ from stillframe.testing import real_disks
 from stillframe.testing.disk_builder import fill_with_noise, write_gpt, write_mbr
 from stillframe.testing.disks_partitioned import make_disk, see_table
 from stillframe.testing.job_runs import backup, backup_paths, make_repository, restore
-from stillframe.testing.real_disks import LEFT_OUT, MIB, hash_file, run_tool
+from stillframe.testing.real_disks import LEFT_OUT, MIB, hash_file
 from stillframe.testing.volumes_linux import build_luks, build_lvm2, build_raid, build_swap
+from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = pytest.mark.root
 
@@ -166,6 +167,18 @@ def test_a_table_that_contradicts_itself_is_kept_as_bytes(tmp_path: Path) -> Non
     stored, restored = there_and_back(tmp_path / "disk", tmp_path)
     assert stored.scheme == "none"
     assert restored.read_bytes() == disk.contents
+
+
+def test_an_old_file_system_under_a_broken_table_hides_nothing(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    real_disks.make_ext4(disk, 24 * MIB, seed=5)
+    overlapping = MemoryDisk(disk.read_bytes())
+    fill_with_noise(overlapping, Extent(20 * MIB, 24 * MIB), 6)
+    write_mbr(overlapping, [Extent(19 * MIB, 22 * MIB), Extent(20 * MIB, 24 * MIB)])
+    disk.write_bytes(overlapping.contents)
+    stored, restored = there_and_back(disk, tmp_path)
+    assert only_part(stored).map == "raw"
+    assert restored.read_bytes() == overlapping.contents
 
 
 @pytest.mark.parametrize("scheme", ["gpt", "mbr"])

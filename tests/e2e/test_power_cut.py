@@ -14,7 +14,7 @@ from stillframe.store import LocalStore
 from stillframe.testing import real_disks, volumes_windows
 from stillframe.testing.disks_partitioned import make_disk
 from stillframe.testing.job_runs import backup_paths, make_repository, restore, verify
-from stillframe.testing.real_disks import run_tool
+from stillframe.testing.volumes_windows import hash_tree, run_tool
 
 pytestmark = pytest.mark.root
 
@@ -89,7 +89,7 @@ def test_ext4_with_its_journal_unreplayed(tmp_path: Path, features: tuple[str, .
         restored.write_bytes(b"\xff" * copy.stat().st_size)
         restore(repository, result.manifest, restored)
         with mounted_part(restored, tmp_path / "again", "rw") as root:
-            found = real_disks.hash_tree(root)
+            found = hash_tree(root)
         assert {name: found.get(name) for name in expected} == expected
         part_file = real_disks.extract(restored, PLACE, tmp_path / "part")
         run_tool("e2fsck", "-fn", str(part_file))

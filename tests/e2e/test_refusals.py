@@ -20,7 +20,8 @@ from stillframe.store import LocalStore, MemoryStore
 from stillframe.testing import real_disks
 from stillframe.testing.disk_builder import fill_with_noise, write_gpt
 from stillframe.testing.job_runs import ANNA, backup, backup_paths, make_repository, restore, verify
-from stillframe.testing.real_disks import MIB, RealDisk, hash_file, loop_device, run_tool
+from stillframe.testing.real_disks import MIB, RealDisk, hash_file, loop_device
+from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = pytest.mark.root
 
@@ -177,7 +178,9 @@ def test_other_sectors_are_refused(saved: Saved, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["first bytes", "last bytes", "size", "gone", "mounted"])
-def test_a_target_that_changed_since_it_was_shown_is_refused(saved: Saved, volume: Path, tmp_path: Path, change: str) -> None:
+def test_a_target_that_changed_since_it_was_shown_is_refused(
+    saved: Saved, volume: Path, tmp_path: Path, change: str
+) -> None:
     repository, manifest = saved
     plan = plan_restore(repository, manifest, 1, str(volume), repository_folder="", options=RestoreOptions())
     assert plan.lost == ("the whole disk: ext4, 16.8 MB",)

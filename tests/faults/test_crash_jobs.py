@@ -22,7 +22,7 @@ from stillframe.testing.job_runs import backup, make_repository, restore, verify
 from stillframe.testing.repositories import Processes, make_owner
 
 MIB = 1 << 20
-PASSPHRASE = "one two three"
+PASSPHRASE = "one two three"  # noqa: S105
 MAY_LOOK_WHOLE = {Tear.ZERO_HOLE, Tear.ANY}
 """An object with its right end and a hole before it is not garbage but damaged: nobody can tell the two apart."""
 

@@ -108,7 +108,9 @@ def test_a_restore_gives_what_the_backup_saw(chunk_size: int, draft: Draft, comp
 @ROUNDS
 @given(
     draft=drafts(),
-    writes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 200_000), st.integers(2, 99)), min_size=1, max_size=4),
+    writes=st.lists(
+        st.tuples(st.floats(0, 0.999), st.integers(1, 200_000), st.integers(2, 99)), min_size=1, max_size=4
+    ),
 )
 def test_incremental_images_stand_alone_and_store_only_what_changed(
     draft: Draft, writes: list[tuple[float, int, int]]

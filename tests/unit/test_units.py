@@ -2,7 +2,7 @@
 
 import pytest
 
-from stillframe.units import align_down, align_up, format_duration, format_rate, format_size, parse_size
+from stillframe.units import align_down, align_up, format_count, format_duration, format_rate, format_size, parse_size
 
 
 @pytest.mark.parametrize(
@@ -97,3 +97,9 @@ def test_alignment() -> None:
             assert down <= value <= up
             assert (down % step, up % step) == (0, 0)
             assert up - down == (0 if value % step == 0 else step)
+
+
+def test_a_count_agrees_with_its_noun() -> None:
+    assert format_count(0, "image") == "0 images"
+    assert format_count(1, "image") == "1 image"
+    assert format_count(2, "image") == "2 images"

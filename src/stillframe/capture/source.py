@@ -5,7 +5,7 @@ not mounted (``offline``); ``torn`` is what remains when the person insists. Sna
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 from stillframe.block import BlockReader, ReadFault, WindowReader
 from stillframe.disk.layout import Layout, Partition, read_layout
@@ -15,6 +15,9 @@ from stillframe.extents import Extent, ExtentSet
 from stillframe.fs import LeftOutFile, UsedMap, Volume
 from stillframe.fs.registry import identify, read_used_map
 from stillframe.host.disks import DiskFacts
+
+TABLE_BROKEN: Final = "table-broken"
+"""The notice that a partition table was not used, so that the disk is kept as one piece."""
 
 Consistency = Literal["offline", "torn"]
 
@@ -85,6 +88,8 @@ def capture_disk(reader: BlockReader, facts: DiskFacts, selection: Selection) ->
     """
     layout, notices = _read_layout(reader)
     partitions = layout.partitions or (_whole(layout),)
+    if not layout.partitions and (layout.scheme == "gpt" or any(notice.code == TABLE_BROKEN for notice in notices)):
+        selection = replace(selection, all_sectors=True)  # an old file system may show through: its map means nothing
     volumes = tuple(_capture_volume(reader, partition, selection) for partition in partitions)
     layout = replace(layout, partitions=partitions)
     return CapturedDisk(
@@ -95,13 +100,13 @@ def capture_disk(reader: BlockReader, facts: DiskFacts, selection: Selection) ->
 def _read_layout(reader: BlockReader) -> tuple[Layout, tuple[Notice, ...]]:
     try:
         layout = read_layout(reader)
-    except DiskFormatError as error:
+    except (DiskFormatError, ReadFault) as error:
         layout = Layout(
             scheme="none", disk_id="", size=reader.size, sector_size=reader.sector_size, partitions=(), notices=(),
             table=ExtentSet.empty(),
         )  # fmt: skip
         notice = Notice(
-            code="table-broken", message=f"{error.message}: the whole disk is kept, byte for byte", hint=error.hint
+            code=TABLE_BROKEN, message=f"{error.message}: the whole disk is kept, byte for byte", hint=error.hint
         )
         return layout, (notice,)
     return layout, layout.notices

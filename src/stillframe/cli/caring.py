@@ -14,7 +14,7 @@ from stillframe.jobs.repositories import last_seen
 from stillframe.jobs.verify import VerifyResult
 from stillframe.repo.check import CheckReport
 from stillframe.repo.retention import JudgedImage, RetentionPolicy
-from stillframe.units import format_duration, format_size
+from stillframe.units import format_count, format_duration, format_size
 
 
 def verify(call: Call) -> int:
@@ -82,7 +82,7 @@ def forget(call: Call) -> int:
     screen.say(*lines)
     screen.confirm("They cannot be brought back.", "forget", yes=options.yes)
     forgotten = care.forget(repository, ids, owner=this_owner())
-    words = f"{len(forgotten)} images are forgotten. 'stillframe expire' frees their room."
+    words = f"{format_count(len(forgotten), 'image')} forgotten. 'stillframe expire' frees the room."
     screen.finish("forget", {"images": [image.image for image in forgotten]}, [words])
     return 0
 
@@ -132,7 +132,7 @@ def _report_lines(report: CheckReport) -> list[str]:
         if report.ok
         else f"{len(report.findings)} things are wrong: see above."
     )
-    return [f"{len(report.images)} images, {whole} of them whole; {report.packs} packs.", verdict]
+    return [f"{format_count(len(report.images), 'image')}, {whole} of them whole; {format_count(report.packs, 'pack')}.", verdict]
 
 
 def _expiry_lines(expiry: care.Expiry) -> list[str]:

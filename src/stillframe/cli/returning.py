@@ -145,7 +145,7 @@ def _plan_fields(plan: RestorePlan | ClonePlan) -> dict[str, Any]:
 
 
 def _done_lines(target: str, written: int, skipped: int, seconds: float) -> list[str]:
-    rate = format_rate(written + skipped, seconds)
+    rate = format_rate(written, seconds)
     return [
         f"Written       {format_size(written)} to {target} in {format_duration(seconds)} ({rate})",
         f"Left alone    {format_size(skipped)}",

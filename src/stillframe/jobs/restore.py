@@ -209,7 +209,9 @@ def _write_disk(
     table.clear()
     placer = _placer(repository, plan, target, events)
     maps = [PlacedMap(root=part.blocks.root(), offset=part.start) for part in disk.partitions]
-    maps.append(PlacedMap(root=disk.outside.root(), offset=0, allowed=table.outside_without_table))
+    inside = ExtentSet.from_extents(Extent(part.start, part.start + part.size) for part in disk.partitions)
+    outside_only = table.outside_without_table - inside  # a disk without a table is one volume, and has no outside
+    maps.append(PlacedMap(root=disk.outside.root(), offset=0, allowed=outside_only))
     placer.place(maps, cancel)
     if plan.options.wipe and plan.target is not None and plan.target_size > disk.size:
         placer.clear(Extent(disk.size, plan.target_size), cancel)

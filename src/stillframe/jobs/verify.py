@@ -65,7 +65,9 @@ def verify_image(
     findings = tuple(_lost_ranges(manifest, reader, examination))
     for finding in findings:
         events.emit(finding)
-    keep_proof(repository, _proof(repository, manifest, examination, findings, owner=owner, quick=quick, how=how), events)
+    keep_proof(
+        repository, _proof(repository, manifest, examination, findings, owner=owner, quick=quick, how=how), events
+    )
     seconds = clock.monotonic() - began
     events.emit(JobFinished(verb="verify", seconds=seconds))
     return VerifyResult(

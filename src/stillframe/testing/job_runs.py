@@ -4,6 +4,7 @@ Answers: "make an image of this, and put it there." Sources are disks in memory 
 has a default.
 """
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Final, cast
@@ -74,14 +75,9 @@ def backup_paths(
     events: EventSink | None = None, allow_torn: bool = False,
 ) -> BackupResult:  # fmt: skip
     """An image of disks or disk files."""
-    sources: list[OpenSource] = []
-    try:
-        for path in paths:
-            sources.append(open_source(os.fspath(path), allow_torn=allow_torn))
+    with contextlib.ExitStack() as stack:
+        sources = [stack.enter_context(open_source(os.fspath(path), allow_torn=allow_torn)) for path in paths]
         return _backup(repository, sources, options, owner, events)
-    finally:
-        for source in sources:
-            source.reader.close()
 
 
 def _backup(
@@ -97,9 +93,7 @@ def restore(
     options: RestoreOptions = PLAIN_RESTORE, disk_number: int = 1, folder: str = "",
 ) -> RestoreResult:  # fmt: skip
     """Put an image onto a target."""
-    plan = plan_restore(
-        repository, manifest, disk_number, os.fspath(target), repository_folder=folder, options=options
-    )
+    plan = plan_restore(repository, manifest, disk_number, os.fspath(target), repository_folder=folder, options=options)
     return apply_restore(repository, plan, events=NoEvents(), cancel=CancelToken())
 
 

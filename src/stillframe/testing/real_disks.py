@@ -83,7 +83,10 @@ def build_disk(folder: Path, *, sector_size: int = 512, seed: int = 1, label: st
 
 def _make_table(extents: Sequence[Extent], size: int, sector_size: int, label: str) -> bytes:
     """The table alone. For ``dos`` all but the first three are logical."""
-    lines = [f"label: {label}", f"label-id: {'0x1234abcd' if label == 'dos' else '9A5B2C1D-0000-4000-8000-000000000001'}"]
+    lines = [
+        f"label: {label}",
+        f"label-id: {'0x1234abcd' if label == 'dos' else '9A5B2C1D-0000-4000-8000-000000000001'}",
+    ]
     for number, extent in enumerate(extents):
         if label == "dos" and number == 3:
             first = (extent.start - 32768) // sector_size
@@ -243,7 +246,5 @@ def hash_file(path: Path) -> str:
 
 def see_valid_table(path: Path) -> bool:
     """Whether sfdisk takes the disk for a partitioned one."""
-    done = subprocess.run(  # noqa: S603 - an oracle, started by name
-        ["sfdisk", "--json", str(path)], capture_output=True, check=False  # noqa: S607
-    )
+    done = subprocess.run(["sfdisk", "--json", str(path)], capture_output=True, check=False)  # noqa: S603, S607
     return done.returncode == 0

@@ -78,7 +78,7 @@ def _dump_table(disk: str) -> list[str]:
 
 
 def _compare_files(saved: str, restored: str, part: Part) -> Compared:
-    paging = PAGING_FILES if part.number == 3 else {}
+    paging = PAGING_FILES if part.has_paging else {}
     one = _read_volume(saved, part, leaving_out=frozenset(paging))
     other = _read_volume(restored, part, leaving_out=frozenset())
     files = dict(other.files)

@@ -25,16 +25,23 @@ _SAMPLE_FILE_MAX: Final = 8 * MIB
 _SAMPLE_FILE_MIN: Final = 8192
 _FAT_FILE_MIN: Final = 64 << 10
 _SEEN_MAX: Final = 200_000
-_FAT_SHARE: Final = 12 * MIB
-_NTFS_SHARE: Final = 250 * MIB
-_RECOVERY_SHARE: Final = 20 * MIB
-_EXT4_SHARE: Final = 90 * MIB
 _PIECE: Final = b"Stillframe demo, a line of a person's file.\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A partition of the demo's disk; ``filesystem`` is empty where nothing is formatted."""
+    """A partition of the demo's disk.
+
+    Attributes:
+        number: From 1.
+        words: What it is for; also its name and its label.
+        filesystem: Empty where nothing is formatted.
+        type_guid: Type in the partition table.
+        start: Byte on the disk.
+        size: Bytes.
+        share: Bytes of files copied onto it.
+        has_paging: Whether it holds ``PAGING_FILES``.
+    """
 
     number: int
     words: str
@@ -42,6 +49,8 @@ class Part:
     type_guid: str
     start: int
     size: int
+    share: int = 0
+    has_paging: bool = False
 
     @property
     def extent(self) -> Extent:
@@ -53,15 +62,15 @@ class Part:
 # "Discoverable Partitions Specification" (Linux filesystem data is sfdisk's default).
 PARTS: Final = (
     Part(number=1, words="boot files (EFI)", filesystem="vfat", type_guid="C12A7328-F81F-11D2-BA4B-00A0C93EC93B",
-         start=1 * MIB, size=100 * MIB),
+         start=1 * MIB, size=100 * MIB, share=12 * MIB),
     Part(number=2, words="reserved by Windows", filesystem="", type_guid="E3C9E316-0B5C-4DB8-817D-F92DF00215AE",
          start=101 * MIB, size=16 * MIB),
     Part(number=3, words="Windows", filesystem="ntfs", type_guid="EBD0A0A2-B9E5-4433-87C0-68B6B72699C7",
-         start=117 * MIB, size=600 * MIB),
+         start=117 * MIB, size=600 * MIB, share=250 * MIB, has_paging=True),
     Part(number=4, words="Windows recovery", filesystem="ntfs", type_guid="DE94BBA4-06D1-4D40-A16A-BFD50179D6AC",
-         start=717 * MIB, size=80 * MIB),
+         start=717 * MIB, size=80 * MIB, share=20 * MIB),
     Part(number=5, words="Linux", filesystem="ext4", type_guid="0FC63DAF-8483-4772-8E79-3D69D8477DE4",
-         start=797 * MIB, size=300 * MIB),
+         start=797 * MIB, size=300 * MIB, share=90 * MIB),
 )  # fmt: skip
 
 
@@ -97,9 +106,10 @@ def change_disk(path: str) -> str:
     """
     words = []
     for part in (PARTS[2], PARTS[4]):
-        with attached(path, part.extent, read_only=False) as device, mounted(
-            device, part.filesystem, read_only=False
-        ) as folder:  # fmt: skip
+        with (
+            attached(path, part.extent, read_only=False) as device,
+            mounted(device, part.filesystem, read_only=False) as folder,
+        ):
             words.append(f"{part.words}: {_change_files(folder)}")
     return "; ".join(words)
 
@@ -108,16 +118,15 @@ def _make_volume(path: str, part: Part, sample: Iterator[str]) -> int:
     with attached(path, part.extent, read_only=False) as device:
         if part.filesystem == "vfat":
             call("mkfs.fat", "-I", "-F", "32", "-n", "ESP", device)
-            return _fill_fat(device, sample)
+            return _fill_fat(device, sample, part.share)
         if part.filesystem == "ntfs":
             call("mkfs.ntfs", "--force", "--quick", "--quiet", "--label", part.words, device)
         else:
             call("mkfs.ext4", "-q", "-F", "-L", part.words, device)
         with mounted(device, part.filesystem, read_only=False) as folder:
-            if part.number == 3:
+            if part.has_paging:
                 _write_paging_files(folder)
-            share = {3: _NTFS_SHARE, 4: _RECOVERY_SHARE}.get(part.number, _EXT4_SHARE)
-            return _fill(folder, sample, share) + _write_documents(folder)
+            return _fill(folder, sample, part.share) + _write_documents(folder)
 
 
 def _sample() -> list[str]:
@@ -158,11 +167,11 @@ def _fill(folder: str, sample: Iterator[str], share: int) -> int:
     return count
 
 
-def _fill_fat(device: str, sample: Iterator[str]) -> int:
+def _fill_fat(device: str, sample: Iterator[str], share: int) -> int:
     """Copy files into numbered names with mtools: not every kernel can mount FAT."""
     call("mmd", "-i", device, "::/EFI", "::/EFI/BOOT")
     count = 0
-    for path in _choose(sample, _FAT_SHARE, smallest=_FAT_FILE_MIN):
+    for path in _choose(sample, share, smallest=_FAT_FILE_MIN):
         call("mcopy", "-i", device, path, f"::/EFI/BOOT/boot file {count:03d}.efi")
         count += 1
     return count

@@ -94,6 +94,8 @@ def run_demo(*, keep: str, say: Say, events: EventSink, cancel: CancelToken) -> 
         place = _Place(folder=folder, say=say, events=events, cancel=cancel)
         try:
             return _tell(place, kept_in=folder if keep else "")
+        except BrokenPipeError:  # whoever read the story has gone
+            raise
         except OSError as error:
             raise StorageError(
                 f"the demo's own files failed: {error}", hint="Is there room, and is /usr left alone meanwhile?"
