@@ -229,7 +229,12 @@ def test_a_partition_device_is_saved_and_put_into_another_one(disks: Disks, tmp_
     with loop_device(disk.path, options=("--read-only",)) as source, partition_devices(source):
         manifest = backup_paths(repository, Path(f"{source}p2")).manifest
     (part,) = manifest.disks[0].partitions
-    assert (manifest.disks[0].scheme, part.filesystem, part.size, part.map) == ("none", "ext4", volume.extent.size, "used")
+    assert (manifest.disks[0].scheme, part.filesystem, part.size, part.map) == (
+        "none",
+        "ext4",
+        volume.extent.size,
+        "used",
+    )
     whole = tmp_path / "target"
     whole.write_bytes(disk.path.read_bytes())
     with whole.open("r+b") as file:
@@ -265,7 +270,10 @@ def test_a_partition_of_a_disk_goes_into_a_partition_device_by_delta(disks: Disk
             restore(repository, manifest, Path(f"{target}p3"), options=options)  # a neighbour is no obstacle
         finally:
             run_tool("umount", str(mounted))
-    assert first.bytes_written <= sum(end - start for part in manifest.disks[0].partitions for start, end in part.excluded) + 4 * MIB
+    assert (
+        first.bytes_written
+        <= sum(end - start for part in manifest.disks[0].partitions for start, end in part.excluded) + 4 * MIB
+    )
     assert again.bytes_written == 0
     after = real_disks.extract(whole, volume.extent, tmp_path / "after")
     real_disks.check_volume("ntfs", after)

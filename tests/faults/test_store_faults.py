@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from stillframe.block import MemoryDisk
-from stillframe.errors import DamagedError, StorageError, StorageFull
-from stillframe.events import NoEvents
+from stillframe.errors import DamagedError, StorageError, StorageFull, TargetError
+from stillframe.events import NoEvents, PhaseStarted
 from stillframe.extents import Extent
 from stillframe.jobs import pipeline
 from stillframe.jobs.backup import BackupOptions
+from stillframe.jobs.listing import look_at_image
 from stillframe.jobs.restore import RestoreOptions
 from stillframe.repo.check import check_repository
 from stillframe.repo.format import ObjectType, object_name
@@ -153,6 +154,27 @@ def test_a_flipped_bit_is_named_refused_and_healed(tmp_path: Path) -> None:
     assert backup(reopen(store), disk).manifest.bytes_added == 0
 
 
+def test_what_rots_before_the_reading_back_is_found_by_it() -> None:
+    store, disk = MemoryStore(), make_disk()
+    repository = make_repository(store, clock=CLOCK)
+
+    class Rot(NoEvents):
+        def emit(self, event: object) -> None:
+            if isinstance(event, PhaseStarted) and event.name.startswith("reading back"):
+                largest = max(packs_of(repository), key=store.size)
+                replace_object(store, largest, flipped(store.read(largest), store.size(largest) // 2))
+
+    result = backup(repository, disk, events=Rot())
+    assert result.read_back is not None
+    assert [finding.code for finding in result.read_back.findings] == ["chunk-damaged"]
+    repository = reopen(store)
+    assert look_at_image(repository, result.manifest).verdict == "damaged"
+    healing = backup(repository, disk)
+    assert healing.manifest.bytes_added > 0
+    assert verify(reopen(store), result.manifest).ok
+    assert look_at_image(reopen(store), result.manifest).verdict == "good"
+
+
 @pytest.mark.parametrize("kind", ["full", "incremental", "differential"])
 def test_a_lost_pack_is_stored_again_by_any_backup(tmp_path: Path, kind: str) -> None:
     store, disk = MemoryStore(), make_disk()
@@ -275,3 +297,17 @@ def test_storage_that_is_unmounted_in_mid_run_does_not_fill_the_disk_below(tmp_p
         assert list(place.iterdir()) == []
         run_tool("mount", "-o", "loop", str(tmp_path / "storage"), str(place))
         assert backup(repository, disk).is_complete
+
+
+@pytest.mark.root
+def test_a_target_file_system_without_room_is_said_so_and_delta_goes_on(tmp_path: Path) -> None:
+    disk = MemoryDisk(os.urandom(20 * MIB))
+    repository = make_repository(MemoryStore())
+    manifest = backup(repository, disk).manifest
+    with small_storage(tmp_path, "32M") as place:
+        (place / "in the way").write_bytes(bytes(16 * MIB))
+        with pytest.raises(TargetError, match="no room"):
+            restore(repository, manifest, place / "disk")
+        (place / "in the way").unlink()
+        restore(repository, manifest, place / "disk", options=RestoreOptions(delta=True))
+        assert (place / "disk").read_bytes() == disk.contents

@@ -8,6 +8,7 @@ from typing import Final
 
 import pytest
 
+from stillframe.block import MemoryDisk
 from stillframe.extents import Extent
 from stillframe.jobs.backup import BackupOptions
 from stillframe.jobs.restore import RestoreOptions
@@ -16,8 +17,10 @@ from stillframe.repo.recovery_key import format_recovery_key, make_recovery_secr
 from stillframe.repo.repository import Repository, create_repository
 from stillframe.store import LocalStore
 from stillframe.testing.clocks import FakeClock
-from stillframe.testing.job_runs import backup_paths, restore
-from stillframe.testing.real_disks import RealDisk, build_disk, hash_file
+from stillframe.testing.disk_builder import fill_with_noise, write_gpt
+from stillframe.testing.faulty_disk import FaultyDisk, PlannedFault
+from stillframe.testing.job_runs import backup, backup_paths, restore
+from stillframe.testing.real_disks import MIB, RealDisk, build_disk, hash_file, make_ext4
 from stillframe.testing.repositories import CHEAP
 from stillframe.testing.sample_repository import flipped
 
@@ -25,6 +28,9 @@ pytestmark = pytest.mark.root
 
 READER: Final = Path(__file__).parents[2] / "tools" / "stillframe_reader.py"
 PASSPHRASE: Final = "drei Wörter sind genug"  # noqa: S105
+
+
+NO_DISK: Final = RealDisk(path=Path("none"), sector_size=512, volumes=())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,3 +146,26 @@ def test_a_flipped_bit_is_named_and_the_rest_comes_back(tmp_path: Path) -> None:
     differing = [at for at in range(0, len(ours), 4096) if ours[at : at + 4096] != theirs[at : at + 4096]]
     assert differing
     assert Extent(differing[0], differing[-1] + 4096).size <= size
+
+
+@pytest.mark.parametrize("chunk_size", [65_536, 4_194_304])
+def test_every_kind_of_chunk_at_the_smallest_and_the_largest_size(tmp_path: Path, chunk_size: int) -> None:
+    """Data, zeros, what nobody uses, what was left out, and what could not be read; a last chunk that is short."""
+    volume, folder = tmp_path / "volume", tmp_path / "repository"
+    make_ext4(volume, 48 * MIB + 4096, seed=8)
+    disk = MemoryDisk(bytes(64 * MIB + 1536))
+    place = Extent(MIB + 512, MIB + 512 + volume.stat().st_size)
+    disk.write_at(place.start, volume.read_bytes())
+    fill_with_noise(disk, Extent(place.end, place.end + 9 * MIB), 4)
+    write_gpt(disk, [place, Extent(place.end, 63 * MIB)])
+    bad = Extent(place.end + 512, place.end + 4_194_304 + 5120)
+    store = LocalStore(str(folder))
+    repository = create_repository(store, passphrase=None, chunk_size=chunk_size, clock=FakeClock())
+    with FaultyDisk(disk, [PlannedFault(extent=bad)]) as faulty:
+        manifest = backup(repository, faulty).manifest
+    assert manifest.disks[0].partitions[0].excluded
+    assert manifest.disks[0].partitions[1].unreadable == ((512, 4_194_304 + 5120),)
+    written = Written(folder=folder, repository=repository, images=(manifest,), disk=NO_DISK, secrets=((),))
+    restore(repository, manifest, tmp_path / "ours")
+    read(written, "restore", manifest.image, str(tmp_path / "theirs"))
+    assert hash_file(tmp_path / "theirs") == hash_file(tmp_path / "ours")

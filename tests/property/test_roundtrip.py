@@ -16,7 +16,7 @@ from stillframe.jobs.backup import BackupOptions
 from stillframe.jobs.restore import RestoreOptions
 from stillframe.store import MemoryStore
 from stillframe.testing.disk_builder import fill_with_noise, gpt_overhead, write_gpt, write_mbr
-from stillframe.testing.job_runs import backup, make_repository, restore, verify
+from stillframe.testing.job_runs import backup, clone, make_repository, restore, verify
 
 ROUNDS = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 MIB = 1 << 20
@@ -158,6 +158,36 @@ def test_on_a_larger_target_only_the_table_differs(draft: Draft, growth: int) ->
         expected.zero(Extent(draft.inner.end, disk.size))
         write_gpt(expected, places)
     assert got == bytes(expected.contents)
+
+
+@ROUNDS
+@given(draft=drafts(), wipe=st.booleans())
+def test_a_clone_is_the_disk(draft: Draft, wipe: bool) -> None:
+    disk = draft.build()
+    with tempfile.TemporaryDirectory() as folder:
+        source, new, dirty = (Path(folder, name) for name in ("source", "new", "dirty"))
+        source.write_bytes(disk.contents)
+        clone(source, new)
+        assert new.read_bytes() == disk.contents
+        dirty.write_bytes(b"\xff" * disk.size)
+        clone(source, dirty, wipe=wipe)
+        assert dirty.read_bytes() == disk.contents
+        assert source.read_bytes() == disk.contents
+
+
+@ROUNDS
+@given(draft=drafts(), seed=st.integers(2, 99), place=st.floats(0, 0.99))
+def test_a_delta_over_anything_gives_the_image(draft: Draft, seed: int, place: float) -> None:
+    disk = draft.build()
+    repository = make_repository(MemoryStore())
+    manifest = backup(repository, disk).manifest
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "target")
+        other = MemoryDisk(disk.contents, sector_size=disk.sector_size)
+        fill_with_noise(other, Extent(int(place * disk.size), disk.size), seed)
+        target.write_bytes(other.contents)
+        restore(repository, manifest, target, options=RestoreOptions(delta=True, wipe=True))
+        assert target.read_bytes() == disk.contents
 
 
 def test_a_disk_of_zeros_adds_no_chunk() -> None:

@@ -40,6 +40,21 @@ def test_without_a_machine_id_the_board_counts_then_the_name(tmp_path: Path, tex
     assert (by_name.boot_id, by_name.name) == ("", by_board.name)
 
 
+def test_a_live_system_is_known_by_its_board_though_its_machine_id_is_new_at_every_start(tmp_path: Path) -> None:
+    board = tmp_path / "class/dmi/id"
+    board.mkdir(parents=True)
+    (board / "product_uuid").write_text("4C4C4544-0042-3510-8052-B4C04F4A3232\n")
+    kernel = KernelPaths(sys=str(tmp_path), proc=str(tmp_path))
+    found = []
+    for command_line in ("BOOT_IMAGE=/live/vmlinuz boot=live quiet", "root=/dev/sda2 ro quiet"):
+        (tmp_path / "cmdline").write_text(command_line)
+        for digit in "12":
+            (tmp_path / "id").write_text(digit * 32)
+            found.append(m.machine(kernel=kernel, id_file=str(tmp_path / "id")).id)
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+
+
 def test_this_process_lives_and_others_do_not() -> None:
     here = this_process()
     assert process_alive(here)

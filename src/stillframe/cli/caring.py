@@ -132,7 +132,8 @@ def _report_lines(report: CheckReport) -> list[str]:
         if report.ok
         else f"{len(report.findings)} things are wrong: see above."
     )
-    return [f"{format_count(len(report.images), 'image')}, {whole} of them whole; {format_count(report.packs, 'pack')}.", verdict]
+    counts = f"{format_count(len(report.images), 'image')}, {whole} of them whole; {format_count(report.packs, 'pack')}."
+    return [counts, verdict]
 
 
 def _expiry_lines(expiry: care.Expiry) -> list[str]:

@@ -50,13 +50,27 @@ class ProcessIdentity:
 
 
 def machine(*, kernel: KernelPaths = THIS_MACHINE, id_file: str = "/etc/machine-id") -> Machine:
-    """This machine. Without a machine id, the mainboard's is used; without that, the host name."""
+    """This machine.
+
+    Known by its machine id; a live system makes a new one at every start, so there the mainboard's is used. Without
+    either, the host name.
+    """
     name = socket.gethostname()
-    secret = _parse_id(read_text(id_file))
-    if secret is None:
-        board = _parse_id(read_text(f"{kernel.sys}/class/dmi/id/product_uuid").replace("-", ""))
-        secret = board or hashlib.sha256(name.encode()).digest()[:16]
+    installed = _parse_id(read_text(id_file))
+    board = _parse_id(read_text(f"{kernel.sys}/class/dmi/id/product_uuid").replace("-", ""))
+    known = (board, installed) if is_live(read_text(f"{kernel.proc}/cmdline")) else (installed, board)
+    secret = known[0] or known[1] or hashlib.sha256(name.encode()).digest()[:16]
     return Machine(id=application_id(secret), name=name, boot_id=boot_id(kernel))
+
+
+def is_live(command_line: str) -> bool:
+    """Whether the kernel's command line is that of a system that runs from a stick or CD.
+
+    Source: live-boot(7) and casper(7) ``boot=``, dracut.cmdline(7) ``rd.live.image``, archiso ``archisobasedir=``.
+    """
+    words = command_line.split()
+    marks = ("boot=live", "boot=casper", "rd.live.image")
+    return any(mark in words for mark in marks) or any(word.startswith("archisobasedir=") for word in words)
 
 
 def application_id(machine_id: bytes) -> str:

@@ -15,6 +15,7 @@ from stillframe.clock import rfc3339
 from stillframe.errors import StorageFull, UsageError
 from stillframe.events import EventSink, JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import ExtentSet
+from stillframe.jobs.baseline import WantedKind, choose_baseline
 from stillframe.jobs.chunking import KeptRange
 from stillframe.jobs.manifests import describe_disk
 from stillframe.jobs.pipeline import CancelToken
@@ -37,7 +38,7 @@ LEVELS: Final[dict[Compression, int | None]] = {"none": None, "fast": 1, "balanc
 class BackupOptions:
     """What a person asked for."""
 
-    kind: Literal["auto", "full", "incremental", "differential"] = "auto"
+    kind: WantedKind = "auto"
     name: str = ""
     comment: str = ""
     compression: Compression = "fast"
@@ -51,6 +52,7 @@ class BackupPlan:
 
     kind: BackupKind
     baseline: str
+    domain: str
     options: BackupOptions
     disks: tuple[CapturedDisk, ...]
     estimate: Estimate
@@ -85,17 +87,18 @@ def plan_backup(
     if not paths or len(set(paths)) < len(paths):
         raise UsageError("name at least one source, each once", hint="'stillframe disks' lists them.")
     disks = tuple(source.capture(options.selection) for source in sources)
-    kind, baseline, notices = _choose_kind(repository, options, owner, disks)
+    images = [image.manifest for image in repository.images().images]
+    baseline = choose_baseline(images, wanted=options.kind, name=options.name, machine_id=owner.machine.id, disks=disks)
     ranges = [found for disk in disks for found in kept_ranges(disk)]
-    namer = ChunkNamer(repository, bytes.fromhex(owner.machine.id))
+    namer = ChunkNamer(repository, bytes.fromhex(baseline.domain))
     cost = estimate(
         ranges, chunk_size=repository.identity.chunk_size, namer=namer, index=repository.load_index(),
         level=LEVELS[options.compression],
     )  # fmt: skip
     return BackupPlan(
-        kind=kind, baseline=baseline, options=options, disks=disks, estimate=cost,
-        free_space=repository.box.store.free_space(),
-        notices=(*notices, *(notice for source in sources for notice in source.notices), *_disk_notices(disks)),
+        kind=baseline.kind, baseline=baseline.image, domain=baseline.domain, options=options, disks=disks,
+        estimate=cost, free_space=repository.box.store.free_space(),
+        notices=(*baseline.notices, *_all_notices(sources, disks)),
     )  # fmt: skip
 
 
@@ -130,8 +133,7 @@ def apply_backup(
     with contextlib.ExitStack() as stack:
         stack.callback(session.end)
         events.emit(JobStarted(verb="backup", what=_what(plan), bytes_total=plan.estimate.bytes_to_read))
-        domain = bytes.fromhex(owner.machine.id)
-        writer = ImageWriter(session, domain=domain, level=LEVELS[plan.options.compression])
+        writer = ImageWriter(session, domain=bytes.fromhex(plan.domain), level=LEVELS[plan.options.compression])
         ranges = [found for disk in plan.disks for found in kept_ranges(disk)]
         stored, bytes_read = store_ranges(
             ranges, writer, chunk_size=repository.identity.chunk_size, events=events, cancel=cancel
@@ -158,43 +160,9 @@ def kept_ranges(disk: CapturedDisk) -> Iterator[KeptRange]:
         yield KeptRange(reader=volume.reader, kept=volume.kept, excluded=volume.excluded)
 
 
-def _choose_kind(
-    repository: Repository, options: BackupOptions, owner: Owner, disks: Sequence[CapturedDisk]
-) -> tuple[BackupKind, str, tuple[Notice, ...]]:
-    """The kind of the image and the image it is compared with: of the same job and disks, and never a torn one."""
-    earlier = [
-        image.manifest
-        for image in repository.images().images
-        if image.manifest.machine.id == owner.machine.id
-        and image.manifest.name == options.name
-        and not image.manifest.is_torn
-        and _is_of(image.manifest, disks)
-    ]
-    earlier.sort(key=lambda manifest: manifest.sequence)
-    fulls = [manifest for manifest in earlier if manifest.kind == "full"]
-    if options.kind == "full" or (options.kind == "auto" and not earlier):
-        return "full", "", ()
-    candidates = fulls if options.kind == "differential" else earlier
-    if not candidates:
-        notice = Notice(
-            code="no-baseline", message=f"there is no earlier image to be {options.kind} to: this one is full"
-        )
-        return "full", "", (notice,)
-    kind: BackupKind = "differential" if options.kind == "differential" else "incremental"
-    return kind, candidates[-1].image, ()
-
-
-def _is_of(manifest: Manifest, disks: Sequence[CapturedDisk]) -> bool:
-    """Whether an image is of these disks: each is known by its path, its serial number or the id in its table."""
-    return len(manifest.disks) == len(disks) and all(
-        stored.path == disk.facts.path
-        or (stored.serial and stored.serial == disk.facts.serial)
-        or (stored.disk_id and stored.disk_id == disk.layout.disk_id)
-        for stored, disk in zip(manifest.disks, disks, strict=True)
-    )
-
-
-def _disk_notices(disks: Sequence[CapturedDisk]) -> Iterator[Notice]:
+def _all_notices(sources: Sequence[OpenSource], disks: Sequence[CapturedDisk]) -> Iterator[Notice]:
+    for source in sources:
+        yield from source.notices
     for disk in disks:
         yield from disk.notices
         for volume in disk.volumes:
@@ -219,7 +187,7 @@ def _make_manifest(
         image=make_id().hex(), program=stillframe.__version__, created=created,
         finished=rfc3339(repository.clock.now()), machine=owner.machine, name=plan.options.name,
         comment=plan.options.comment, kind=plan.kind, baseline=plan.baseline, sequence=sequence, previous=previous,
-        domain=owner.machine.id, chunk_size=repository.identity.chunk_size, session=session,
+        domain=plan.domain, chunk_size=repository.identity.chunk_size, session=session,
         bytes_total=sum(disk.size for disk in disks), bytes_used=sum(disk.bytes_used for disk in plan.disks),
         bytes_read=bytes_read, bytes_added=bytes_added, notices=_notices(plan, stored, torn), disks=tuple(disks),
     )  # fmt: skip

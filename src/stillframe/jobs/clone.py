@@ -31,6 +31,7 @@ from stillframe.jobs.tables import TableWriter
 from stillframe.units import format_size
 
 _CHUNK_SIZE: Final = 256 << 10
+_ZERO_STEP: Final = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +123,10 @@ def apply_clone(
             for found, volume in zip(volumes, plan.disk.volumes, strict=True):
                 copier.feed(found, volume.partition.extent.start, workers, wipe=plan.options.wipe)
             copier.feed(outside, 0, workers, wipe=False)  # what it does not keep are the partitions
-        if plan.options.wipe and plan.target_size > plan.disk.layout.size:
-            copier.zero(ExtentSet.of(Extent(plan.disk.layout.size, plan.target_size)), 0)
+        if plan.options.wipe:
+            for start in range(plan.disk.layout.size, plan.target_size, _ZERO_STEP):
+                cancel.check()
+                copier.zero(ExtentSet.of(Extent(start, min(start + _ZERO_STEP, plan.target_size))), 0)
         events.emit(PhaseStarted(name="waiting until the target has written everything"))
         target.flush()
         copier.written.add(written=table.write())

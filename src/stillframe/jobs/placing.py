@@ -103,7 +103,8 @@ class Placer:
         with Workers(lambda: _PlacingWorker(self), cancel=cancel) as workers:
             for placed in maps:
                 for span in iter_spans(placed.root, self._chunk_size, self._chunks.read_node):
-                    self._fill_gaps(placed, span)
+                    cancel.check()
+                    self._fill_gaps(placed, span, cancel)
                     for task in self._tasks(placed, span):
                         workers.put(task)
 
@@ -117,7 +118,7 @@ class Placer:
         self._events.emit(BytesMoved(size=len(data)))
 
     def clear(self, extent: Extent, cancel: CancelToken) -> None:
-        """Make a range of the target zeros: what a larger target has beyond the image."""
+        """Make a range of the target zeros."""
         for start in range(extent.start, extent.end, _ZERO_STEP):
             cancel.check()
             self._zero(Extent(start, min(start + _ZERO_STEP, extent.end)))
@@ -165,7 +166,7 @@ class Placer:
         self._events.emit(BytesMoved(size=size))
         return True
 
-    def _fill_gaps(self, placed: PlacedMap, span: Span) -> None:
+    def _fill_gaps(self, placed: PlacedMap, span: Span, cancel: CancelToken) -> None:
         """Deal with what is not data: zeros where the format says so, nothing where nobody uses it."""
         for first, count, kind in _runs(span):
             if kind is Kind.DATA:
@@ -177,16 +178,15 @@ class Placer:
                 if self._options.is_zero or (kind is Kind.UNUSED and not self._options.wipe):
                     self.written.add(skipped=part.size)
                 else:
-                    self._zero(part)
+                    self.clear(part, cancel)
 
     def _zero(self, extent: Extent) -> None:
-        for start in range(extent.start, extent.end, _ZERO_STEP):
-            part = Extent(start, min(start + _ZERO_STEP, extent.end))
-            if self._options.delta and not np.frombuffer(self.target.read_at(part.start, part.size), np.uint8).any():
-                self.written.add(skipped=part.size)
-            else:
-                self.target.zero(part)
-                self.written.add(written=part.size)
+        """Make at most ``_ZERO_STEP`` bytes zeros; with ``delta`` only where they are not."""
+        if self._options.delta and not np.frombuffer(self.target.read_at(extent.start, extent.size), np.uint8).any():
+            self.written.add(skipped=extent.size)
+        else:
+            self.target.zero(extent)
+            self.written.add(written=extent.size)
 
 
 class _PlacingWorker:
