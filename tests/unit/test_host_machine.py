@@ -49,7 +49,7 @@ def test_a_live_system_is_known_by_its_board_though_its_machine_id_is_new_at_eve
     for command_line in ("BOOT_IMAGE=/live/vmlinuz boot=live quiet", "root=/dev/sda2 ro quiet"):
         (tmp_path / "cmdline").write_text(command_line)
         for digit in "12":
-            (tmp_path / "id").write_text(digit * 32)
+            (tmp_path / "id").write_text("0123456789abcdef0123456789abcde" + digit)
             found.append(m.machine(kernel=kernel, id_file=str(tmp_path / "id")).id)
     assert found[0] == found[1]
     assert len(set(found)) == 3

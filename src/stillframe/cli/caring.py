@@ -132,7 +132,8 @@ def _report_lines(report: CheckReport) -> list[str]:
         if report.ok
         else f"{len(report.findings)} things are wrong: see above."
     )
-    counts = f"{format_count(len(report.images), 'image')}, {whole} of them whole; {format_count(report.packs, 'pack')}."
+    images, packs = format_count(len(report.images), "image"), format_count(report.packs, "pack")
+    counts = f"{images}, {whole} of them whole; {packs}."
     return [counts, verdict]
 
 
