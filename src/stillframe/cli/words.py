@@ -91,6 +91,11 @@ def backup_result_lines(result: BackupResult) -> list[str]:
         proof = "not read back; 'stillframe verify' does that"
     elif checked.findings:
         proof = f"DAMAGED: {len(checked.findings)} stored pieces could not be read back"
+    elif checked.is_whole and checked.proven_by:
+        proof = (
+            f"good: what this run stored and a share of the rest, {format_size(checked.bytes_examined)}; "
+            f"all the rest was read back with image {checked.proven_by[:8]}"
+        )
     elif checked.is_whole:
         proof = f"good: every chunk of the image, {format_size(checked.bytes_examined)}"
     else:

@@ -1,13 +1,13 @@
 """Reading back after a backup: all that this run stored, and a share of what it relied on.
 
-Answers: "did what I just wrote reach the disk?" Over twenty backups the rotating share comes round to everything.
+Answers: "did what I just wrote reach the disk?" Over twenty backups the rotating share comes round to everything. When
+all that this run did not store belongs to a baseline that is good, every chunk of the image has been read back once:
+then the image is good too, and its proof says since when.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
-
-import numpy as np
 
 from stillframe.clock import rfc3339
 from stillframe.errors import DamagedError, StorageError
@@ -17,25 +17,36 @@ from stillframe.jobs.pipeline import CancelToken
 from stillframe.repo.blockmap import iter_spans
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.packs import Fetch, plan_fetches
+from stillframe.repo.proofs import judge
+from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import Manifest, ProofRecord
 from stillframe.repo.repository import Repository
-from stillframe.repo.rows import ids_array
+from stillframe.repo.rows import Ids, ids_array
 from stillframe.repo.sealing import make_id
 from stillframe.repo.session import Owner
-from stillframe.repo.walk import iter_maps, referenced_chunks
+from stillframe.repo.walk import IdSet, iter_maps, referenced_chunks
 from stillframe.repo.writing import ChunkNamer
 
 SHARE: Final = 20
-"""One leaf of the block map in so many is read back though this run did not store its chunks."""
+"""One chunk in so many is read back though this run did not store it; another one after each backup."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadBack:
-    """What was read back after a backup. ``is_whole`` when that was every chunk of the image."""
+    """What was read back after a backup.
+
+    Attributes:
+        findings: What was wrong.
+        bytes_examined: Bytes that were read back, expanded.
+        is_whole: Whether every chunk of the image has been read back: now, or when the baseline was proven.
+        proven_by: The baseline that the rest was proven with; empty when all was read back now.
+        how: Which way the bytes came, in words.
+    """
 
     findings: tuple[Finding, ...]
     bytes_examined: int
     is_whole: bool
+    proven_by: str
     how: str
 
 
@@ -50,16 +61,31 @@ def read_back(
     seen: list[bytes] = []
     troubles: list[str] = []
     examination.examine(_pack_fetches(repository, packs, index, seen, troubles), cancel)
-    needed, stored = referenced_chunks(reader, [manifest]), ids_array(b"".join(seen))
-    whole = int(np.unique(stored[needed.contains(stored)], axis=0).shape[0]) == len(needed)
-    if not whole:
+    needed = referenced_chunks(reader, [manifest])
+    stored = IdSet.of(ids_array(b"".join(seen)))
+    rest = needed.ids[~stored.contains(needed.ids)]
+    proven_by = _proven_baseline(repository, reader, manifest, rest)
+    if len(rest):
         examination.examine(_share_fetches(repository, manifest, index), cancel)
     findings = tuple(_finding(reason, manifest) for reason in [*troubles, *examination.bad.values()])
     for finding in findings:
         events.emit(finding)
+    whole = not findings and (not len(rest) or proven_by != "")
+    how = examination.how + (f"; the rest when image {proven_by[:8]} was" if proven_by else "")
     if whole or findings:
-        keep_proof(repository, _proof(repository, manifest, examination, owner=owner), events)
-    return ReadBack(findings=findings, bytes_examined=examination.bytes_examined, is_whole=whole, how=examination.how)
+        proof = _proof(repository, manifest, examination, owner=owner, ok=whole, how=how)
+        keep_proof(repository, proof, events)
+    return ReadBack(
+        findings=findings, bytes_examined=examination.bytes_examined, is_whole=whole, proven_by=proven_by, how=how
+    )
+
+
+def _proven_baseline(repository: Repository, reader: ChunkReader, manifest: Manifest, rest: Ids) -> str:
+    """The baseline's id when it is good and holds all of ``rest``; else empty."""
+    found = [image.manifest for image in repository.images().images if image.manifest.image == manifest.baseline]
+    if not len(rest) or not found or judge(found[0], repository.proofs()) != "good":
+        return ""
+    return manifest.baseline if referenced_chunks(reader, found).contains(rest).all() else ""
 
 
 def _pack_fetches(
@@ -78,20 +104,21 @@ def _pack_fetches(
 
 
 def _share_fetches(repository: Repository, manifest: Manifest, index: ChunkIndex) -> Iterator[Fetch]:
-    """A share of the leaves, another one after each backup."""
-    reader, number = repository.reader(index), 0
+    """A share of every leaf, in one piece, another one after each backup."""
+    reader = repository.reader(index)
     for place in iter_maps(manifest):
-        for span in iter_spans(place.root, place.chunk_size, reader.read_node):
-            number += 1
-            if span.leaf is not None and number % SHARE == manifest.sequence % SHARE:
-                raw = span.leaf.ids
-                fetches, missing = reader.plan([raw[at : at + 32] for at in range(0, len(raw), 32)])
-                if missing:
-                    raise DamagedError(
-                        f"{len(missing)} chunks of the new image are in no index run",
-                        hint="Run 'stillframe repair', then the backup again.",
-                    )
-                yield from fetches
+        for number, span in enumerate(iter_spans(place.root, place.chunk_size, reader.read_node)):
+            if span.leaf is None:
+                continue
+            ids = [chunk_id for chunk_id in span.leaf.entry_ids() if chunk_id]
+            turn = (manifest.sequence + number) % SHARE
+            fetches, missing = reader.plan(ids[len(ids) * turn // SHARE : len(ids) * (turn + 1) // SHARE])
+            if missing:
+                raise DamagedError(
+                    f"{len(missing)} chunks of the new image are in no index run",
+                    hint="Run 'stillframe repair', then the backup again.",
+                )
+            yield from fetches
 
 
 def _finding(reason: str, manifest: Manifest) -> Finding:
@@ -101,11 +128,13 @@ def _finding(reason: str, manifest: Manifest) -> Finding:
     )  # fmt: skip
 
 
-def _proof(repository: Repository, manifest: Manifest, examination: Examination, *, owner: Owner) -> ProofRecord:
+def _proof(
+    repository: Repository, manifest: Manifest, examination: Examination, *, owner: Owner, ok: bool, how: str
+) -> ProofRecord:
     bad = sorted(examination.bad)
     return ProofRecord(
         proof=make_id().hex(), image=manifest.image, created=rfc3339(repository.clock.now()), machine=owner.machine,
-        kind="read-back", ok=not bad, bytes=examination.bytes_examined, how=examination.how,
+        kind="read-back", ok=ok, bytes=examination.bytes_examined, how=how,
         bad_chunks=tuple(chunk_id.hex() for chunk_id in bad[:100_000]),
         findings=tuple(examination.bad[chunk_id][:4000] for chunk_id in bad[:1000]),
     )  # fmt: skip
