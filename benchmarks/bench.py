@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--work", default="bench-work")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json")
-    parser.add_argument("--stillframe", nargs="+", default=[sys.executable, "-m", "stillframe.cli.main"])
+    parser.add_argument("--stillframe", nargs="+", default=[sys.executable, "-m", "stillframe"])
     options = parser.parse_args()
     os.makedirs(options.work, exist_ok=True)
     bench = Bench(options)

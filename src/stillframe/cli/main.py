@@ -45,6 +45,7 @@ _BROKEN_PIPE: Final = 141
 
 def run() -> NoReturn:
     """The program ``stillframe``."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads for matrices: there are none here
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -7,6 +7,7 @@ sections 2 and 4. Does no input or output, and knows no keys.
 import hashlib
 import re
 import struct
+import threading
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Self
@@ -251,12 +252,23 @@ def decompress(packed: bytes | memoryview, size: int, *, thing: str) -> bytes:
     """
     try:
         if zstandard.frame_content_size(packed) == size:
-            data = zstandard.ZstdDecompressor().decompress(packed, max_output_size=size, allow_extra_data=False)
+            data: bytes = _decompressor().decompress(packed, max_output_size=size, allow_extra_data=False)
             if len(data) == size:
                 return data
     except zstandard.ZstdError as error:
         raise DamagedError(f"{thing}: cannot be decompressed: {error}", hint=CHECK_HINT) from error
     raise DamagedError(f"{thing}: does not decompress to {size} bytes", hint=CHECK_HINT)
+
+
+_LOCAL: Final = threading.local()
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """This thread's own: making one costs as much as expanding a chunk."""
+    found: zstandard.ZstdDecompressor | None = getattr(_LOCAL, "decompressor", None)
+    if found is None:
+        found = _LOCAL.decompressor = zstandard.ZstdDecompressor()
+    return found
 
 
 def _digest(*parts: bytes) -> bytes:

@@ -68,14 +68,20 @@ class ChunkReader:
                 self._nodes.popitem(last=False)
         return data
 
-    def _fetch_here(self, fetch: Fetch) -> list[tuple[Location, bytes | DamagedError]]:
+    def _fetch_here(self, fetch: Fetch) -> Iterator[tuple[Location, bytes | DamagedError]]:
         """As ``fetch``, from this pack only. Where a read fails, each entry is read alone: most may be whole."""
+        done = 0
         try:
-            return list(self.packs.fetch(fetch))
+            for found in self.packs.fetch(fetch):
+                done += 1
+                yield found
         except (StorageError, RepositoryError) as error:
+            rest = fetch.locations[done:]
             if len(fetch.locations) == 1 or isinstance(error, ObjectMissing):
-                return [(place, damage(place, error)) for place in fetch.locations]
-        return [found for place in fetch.locations for found in self._fetch_here(Fetch(fetch.pack_id, (place,)))]
+                yield from ((place, damage(place, error)) for place in rest)
+            else:
+                for place in rest:
+                    yield from self._fetch_here(Fetch(fetch.pack_id, (place,)))
 
     def _other_copy(self, place: Location, error: DamagedError) -> bytes | DamagedError:
         for other in self.index.copies(place.chunk_id):
