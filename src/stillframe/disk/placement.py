@@ -207,7 +207,24 @@ def _place_gpt(layout: Layout, reader: BlockReader, table: gpt_copies.GptTable, 
         Patch(offset=places.backup_lba * sector_size, data=backup),
     ]
     patches += _stale_patches(layout, patches, target_size)
+    _check_clear_of_partitions(layout, patches)
     return tuple(sorted((patch for patch in patches if _changes(patch, reader)), key=lambda patch: patch.offset))
+
+
+def _check_clear_of_partitions(layout: Layout, patches: list[Patch]) -> None:
+    """Refuse a table over a partition: possible when only one copy was good, and it lists one where the other belongs.
+
+    Raises:
+        DiskFormatError: With the partition.
+    """
+    for partition in layout.partitions:
+        found = next((patch for patch in patches if patch.extent.clipped(partition.extent)), None)
+        if found is not None:
+            raise DiskFormatError(
+                f"partition {partition.number} (bytes {partition.extent.start} to {partition.extent.end}) lies where "
+                f"the partition table belongs (byte {found.offset})",
+                hint="Have the table repaired, with gdisk for example.",
+            )
 
 
 def _protective_patches(layout: Layout, reader: BlockReader, target_size: int) -> Iterator[Patch]:
