@@ -17,8 +17,8 @@ from stillframe.extents import Extent, ExtentSet
 from stillframe.jobs.careful import read_carefully
 from stillframe.repo.blockmap import FANOUT, Kind, chunk_count
 
-UNIT_SIZE: Final = 2 << 20
-"""Bytes that a thread reads, hashes and stores at a time: they stay in the processor's cache (8 MiB: 10 % slower)."""
+UNIT_SIZE: Final = 4 << 20
+"""Bytes that a thread reads, hashes and stores at a time. Measured: 2 MiB makes an unchanged backup 15 % slower."""
 _GAP_READ_OVER: Final = 32 << 10
 _STRIDE: Final = 512
 """Nearly every chunk that is not zeros shows it in one of its words 4 KiB apart; only the others are looked through."""
