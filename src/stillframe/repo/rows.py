@@ -98,16 +98,19 @@ def search_keys(ids: Ids) -> NDArray[np.uint64]:
 
 
 def sort_rows(rows: Rows) -> Rows:
-    """Rows in order of chunk id. Ids are hashes: their first words decide, unless a chunk is listed twice."""
-    if len(rows) < 2:
-        return rows
-    keys = search_keys(rows["id"])
+    """Rows in order of chunk id."""
+    return rows[id_order(rows["id"])]
+
+
+def id_order(ids: Ids) -> NDArray[np.intp]:
+    """The order that sorts ids as bytes. Ids are hashes: their first words decide, unless an id stands twice."""
+    keys = search_keys(ids)
     order = np.argsort(keys, kind="stable")
     sorted_keys = keys[order]
     if (sorted_keys[1:] == sorted_keys[:-1]).any():
-        words = rows["id"].byteswap()
+        words = ids.byteswap()
         order = np.lexsort((words[:, 3], words[:, 2], words[:, 1], words[:, 0]))
-    return rows[order]
+    return order
 
 
 def build_table(table: Table) -> bytes:

@@ -18,7 +18,7 @@ from stillframe.repo.blockmap import FANOUT, LEVEL_MAX, Kind, MapRoot, Node, chu
 from stillframe.repo.format import CHECK_HINT, CHUNK_SIZE_MAX, CHUNK_SIZE_MIN
 from stillframe.repo.reading import ChunkReader, missing_chunk
 from stillframe.repo.records import Manifest, StoredMap
-from stillframe.repo.rows import Ids, ids_array, search_keys
+from stillframe.repo.rows import Ids, id_order, ids_array, search_keys
 
 _BATCH: Final = 256
 """Nodes read in one go: at most 9 MB."""
@@ -274,16 +274,10 @@ def _joined(parts: list[tuple[int, ExtentSet]]) -> ExtentSet:
 
 
 def _distinct(ids: Ids) -> Ids:
-    """Sorted as bytes, each once. First words of hashes are nearly always enough; where they are not, all decide."""
+    """Sorted as bytes, each once."""
     if len(ids) < 2:
         return ids
-    keys = search_keys(ids)
-    order = np.argsort(keys, kind="stable")
-    sorted_keys = keys[order]
-    if (sorted_keys[1:] == sorted_keys[:-1]).any():
-        words = ids.byteswap()
-        order = np.lexsort((words[:, 3], words[:, 2], words[:, 1], words[:, 0]))
-    ordered = ids[order]
+    ordered = ids[id_order(ids)]
     first = np.concatenate(([True], (ordered[1:] != ordered[:-1]).any(axis=1)))
     return ordered[first]
 
