@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from stillframe.errors import DamagedError, MachineRefusal, MissingProgram, UsageError
-from stillframe.events import NoEvents
 from stillframe.host.run import Finished, find_program, run
 from stillframe.jobs.demo import run_demo, tools
 from stillframe.jobs.demo.comparing import compare_disks
 from stillframe.jobs.demo.disk import PARTS, Part
 from stillframe.jobs.demo.tools import attached, mounted, require_machine
-from stillframe.jobs.pipeline import CancelToken
+from stillframe.testing.job_runs import job_context
 
 pytestmark = pytest.mark.root
 
@@ -27,7 +26,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[
     """The kept folder of a demo, and what it said."""
     folder = tmp_path_factory.mktemp("demo") / "kept"
     said: list[str] = []
-    result = run_demo(keep=str(folder), say=said.append, events=NoEvents(), cancel=CancelToken())
+    result = run_demo(keep=str(folder), say=said.append, context=job_context())
     assert result.files_compared > 1000
     assert result.kept_in == str(folder)
     yield folder, said
@@ -107,7 +106,7 @@ def test_half_a_table_is_named(demo: tuple[Path, list[str]]) -> None:
 def test_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
     (tmp_path / "letter").write_text("mine")
     with pytest.raises(UsageError, match="not an empty folder"):
-        run_demo(keep=str(tmp_path), say=print, events=NoEvents(), cancel=CancelToken())
+        run_demo(keep=str(tmp_path), say=print, context=job_context())
     assert (tmp_path / "letter").read_text() == "mine"
 
 

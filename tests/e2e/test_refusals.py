@@ -19,7 +19,7 @@ from stillframe.repo.repository import Repository
 from stillframe.store import LocalStore, MemoryStore
 from stillframe.testing import real_disks
 from stillframe.testing.disk_builder import fill_with_noise, write_gpt
-from stillframe.testing.job_runs import ANNA, backup, backup_paths, make_repository, restore, verify
+from stillframe.testing.job_runs import ANNA, backup, backup_paths, job_context, make_repository, restore, verify
 from stillframe.testing.real_disks import MIB, RealDisk, hash_file, loop_device
 from stillframe.testing.volumes_windows import run_tool
 
@@ -201,7 +201,7 @@ def test_a_target_that_changed_since_it_was_shown_is_refused(
     before = hash_file(volume) if volume.exists() else ""
     try:
         with pytest.raises(TargetError):
-            apply_restore(repository, plan, events=NoEvents(), cancel=CancelToken())
+            apply_restore(repository, plan, job_context())
         assert (hash_file(volume) if volume.exists() else "") == before
     finally:
         if change == "mounted":
@@ -219,7 +219,7 @@ def test_a_new_file_that_came_into_being_meanwhile_is_not_overwritten(saved: Sav
     plan = plan_restore(repository, manifest, 1, str(target), repository_folder="", options=RestoreOptions())
     target.write_bytes(b"precious")
     with pytest.raises(TargetError, match="exists already"):
-        apply_restore(repository, plan, events=NoEvents(), cancel=CancelToken())
+        apply_restore(repository, plan, job_context())
     assert target.read_bytes() == b"precious"
 
 
@@ -253,7 +253,7 @@ def test_a_run_that_is_stopped_leaves_no_image(disks: Disks) -> None:
     with open_source(str(disks("gpt", 512).path)) as source:
         plan = plan_backup(repository, [source], BackupOptions(), ANNA)
         with pytest.raises(Cancelled):
-            apply_backup(repository, [source], plan, owner=ANNA, events=Stopper(), cancel=cancel)
+            apply_backup(repository, [source], plan, job_context(ANNA, Stopper(), cancel))
     assert repository.images().images == ()
     assert repository.sessions() == ()
     assert backup_paths(repository, disks("gpt", 512).path).is_complete

@@ -29,7 +29,6 @@ BY_DESIGN = {
     "jobs/backup:_make_manifest": "a manifest is gathered from all that a backup knows; each part is named at the call",
     "jobs/backup:_read_back": "hands the parts of one run on to read_back",
     "jobs/demo/story:_sum_up": "the last line of the story tells one figure of each chapter",
-    "jobs/readback:read_back": "what is read back, with the owner, events and cancel that every job takes",
     "jobs/verify:_proof": "a proof is gathered from all that a verification knows",
 }
 """``module:name``, each with its reason, of what may go beyond a limit."""

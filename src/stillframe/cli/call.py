@@ -16,7 +16,7 @@ from stillframe.cli.screen import Screen
 from stillframe.errors import UsageError
 
 if TYPE_CHECKING:  # loaded by the verbs that need them: '--help' must be there at once
-    from stillframe.jobs.pipeline import CancelToken
+    from stillframe.jobs.context import JobContext
     from stillframe.jobs.repositories import SecretSources
     from stillframe.repo.repository import Repository
 
@@ -65,12 +65,15 @@ Verb = Callable[[Call], int]
 
 
 @contextmanager
-def stoppable(screen: Screen) -> "Iterator[CancelToken]":
-    """While a job runs: the first Ctrl-C asks it to stop at the next chunk, the second ends the program at once.
+def running(screen: Screen) -> "Iterator[JobContext]":
+    """What a job of this machine is given while it runs; what happens is drawn on the screen.
 
-    ``SIGTERM``, with which a system shuts down, counts as Ctrl-C. Outside of this, Ctrl-C ends the program.
+    The first Ctrl-C asks the job to stop at the next chunk, the second ends the program at once. ``SIGTERM``, with
+    which a system shuts down, counts as Ctrl-C. Outside of this, Ctrl-C ends the program.
     """
-    from stillframe.jobs.pipeline import CancelToken  # noqa: PLC0415 - see above
+    from stillframe.jobs.context import JobContext  # noqa: PLC0415 - see above
+    from stillframe.jobs.owner import this_owner  # noqa: PLC0415
+    from stillframe.jobs.pipeline import CancelToken  # noqa: PLC0415
 
     token = CancelToken()
 
@@ -82,7 +85,7 @@ def stoppable(screen: Screen) -> "Iterator[CancelToken]":
 
     before = [(number, signal.signal(number, stop)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
-        yield token
+        yield JobContext(owner=this_owner(), events=screen, cancel=token)
     finally:
         for number, handler in before:
             signal.signal(number, handler)

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from stillframe.cli.call import Call, stoppable
+from stillframe.cli.call import Call, running
 from stillframe.cli.results import Fields, finding_fields, notice_fields
 from stillframe.cli.words import local_time
 from stillframe.errors import DamagedError
@@ -24,10 +24,8 @@ def verify(call: Call) -> int:
     manifests = None
     if options.image is not None:
         manifests = [find_image(repository, options.image, machine_id=machine().id)]
-    with stoppable(screen) as cancel:
-        verified = care.verify_images(
-            repository, manifests, owner=this_owner(), quick=options.quick, events=screen, cancel=cancel
-        )
+    with running(screen) as context:
+        verified = care.verify_images(repository, manifests, quick=options.quick, context=context)
     fields: Fields = {
         "ok": verified.ok,
         "findings": finding_fields(verified.findings),

@@ -4,7 +4,7 @@ import os
 from typing import Any, Final
 
 from stillframe.capture import Selection, open_source
-from stillframe.cli.call import Call, refuse_later, stoppable
+from stillframe.cli.call import Call, refuse_later, running
 from stillframe.cli.results import notice_fields
 from stillframe.cli.saving import SKIPPED
 from stillframe.cli.words import plan_lines
@@ -53,8 +53,8 @@ def restore(call: Call) -> int:
     screen.say(*lines, "")
     if plan.target is not None:
         screen.confirm(_QUESTION, "restore", yes=options.yes)
-    with stoppable(screen) as cancel:
-        result = apply_restore(repository, plan, events=screen, cancel=cancel)
+    with running(screen) as context:
+        result = apply_restore(repository, plan, context)
     fields = {
         "image": manifest.image, "target": plan.target_path, "bytes_written": result.bytes_written,
         "bytes_skipped": result.bytes_skipped, "seconds": result.seconds, "changes": list(result.changes),
@@ -87,8 +87,8 @@ def clone(call: Call) -> int:
         screen.say(*lines, "")
         if plan.target is not None:
             screen.confirm(_QUESTION, "clone", yes=options.yes)
-        with stoppable(screen) as cancel:
-            result = apply_clone(source, plan, clock=SystemClock(), events=screen, cancel=cancel)
+        with running(screen) as context:
+            result = apply_clone(source, plan, clock=SystemClock(), context=context)
     fields = {
         "source": source.facts.path, "target": plan.target_path, "bytes_written": result.bytes_written,
         "bytes_skipped": result.bytes_skipped, "seconds": result.seconds, "complete": result.is_complete,

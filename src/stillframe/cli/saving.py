@@ -5,7 +5,7 @@ import contextlib
 from typing import Final
 
 from stillframe.capture import OpenSource, Selection, open_source
-from stillframe.cli.call import Call, refuse_later, stoppable
+from stillframe.cli.call import Call, refuse_later, running
 from stillframe.cli.results import backup_plan_fields, backup_result_fields
 from stillframe.cli.words import backup_plan_lines, backup_result_lines
 from stillframe.errors import DamagedError
@@ -29,19 +29,19 @@ def backup(call: Call) -> int:
     options, screen = call.options, call.screen
     refuse_later(options, _LATER)
     require_raw_sources(options.sources)
-    repository, owner = call.open_repository(), this_owner()
+    repository = call.open_repository()
     with contextlib.ExitStack() as stack:
         sources: list[OpenSource] = [
             stack.enter_context(open_source(path, allow_torn=options.allow_torn)) for path in options.sources
         ]
-        plan = plan_backup(repository, sources, _backup_options(options), owner)
+        plan = plan_backup(repository, sources, _backup_options(options), this_owner())
         if options.dry_run:
             screen.finish("backup", backup_plan_fields(plan), backup_plan_lines(plan))
             return 0
         screen.say(*backup_plan_lines(plan), "")
         require_room(plan)
-        with stoppable(screen) as cancel:
-            result = apply_backup(repository, sources, plan, owner=owner, events=screen, cancel=cancel)
+        with running(screen) as context:
+            result = apply_backup(repository, sources, plan, context)
     last_seen(repository).note([result.manifest])
     screen.finish("backup", backup_result_fields(result), backup_result_lines(result))
     if result.read_back is not None and result.read_back.findings:

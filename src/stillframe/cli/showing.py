@@ -2,14 +2,14 @@
 
 from dataclasses import asdict
 
-from stillframe.cli.call import Call, stoppable
+from stillframe.cli.call import Call, running
 from stillframe.jobs.demo import run_demo
 
 
 def demo(call: Call) -> int:
     """Save and restore a disk made for it, and compare."""
     screen = call.screen
-    with stoppable(screen) as cancel:
-        result = run_demo(keep=call.options.keep, say=screen.say, events=screen, cancel=cancel)
+    with running(screen) as context:
+        result = run_demo(keep=call.options.keep, say=screen.say, context=context)
     screen.finish("demo", asdict(result), ())
     return 0

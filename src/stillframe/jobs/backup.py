@@ -13,12 +13,12 @@ import stillframe
 from stillframe.capture import CapturedDisk, OpenSource, Selection
 from stillframe.clock import rfc3339
 from stillframe.errors import StorageFull, UsageError
-from stillframe.events import EventSink, JobFinished, JobStarted, Notice, PhaseStarted
+from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import ExtentSet
 from stillframe.jobs.baseline import WantedKind, choose_baseline
 from stillframe.jobs.chunking import KeptRange
+from stillframe.jobs.context import JobContext
 from stillframe.jobs.manifests import describe_disk
-from stillframe.jobs.pipeline import CancelToken
 from stillframe.jobs.preflight import RESERVE, Estimate, estimate
 from stillframe.jobs.readback import ReadBack, read_back
 from stillframe.jobs.storing import StoredRange, store_ranges
@@ -118,9 +118,8 @@ def require_room(plan: BackupPlan) -> None:
 
 
 def apply_backup(
-    repository: Repository, sources: Sequence[OpenSource], plan: BackupPlan, *, owner: Owner, events: EventSink,
-    cancel: CancelToken,
-) -> BackupResult:  # fmt: skip
+    repository: Repository, sources: Sequence[OpenSource], plan: BackupPlan, context: JobContext
+) -> BackupResult:
     """Make the image that was planned.
 
     Raises:
@@ -129,26 +128,24 @@ def apply_backup(
     clock = repository.clock
     began, created = clock.monotonic(), rfc3339(clock.now())
     require_room(plan)
-    session = begin_session(repository, owner, "backup")
+    session = begin_session(repository, context.owner, "backup")
     with contextlib.ExitStack() as stack:
         stack.callback(session.end)
-        events.emit(JobStarted(verb="backup", what=_what(plan), bytes_total=plan.estimate.bytes_to_read))
+        context.events.emit(JobStarted(verb="backup", what=_what(plan), bytes_total=plan.estimate.bytes_to_read))
         writer = ImageWriter(session, domain=bytes.fromhex(plan.domain), level=LEVELS[plan.options.compression])
         ranges = [found for disk in plan.disks for found in kept_ranges(disk)]
-        stored, bytes_read = store_ranges(
-            ranges, writer, chunk_size=repository.identity.chunk_size, events=events, cancel=cancel
-        )
-        events.emit(PhaseStarted(name="writing the index"))
+        stored, bytes_read = store_ranges(ranges, writer, chunk_size=repository.identity.chunk_size, context=context)
+        context.events.emit(PhaseStarted(name="writing the index"))
         writer.flush()
         torn = [not source.stayed_still() for source in sources]
         manifest = _make_manifest(
-            repository, plan, stored, torn=torn, created=created, session=session.id, owner=owner,
+            repository, plan, stored, torn=torn, created=created, session=session.id, owner=context.owner,
             bytes_read=bytes_read, bytes_added=writer.bytes_added,
         )  # fmt: skip
-        cancel.check()
+        context.cancel.check()
         writer.commit(manifest, lambda: _relied_on(repository, writer, manifest))
-        checked = _read_back(repository, writer, manifest, plan, owner=owner, events=events, cancel=cancel)
-    events.emit(JobFinished(verb="backup", seconds=clock.monotonic() - began))
+        checked = _read_back(repository, writer, manifest, plan, context)
+    context.events.emit(JobFinished(verb="backup", seconds=clock.monotonic() - began))
     complete = not manifest.is_torn and not any(found.unreadable.size for found in stored)
     return BackupResult(manifest=manifest, seconds=clock.monotonic() - began, read_back=checked, is_complete=complete)
 
@@ -233,11 +230,8 @@ def _relied_on(repository: Repository, writer: ImageWriter, manifest: Manifest) 
 
 
 def _read_back(
-    repository: Repository, writer: ImageWriter, manifest: Manifest, plan: BackupPlan, *, owner: Owner,
-    events: EventSink, cancel: CancelToken,
-) -> ReadBack | None:  # fmt: skip
+    repository: Repository, writer: ImageWriter, manifest: Manifest, plan: BackupPlan, context: JobContext
+) -> ReadBack | None:
     if not plan.options.verify:
         return None
-    return read_back(
-        repository, manifest, writer.packs_written, index=writer.index, owner=owner, events=events, cancel=cancel
-    )
+    return read_back(repository, manifest, writer.packs_written, index=writer.index, context=context)

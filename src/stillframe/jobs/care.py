@@ -10,9 +10,9 @@ from datetime import timedelta
 
 from stillframe.errors import DamagedError, UnsupportedFormat
 from stillframe.events import EventSink, Finding, JobFinished, JobStarted
+from stillframe.jobs.context import JobContext
 from stillframe.jobs.last_seen import LastSeen
 from stillframe.jobs.listing import list_images
-from stillframe.jobs.pipeline import CancelToken
 from stillframe.jobs.verify import VerifyResult, verify_image
 from stillframe.repo.check import CheckReport, check_repository
 from stillframe.repo.expire import ExpirePlan, ExpireResult, apply_expire, forget_images, plan_expire
@@ -46,30 +46,27 @@ class Expiry:
 
 
 def verify_images(
-    repository: Repository, manifests: Sequence[Manifest] | None, *, owner: Owner, quick: bool, events: EventSink,
-    cancel: CancelToken,
-) -> VerifiedImages:  # fmt: skip
+    repository: Repository, manifests: Sequence[Manifest] | None, *, quick: bool, context: JobContext
+) -> VerifiedImages:
     """Verify images one after the other; one that cannot be examined at all is a finding, and the next one follows.
 
     Args:
         repository: Where they are.
         manifests: Which; ``None`` for every image of every machine, those that cannot be read told as findings.
-        owner: Who vouches for them.
         quick: Structure only.
-        events: As ``verify_image``.
-        cancel: Stops it.
+        context: As ``verify_image``.
     """
     found = repository.images() if manifests is None else None
     results: list[VerifyResult] = []
     findings = list(found.findings if found else ())
     for finding in findings:
-        events.emit(finding)
+        context.events.emit(finding)
     for manifest in [image.manifest for image in found.images] if found else manifests or ():
         try:
-            result = verify_image(repository, manifest, owner=owner, quick=quick, events=events, cancel=cancel)
+            result = verify_image(repository, manifest, quick=quick, context=context)
         except (DamagedError, UnsupportedFormat) as error:
             finding = Finding(code=error.code, message=error.message, hint=error.hint, thing=manifest.image)
-            events.emit(finding)
+            context.events.emit(finding)
             findings.append(finding)
         else:
             results.append(result)

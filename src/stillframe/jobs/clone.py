@@ -24,7 +24,8 @@ from stillframe.host.places import is_same, lies_on
 from stillframe.host.target import TargetIdentity, create_target_file, identify_target, open_target
 from stillframe.jobs.backup import kept_ranges
 from stillframe.jobs.chunking import UNIT_SIZE, KeptRange, Unit, fill, iter_leaves, nonzero_chunks
-from stillframe.jobs.pipeline import CancelToken, Workers
+from stillframe.jobs.context import JobContext
+from stillframe.jobs.pipeline import Workers
 from stillframe.jobs.placing import Written
 from stillframe.jobs.restore import describe_contents
 from stillframe.jobs.tables import TableWriter
@@ -101,9 +102,7 @@ def plan_clone(source: OpenSource, target_path: str, options: CloneOptions) -> C
     )  # fmt: skip
 
 
-def apply_clone(
-    source: OpenSource, plan: ClonePlan, *, clock: Clock, events: EventSink, cancel: CancelToken
-) -> CloneResult:
+def apply_clone(source: OpenSource, plan: ClonePlan, *, clock: Clock, context: JobContext) -> CloneResult:
     """Carry a plan out.
 
     Raises:
@@ -113,28 +112,28 @@ def apply_clone(
     began = clock.monotonic()
     target = open_target(plan.target) if plan.target else create_target_file(plan.target_path, plan.target_size)
     with target:
-        events.emit(JobStarted(verb="clone", what=plan.target_path, bytes_total=plan.bytes_to_write))
+        context.events.emit(JobStarted(verb="clone", what=plan.target_path, bytes_total=plan.bytes_to_write))
         table = TableWriter(target, plan.disk.layout, plan.disk.reader, plan.patches)
         table.clear()
         outside, *volumes = kept_ranges(plan.disk)
         outside = KeptRange(reader=outside.reader, kept=table.outside_without_table, excluded=ExtentSet.empty())
-        copier = _Copier(target, plan, events)
-        with Workers(lambda: _CopyingWorker(copier), cancel=cancel) as workers:
+        copier = _Copier(target, plan, context.events)
+        with Workers(lambda: _CopyingWorker(copier), cancel=context.cancel) as workers:
             for found, volume in zip(volumes, plan.disk.volumes, strict=True):
                 copier.feed(found, volume.partition.extent.start, workers, wipe=plan.options.wipe)
             copier.feed(outside, 0, workers, wipe=False)  # what it does not keep are the partitions
         if plan.options.wipe:
             for start in range(plan.disk.layout.size, plan.target_size, _ZERO_STEP):
-                cancel.check()
+                context.cancel.check()
                 copier.zero(ExtentSet.of(Extent(start, min(start + _ZERO_STEP, plan.target_size))), 0)
-        events.emit(PhaseStarted(name="waiting until the target has written everything"))
+        context.events.emit(PhaseStarted(name="waiting until the target has written everything"))
         target.flush()
         copier.written.add(written=table.write())
         target.flush()
         if plan.target is not None and plan.target.kind == "disk":
             target.reread_partitions()
     seconds = clock.monotonic() - began
-    events.emit(JobFinished(verb="clone", seconds=seconds))
+    context.events.emit(JobFinished(verb="clone", seconds=seconds))
     return CloneResult(
         bytes_written=copier.written.bytes_written, bytes_skipped=copier.written.bytes_skipped, seconds=seconds,
         is_complete=source.stayed_still(),

@@ -13,9 +13,10 @@ import numpy as np
 
 from stillframe.block import BlockWriter
 from stillframe.errors import DamagedError
-from stillframe.events import BytesMoved, EventSink
+from stillframe.events import BytesMoved
 from stillframe.extents import Extent, ExtentSet
-from stillframe.jobs.pipeline import CancelToken, Workers
+from stillframe.jobs.context import JobContext
+from stillframe.jobs.pipeline import Workers
 from stillframe.repo.blockmap import Kind, MapRoot, Span, iter_spans
 from stillframe.repo.packs import Fetch
 from stillframe.repo.reading import ChunkReader, missing_chunk
@@ -83,7 +84,7 @@ class Placer:
 
     def __init__(
         self, target: BlockWriter, chunks: ChunkReader, namer: ChunkNamer, *, chunk_size: int,
-        options: PlacingOptions, events: EventSink,
+        options: PlacingOptions, context: JobContext,
     ) -> None:  # fmt: skip
         self.target = target
         self.written = Written()
@@ -91,20 +92,20 @@ class Placer:
         self._namer = namer
         self._chunk_size = chunk_size
         self._options = options
-        self._events = events
+        self._context = context
 
-    def place(self, maps: list[PlacedMap], cancel: CancelToken) -> None:
+    def place(self, maps: list[PlacedMap]) -> None:
         """Write all maps.
 
         Raises:
             DamagedError: A chunk cannot be had; the message names where it belongs.
             TargetError, DeviceError: The target failed.
         """
-        with Workers(lambda: _PlacingWorker(self), cancel=cancel) as workers:
+        with Workers(lambda: _PlacingWorker(self), cancel=self._context.cancel) as workers:
             for placed in maps:
                 for span in iter_spans(placed.root, self._chunk_size, self._chunks.read_node):
-                    cancel.check()
-                    self._fill_gaps(placed, span, cancel)
+                    self._context.cancel.check()
+                    self._fill_gaps(placed, span)
                     for task in self._tasks(placed, span):
                         workers.put(task)
 
@@ -115,12 +116,12 @@ class Placer:
         for part in parts:
             self.target.write_at(part.start, memoryview(data)[part.start - offset : part.end - offset])
             self.written.add(written=part.size)
-        self._events.emit(BytesMoved(size=len(data)))
+        self._context.events.emit(BytesMoved(size=len(data)))
 
-    def clear(self, extent: Extent, cancel: CancelToken) -> None:
+    def clear(self, extent: Extent) -> None:
         """Make a range of the target zeros."""
         for start in range(extent.start, extent.end, _ZERO_STEP):
-            cancel.check()
+            self._context.cancel.check()
             self._zero(Extent(start, min(start + _ZERO_STEP, extent.end)))
 
     def run(self, task: _Task) -> None:
@@ -163,10 +164,10 @@ class Placer:
         if self._namer.name(self.target.read_at(offset, size)) != chunk_id:
             return False
         self.written.add(skipped=size)
-        self._events.emit(BytesMoved(size=size))
+        self._context.events.emit(BytesMoved(size=size))
         return True
 
-    def _fill_gaps(self, placed: PlacedMap, span: Span, cancel: CancelToken) -> None:
+    def _fill_gaps(self, placed: PlacedMap, span: Span) -> None:
         """Deal with what is not data: zeros where the format says so, nothing where nobody uses it."""
         for first, count, kind in _runs(span):
             if kind is Kind.DATA:
@@ -178,7 +179,7 @@ class Placer:
                 if self._options.is_zero or (kind is Kind.UNUSED and not self._options.wipe):
                     self.written.add(skipped=part.size)
                 else:
-                    self.clear(part, cancel)
+                    self.clear(part)
 
     def _zero(self, extent: Extent) -> None:
         """Make at most ``_ZERO_STEP`` bytes zeros; with ``delta`` only where they are not."""

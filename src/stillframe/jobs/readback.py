@@ -11,9 +11,9 @@ from typing import Final
 
 from stillframe.clock import rfc3339
 from stillframe.errors import DamagedError, StorageError
-from stillframe.events import EventSink, Finding, PhaseStarted
+from stillframe.events import Finding, PhaseStarted
+from stillframe.jobs.context import JobContext
 from stillframe.jobs.examining import Examination, keep_proof
-from stillframe.jobs.pipeline import CancelToken
 from stillframe.repo.blockmap import iter_spans
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.packs import Fetch, plan_fetches
@@ -51,30 +51,29 @@ class ReadBack:
 
 
 def read_back(
-    repository: Repository, manifest: Manifest, packs: list[bytes], *, index: ChunkIndex, owner: Owner,
-    events: EventSink, cancel: CancelToken,
-) -> ReadBack:  # fmt: skip
+    repository: Repository, manifest: Manifest, packs: list[bytes], *, index: ChunkIndex, context: JobContext
+) -> ReadBack:
     """Read packs back, and a rotating share of the image's other chunks; keep a proof when that was all of it."""
     reader = repository.reader(index)
-    examination = Examination(reader, ChunkNamer(repository, bytes.fromhex(manifest.domain)), events)
-    events.emit(PhaseStarted(name="reading back what was stored"))
+    examination = Examination(reader, ChunkNamer(repository, bytes.fromhex(manifest.domain)), context.events)
+    context.events.emit(PhaseStarted(name="reading back what was stored"))
     seen: list[bytes] = []
     troubles: list[str] = []
-    examination.examine(_pack_fetches(repository, packs, index, seen, troubles), cancel)
+    examination.examine(_pack_fetches(repository, packs, index, seen, troubles), context.cancel)
     needed = referenced_chunks(reader, [manifest])
     stored = IdSet.of(ids_array(b"".join(seen)))
     rest = needed.ids[~stored.contains(needed.ids)]
     proven_by = _proven_baseline(repository, reader, manifest, rest)
     if len(rest):
-        examination.examine(_share_fetches(repository, manifest, index), cancel)
+        examination.examine(_share_fetches(repository, manifest, index), context.cancel)
     findings = tuple(_finding(reason, manifest) for reason in [*troubles, *examination.bad.values()])
     for finding in findings:
-        events.emit(finding)
+        context.events.emit(finding)
     whole = not findings and (not len(rest) or proven_by != "")
     how = examination.how + (f"; the rest when image {proven_by[:8]} was" if proven_by else "")
     if whole or findings:
-        proof = _proof(repository, manifest, examination, owner=owner, ok=whole, how=how)
-        keep_proof(repository, proof, events)
+        proof = _proof(repository, manifest, examination, owner=context.owner, ok=whole, how=how)
+        keep_proof(repository, proof, context.events)
     return ReadBack(
         findings=findings, bytes_examined=examination.bytes_examined, is_whole=whole, proven_by=proven_by, how=how
     )

@@ -14,13 +14,13 @@ from stillframe.block import BlockWriter, WindowReader
 from stillframe.block.file import FileWriter, open_file_reader
 from stillframe.disk import Layout, Patch, fit_table, new_identity, read_layout
 from stillframe.errors import DeviceError, DiskFormatError, TargetError, UsageError
-from stillframe.events import EventSink, JobFinished, JobStarted, Notice, PhaseStarted
+from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.registry import identify
 from stillframe.host.disks import describe
 from stillframe.host.places import lies_on
 from stillframe.host.target import TargetIdentity, create_target_file, identify_target, open_target
-from stillframe.jobs.pipeline import CancelToken
+from stillframe.jobs.context import JobContext
 from stillframe.jobs.placing import PlacedMap, Placer, PlacingOptions
 from stillframe.jobs.tables import TableWriter
 from stillframe.repo.map_reader import MapReader
@@ -120,9 +120,7 @@ def plan_restore(
     return replace(plan, steps=tuple(_steps(plan)))
 
 
-def apply_restore(
-    repository: Repository, plan: RestorePlan, *, events: EventSink, cancel: CancelToken
-) -> RestoreResult:
+def apply_restore(repository: Repository, plan: RestorePlan, context: JobContext) -> RestoreResult:
     """Carry a plan out.
 
     Raises:
@@ -132,16 +130,16 @@ def apply_restore(
     began = repository.clock.monotonic()
     target = open_target(plan.target) if plan.target else create_target_file(plan.target_path, plan.target_size)
     with target:
-        events.emit(JobStarted(verb="restore", what=plan.target_path, bytes_total=plan.bytes_to_write))
+        context.events.emit(JobStarted(verb="restore", what=plan.target_path, bytes_total=plan.bytes_to_write))
         try:
-            placer, changes = _write(repository, plan, target, events, cancel)
+            placer, changes = _write(repository, plan, target, context)
         except BaseException:
-            events.emit(_incomplete(plan))
+            context.events.emit(_incomplete(plan))
             raise
         if plan.target is not None and plan.target.kind == "disk":
             target.reread_partitions()
     seconds = repository.clock.monotonic() - began
-    events.emit(JobFinished(verb="restore", seconds=seconds))
+    context.events.emit(JobFinished(verb="restore", seconds=seconds))
     return RestoreResult(
         bytes_written=placer.written.bytes_written, bytes_skipped=placer.written.bytes_skipped, seconds=seconds,
         changes=changes,
@@ -177,15 +175,15 @@ def describe_contents(path: str) -> Iterator[str]:
 
 
 def _write(
-    repository: Repository, plan: RestorePlan, target: FileWriter, events: EventSink, cancel: CancelToken
+    repository: Repository, plan: RestorePlan, target: FileWriter, context: JobContext
 ) -> tuple[Placer, tuple[str, ...]]:
     """Write everything, and wait until it would survive a power cut."""
     if plan.partition is None:
-        placer, changes = _write_disk(repository, plan, target, events, cancel)
+        placer, changes = _write_disk(repository, plan, target, context)
     else:
-        placer, changes = _placer(repository, plan, target, events), tuple[str, ...]()
-        placer.place([PlacedMap(root=plan.partition.blocks.root(), offset=plan.place.start)], cancel)
-    events.emit(PhaseStarted(name="waiting until the target has written everything"))
+        placer, changes = _placer(repository, plan, target, context), tuple[str, ...]()
+        placer.place([PlacedMap(root=plan.partition.blocks.root(), offset=plan.place.start)])
+    context.events.emit(PhaseStarted(name="waiting until the target has written everything"))
     target.flush()
     return placer, changes
 
@@ -198,7 +196,7 @@ def _incomplete(plan: RestorePlan) -> Notice:
 
 
 def _write_disk(
-    repository: Repository, plan: RestorePlan, target: FileWriter, events: EventSink, cancel: CancelToken
+    repository: Repository, plan: RestorePlan, target: FileWriter, context: JobContext
 ) -> tuple[Placer, tuple[str, ...]]:
     """Partitions first, then what lies outside, the table last; no valid table in between."""
     disk = plan.source_disk
@@ -207,16 +205,16 @@ def _write_disk(
     patches, changes = _patches(plan, layout, outside)
     table = TableWriter(target, layout, outside, patches)
     table.clear()
-    placer = _placer(repository, plan, target, events)
+    placer = _placer(repository, plan, target, context)
     maps = [PlacedMap(root=part.blocks.root(), offset=part.start) for part in disk.partitions]
     inside = ExtentSet.from_extents(Extent(part.start, part.start + part.size) for part in disk.partitions)
     outside_only = table.outside_without_table - inside  # a disk without a table is one volume, and has no outside
     maps.append(PlacedMap(root=disk.outside.root(), offset=0, allowed=outside_only))
-    placer.place(maps, cancel)
+    placer.place(maps)
     if plan.options.wipe and plan.target is not None and plan.target_size > disk.size:
-        placer.clear(Extent(disk.size, plan.target_size), cancel)
+        placer.clear(Extent(disk.size, plan.target_size))
     target.flush()
-    cancel.check()
+    context.cancel.check()
     placer.written.add(written=table.write())
     return placer, changes
 
@@ -245,13 +243,13 @@ def _patches(plan: RestorePlan, layout: Layout, outside: MapReader) -> tuple[tup
     return patches, tuple(changes)
 
 
-def _placer(repository: Repository, plan: RestorePlan, target: BlockWriter, events: EventSink) -> Placer:
+def _placer(repository: Repository, plan: RestorePlan, target: BlockWriter, context: JobContext) -> Placer:
     options = PlacingOptions(
         delta=plan.options.delta and plan.target is not None, wipe=plan.options.wipe, is_zero=plan.target is None
     )
     namer = ChunkNamer(repository, bytes.fromhex(plan.manifest.domain))
     return Placer(
-        target, repository.reader(), namer, chunk_size=plan.manifest.chunk_size, options=options, events=events
+        target, repository.reader(), namer, chunk_size=plan.manifest.chunk_size, options=options, context=context
     )
 
 

@@ -15,7 +15,8 @@ from stillframe.block.file import aligned_buffer
 from stillframe.events import BytesMoved, EventSink
 from stillframe.extents import ExtentSet
 from stillframe.jobs.chunking import UNIT_SIZE, KeptRange, Leaf, Unit, fill, iter_leaves, nonzero_chunks, touched
-from stillframe.jobs.pipeline import CancelToken, Workers
+from stillframe.jobs.context import JobContext
+from stillframe.jobs.pipeline import Workers
 from stillframe.repo.blockmap import Kind, MapBuilder, MapRoot
 from stillframe.repo.rows import EntryKind
 from stillframe.repo.writing import ImageWriter, Lane
@@ -91,7 +92,7 @@ class Tally:
 
 
 def store_ranges(
-    ranges: Iterable[KeptRange], writer: ImageWriter, *, chunk_size: int, events: EventSink, cancel: CancelToken
+    ranges: Iterable[KeptRange], writer: ImageWriter, *, chunk_size: int, context: JobContext
 ) -> tuple[list[StoredRange], int]:
     """Store ranges.
 
@@ -112,7 +113,7 @@ def store_ranges(
     builders = [MapBuilder(source.reader.size, chunk_size, store_node) for source in sources]
     waiting: deque[tuple[MapBuilder, Leaf]] = deque()
     try:
-        with Workers(lambda: Storer(writer, chunk_size, events, tally), cancel=cancel) as workers:
+        with Workers(lambda: Storer(writer, chunk_size, context.events, tally), cancel=context.cancel) as workers:
             for source, builder in zip(sources, builders, strict=True):
                 for leaf, units in iter_leaves(source, chunk_size):
                     for unit in units:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from stillframe.clock import rfc3339
 from stillframe.errors import DamagedError
-from stillframe.events import EventSink, Finding, JobFinished, JobStarted
+from stillframe.events import Finding, JobFinished, JobStarted
 from stillframe.extents import ExtentSet
+from stillframe.jobs.context import JobContext
 from stillframe.jobs.examining import Examination, keep_proof
-from stillframe.jobs.pipeline import CancelToken
 from stillframe.repo.blockmap import iter_spans
 from stillframe.repo.packs import Fetch
 from stillframe.repo.reading import ChunkReader, missing_chunk
@@ -37,39 +37,34 @@ class VerifyResult:
     how: str
 
 
-def verify_image(
-    repository: Repository, manifest: Manifest, *, owner: Owner, quick: bool, events: EventSink, cancel: CancelToken
-) -> VerifyResult:
+def verify_image(repository: Repository, manifest: Manifest, *, quick: bool, context: JobContext) -> VerifyResult:
     """Examine one image and keep the verdict.
 
     Args:
         repository: Where it is.
         manifest: The image.
-        owner: Who vouches for it.
         quick: Look at the structure only: that every chunk is indexed in a pack that is there.
-        events: Progress, and one ``Finding`` for each range that is lost.
-        cancel: Stops it.
+        context: Its owner vouches for the verdict; its events get one ``Finding`` for each range that is lost.
     """
     clock = repository.clock
     began = clock.monotonic()
-    events.emit(JobStarted(verb="verify", what=f"image {manifest.image[:8]}", bytes_total=manifest.bytes_used))
+    context.events.emit(JobStarted(verb="verify", what=f"image {manifest.image[:8]}", bytes_total=manifest.bytes_used))
     index = repository.load_index(unindexed=True)
     index.exclude_packs(index.packs() - repository.stored_packs().keys())
     reader = repository.reader(index)
-    examination = Examination(reader, ChunkNamer(repository, bytes.fromhex(manifest.domain)), events)
+    examination = Examination(reader, ChunkNamer(repository, bytes.fromhex(manifest.domain)), context.events)
     if quick:
         how = "only the structure was looked at: every chunk has a place in a pack that is there"
     else:
-        examination.examine(_fetches(manifest, reader, examination), cancel)
+        examination.examine(_fetches(manifest, reader, examination), context.cancel)
         how = examination.how
     findings = tuple(_lost_ranges(manifest, reader, examination))
     for finding in findings:
-        events.emit(finding)
-    keep_proof(
-        repository, _proof(repository, manifest, examination, findings, owner=owner, quick=quick, how=how), events
-    )
+        context.events.emit(finding)
+    proof = _proof(repository, manifest, examination, findings, owner=context.owner, quick=quick, how=how)
+    keep_proof(repository, proof, context.events)
     seconds = clock.monotonic() - began
-    events.emit(JobFinished(verb="verify", seconds=seconds))
+    context.events.emit(JobFinished(verb="verify", seconds=seconds))
     return VerifyResult(
         image=manifest.image, ok=not findings, findings=findings, bytes_examined=examination.bytes_examined,
         seconds=seconds, how=how,

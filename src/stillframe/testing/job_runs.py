@@ -17,6 +17,7 @@ from stillframe.events import EventSink, NoEvents
 from stillframe.host.disks import DiskFacts
 from stillframe.jobs.backup import BackupOptions, BackupResult, apply_backup, plan_backup
 from stillframe.jobs.clone import CloneOptions, CloneResult, apply_clone, plan_clone
+from stillframe.jobs.context import JobContext
 from stillframe.jobs.pipeline import CancelToken
 from stillframe.jobs.restore import RestoreOptions, RestoreResult, apply_restore, plan_restore
 from stillframe.jobs.verify import VerifyResult, verify_image
@@ -61,6 +62,11 @@ def make_repository(
     )
 
 
+def job_context(owner: Owner = ANNA, events: EventSink | None = None, cancel: CancelToken | None = None) -> JobContext:
+    """What a job is given: told to nobody and never stopped, unless said otherwise."""
+    return JobContext(owner=owner, events=events or NoEvents(), cancel=cancel or CancelToken())
+
+
 def backup(
     repository: Repository, *disks: BlockReader, options: BackupOptions = PLAIN_OPTIONS, owner: Owner = ANNA,
     events: EventSink | None = None,
@@ -85,7 +91,7 @@ def _backup(
     events: EventSink | None,
 ) -> BackupResult:  # fmt: skip
     plan = plan_backup(repository, sources, options, owner)
-    return apply_backup(repository, sources, plan, owner=owner, events=events or NoEvents(), cancel=CancelToken())
+    return apply_backup(repository, sources, plan, job_context(owner, events))
 
 
 def restore(
@@ -94,12 +100,12 @@ def restore(
 ) -> RestoreResult:  # fmt: skip
     """Put an image onto a target."""
     plan = plan_restore(repository, manifest, disk_number, os.fspath(target), repository_folder=folder, options=options)
-    return apply_restore(repository, plan, events=NoEvents(), cancel=CancelToken())
+    return apply_restore(repository, plan, job_context())
 
 
 def verify(repository: Repository, manifest: Manifest, *, quick: bool = False, owner: Owner = ANNA) -> VerifyResult:
     """Read an image back."""
-    return verify_image(repository, manifest, owner=owner, quick=quick, events=NoEvents(), cancel=CancelToken())
+    return verify_image(repository, manifest, quick=quick, context=job_context(owner))
 
 
 def clone(
@@ -110,4 +116,4 @@ def clone(
     options = CloneOptions(selection=selection or Selection(), wipe=wipe, new_identity=new_identity)
     with open_source(os.fspath(source)) as opened:
         plan = plan_clone(opened, os.fspath(target), options)
-        return apply_clone(opened, plan, clock=clock or FakeClock(), events=NoEvents(), cancel=CancelToken())
+        return apply_clone(opened, plan, clock=clock or FakeClock(), context=job_context())

@@ -17,14 +17,12 @@ import blake3
 
 from stillframe.capture import open_source
 from stillframe.errors import DamagedError, StorageError, StorageFull, UsageError
-from stillframe.events import EventSink
 from stillframe.jobs.backup import BackupOptions, BackupResult, apply_backup, plan_backup
+from stillframe.jobs.context import JobContext
 from stillframe.jobs.demo.comparing import compare_disks
 from stillframe.jobs.demo.disk import PAGING_FILES, PARTS, SIZE, change_disk, make_disk
 from stillframe.jobs.demo.tools import require_machine
 from stillframe.jobs.listing import list_images
-from stillframe.jobs.owner import this_owner
-from stillframe.jobs.pipeline import CancelToken
 from stillframe.jobs.repositories import NewRepository, SecretSources, create_at
 from stillframe.jobs.restore import RestoreOptions, RestoreResult, apply_restore, plan_restore
 from stillframe.jobs.verify import verify_image
@@ -59,8 +57,7 @@ class _Place:
 
     folder: str
     say: Say
-    events: EventSink
-    cancel: CancelToken
+    context: JobContext
 
     @property
     def disk(self) -> str:
@@ -75,14 +72,13 @@ class _Place:
         return os.path.join(self.folder, "repository")
 
 
-def run_demo(*, keep: str, say: Say, events: EventSink, cancel: CancelToken) -> DemoResult:
+def run_demo(*, keep: str, say: Say, context: JobContext) -> DemoResult:
     """Run the demo.
 
     Args:
         keep: Folder that keeps the disks and the repository; empty to use a folder that is deleted at the end.
         say: Gets every line of the story.
-        events: Gets what the jobs report while they run.
-        cancel: Stops it between steps and chunks.
+        context: Of the jobs it runs; may also stop it between two steps.
 
     Raises:
         MachineRefusal: Not root, a program is missing (the hint installs it), or no loop devices here.
@@ -91,7 +87,7 @@ def run_demo(*, keep: str, say: Say, events: EventSink, cancel: CancelToken) -> 
     """
     require_machine()
     with _working_folder(keep) as folder:
-        place = _Place(folder=folder, say=say, events=events, cancel=cancel)
+        place = _Place(folder=folder, say=say, context=context)
         try:
             return _tell(place, kept_in=folder if keep else "")
         except BrokenPipeError:  # whoever read the story has gone
@@ -142,7 +138,7 @@ def _tell(place: _Place, *, kept_in: str) -> DemoResult:
     repository = create_at(NewRepository(folder=place.repository, secrets=SecretSources(environment=PASSPHRASE)))
     place.say(f"   Repository {repository.identity.id[:8]}, AES-256; a passphrase opens it.")
     full = _back_up_untouched(place, repository)
-    place.cancel.check()
+    place.context.cancel.check()
     place.say("\n4. A day of work.")
     place.say(f"   {change_disk(place.disk)}.")
     place.say("\n5. Save it again. Only what changed is stored; the new image is complete all the same.")
@@ -183,10 +179,9 @@ def _back_up_untouched(place: _Place, repository: Repository) -> BackupResult:
 
 
 def _back_up(place: _Place, repository: Repository) -> BackupResult:
-    owner = this_owner()
     with open_source(place.disk) as source:
-        plan = plan_backup(repository, [source], BackupOptions(name="demo"), owner)
-        result = apply_backup(repository, [source], plan, owner=owner, events=place.events, cancel=place.cancel)
+        plan = plan_backup(repository, [source], BackupOptions(name="demo"), place.context.owner)
+        result = apply_backup(repository, [source], plan, place.context)
     manifest = result.manifest
     raw = [p.number for disk in manifest.disks for p in disk.partitions if p.filesystem and p.map != "used"]
     if raw or not result.is_complete or (result.read_back is not None and result.read_back.findings):
@@ -207,18 +202,16 @@ def _back_up(place: _Place, repository: Repository) -> BackupResult:
 
 
 def _list_and_verify(place: _Place, repository: Repository, newest: BackupResult) -> None:
-    place.cancel.check()
+    place.context.cancel.check()
     place.say("\n6. What is in the repository, as 'stillframe images' shows it.")
-    for image in list_images(repository, machine_id=this_owner().machine.id).images:
+    for image in list_images(repository, machine_id=place.context.owner.machine.id).images:
         found = image.manifest
         place.say(
             f"   {found.image[:8]}  {found.name}  {found.kind:<11}  {found.created}  "
             f"{format_size(found.bytes_used):>7} used  {format_size(found.bytes_added):>7} stored"
         )
     place.say("\n7. Read every piece of the newest image back from storage, as 'stillframe verify' does.")
-    checked = verify_image(
-        repository, newest.manifest, owner=this_owner(), quick=False, events=place.events, cancel=place.cancel
-    )
+    checked = verify_image(repository, newest.manifest, quick=False, context=place.context)
     if not checked.ok:
         raise DamagedError(
             f"the image does not verify: {'; '.join(finding.message for finding in checked.findings)}",
@@ -231,14 +224,14 @@ def _list_and_verify(place: _Place, repository: Repository, newest: BackupResult
 
 
 def _restore(place: _Place, repository: Repository, image: BackupResult) -> RestoreResult:
-    place.cancel.check()
+    place.context.cancel.check()
     place.say("\n8. Restore onto a larger disk that is full of something else, as 'stillframe restore' does.")
     _make_old_disk(place.target)
     plan = plan_restore(
         repository, image.manifest, 1, place.target, repository_folder=place.repository, options=RestoreOptions()
     )
     place.say(f"   Target: {format_size(plan.target_size)}, every byte of it old data before.")
-    result = apply_restore(repository, plan, events=place.events, cancel=place.cancel)
+    result = apply_restore(repository, plan, place.context)
     place.say(
         f"   {format_size(result.bytes_written)} written in {format_duration(result.seconds)} "
         f"({format_rate(result.bytes_written, result.seconds)}), flushed to the disk"
@@ -252,7 +245,7 @@ def _compare(place: _Place) -> int:
     place.say("\n9. Compare the two disks with programs that are not Stillframe's.")
     files = 0
     for compared in compare_disks(place.disk, place.target):
-        place.cancel.check()
+        place.context.cancel.check()
         files += compared.files
         place.say(f"   Right: {compared.words}.")
     return files
