@@ -23,6 +23,7 @@ from stillframe.host.target import TargetIdentity, create_target_file, identify_
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.placing import PlacedMap, Placer, PlacingOptions
 from stillframe.jobs.tables import TableWriter
+from stillframe.repo.losses import LostPart
 from stillframe.repo.map_reader import MapReader
 from stillframe.repo.records import Manifest, StoredDisk, StoredPartition
 from stillframe.repo.repository import Repository
@@ -40,6 +41,7 @@ class RestoreOptions:
         delta: Read the target and write only what differs; also goes on with a restore that was killed.
         wipe: Make what nobody uses zeros too.
         new_identity: Give the disk new ids, so that it can stay beside its original.
+        salvage: Of a damaged image restore what can be had; the rest becomes zeros.
     """
 
     partition: int | None = None
@@ -47,6 +49,7 @@ class RestoreOptions:
     delta: bool = False
     wipe: bool = False
     new_identity: bool = False
+    salvage: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +78,21 @@ class RestorePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreResult:
-    """What a restore did. ``changes`` says what is different from the source, in words."""
+    """What a restore did.
+
+    Attributes:
+        bytes_written: Bytes written to the target.
+        bytes_skipped: Bytes left as they were.
+        seconds: How long it took.
+        changes: What is different from the source, in words.
+        lost: What a salvage could not have of the image, and where it now is zeros.
+    """
 
     bytes_written: int
     bytes_skipped: int
     seconds: float
     changes: tuple[str, ...]
+    lost: tuple[LostPart, ...] = ()
 
 
 def plan_restore(
@@ -142,8 +154,27 @@ def apply_restore(repository: Repository, plan: RestorePlan, context: JobContext
     context.events.emit(JobFinished(verb="restore", seconds=seconds))
     return RestoreResult(
         bytes_written=placer.written.bytes_written, bytes_skipped=placer.written.bytes_skipped, seconds=seconds,
-        changes=changes,
+        changes=changes, lost=tuple(_lost_parts(plan, placer)),
     )  # fmt: skip
+
+
+def _lost_parts(plan: RestorePlan, placer: Placer) -> Iterator[LostPart]:
+    """What is zeros on the target for want of the image's bytes, by the partition it belongs to."""
+    rest = placer.lost
+    chosen = plan.source_disk.partitions if plan.partition is None else (plan.partition,)
+    for part in chosen:
+        start = part.start if plan.partition is None else plan.place.start
+        here = rest.clipped(Extent(start, start + part.size))
+        rest -= here
+        if len(here):
+            yield LostPart(
+                disk_number=plan.source_disk.number, partition_number=part.number, place=f"partition {part.number}",
+                lost=ExtentSet(here.starts - start, here.ends - start),
+            )  # fmt: skip
+    if len(rest):
+        yield LostPart(
+            disk_number=plan.source_disk.number, partition_number=None, place="outside all partitions", lost=rest
+        )
 
 
 def manifest_bytes(disk: StoredDisk) -> int:
@@ -245,7 +276,10 @@ def _patches(plan: RestorePlan, layout: Layout, outside: MapReader) -> tuple[tup
 
 def _placer(repository: Repository, plan: RestorePlan, target: BlockWriter, context: JobContext) -> Placer:
     options = PlacingOptions(
-        delta=plan.options.delta and plan.target is not None, wipe=plan.options.wipe, is_zero=plan.target is None
+        delta=plan.options.delta and plan.target is not None,
+        wipe=plan.options.wipe,
+        is_zero=plan.target is None,
+        salvage=plan.options.salvage,
     )
     namer = ChunkNamer(repository, bytes.fromhex(plan.manifest.domain))
     return Placer(
