@@ -1,8 +1,8 @@
 """The files of a volume, by The Sleuth Kit: what temporary files cost, what a pattern names, whose bytes are lost.
 
-``tree`` answers and ``walk`` goes through folders; ``sleuthkit`` is the edge to the C library and ``support`` says which
-volumes it reads rightly; ``patterns`` is the language of ``--exclude``; ``temporary`` knows the folders that may be
-emptied; ``names`` turns names into text and back.
+``tree`` answers and ``walk`` goes through folders; ``sleuthkit`` is the edge to the C library and ``support`` says
+which volumes it reads rightly; ``patterns`` is the language of ``--exclude``; ``temporary`` knows the folders that may
+be emptied; ``names`` turns names into text and back.
 """
 
 from stillframe.fs.files.patterns import Pattern, parse_pattern
