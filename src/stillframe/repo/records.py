@@ -86,7 +86,7 @@ def stored_map(root: MapRoot) -> StoredMap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFile:
-    """A file whose contents were left out: paging, hibernation, swap."""
+    """A file whose contents were left out: ``paging``, ``hibernation``, ``swap``, ``excluded`` (by a person)."""
 
     path: Text
     size: Size
