@@ -10,19 +10,17 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from stillframe.block import BlockWriter, WindowReader
+from stillframe.block import BlockWriter
 from stillframe.block.file import FileWriter, open_file_reader
 from stillframe.disk import Layout, Patch, fit_table, new_identity, read_layout
-from stillframe.errors import DeviceError, DiskFormatError, TargetError, UsageError
+from stillframe.errors import TargetError, UsageError
 from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
-from stillframe.fs.registry import identify
-from stillframe.host.disks import describe
-from stillframe.host.places import lies_on
 from stillframe.host.target import TargetIdentity, create_target_file, identify_target, open_target
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.placing import PlacedMap, Placer, PlacingOptions
 from stillframe.jobs.tables import TableWriter
+from stillframe.jobs.targets import describe_contents, refuse_repository, require_same_sectors
 from stillframe.repo.losses import LostPart
 from stillframe.repo.map_reader import MapReader
 from stillframe.repo.records import Manifest, StoredDisk, StoredPartition
@@ -110,7 +108,7 @@ def plan_restore(
     if options.onto is not None and part is None:
         raise UsageError("a target partition without a source partition", hint="Write '--partition N:M'.")
     size = part.size if part else disk.size
-    _refuse_repository(repository_folder, target_path)
+    refuse_repository(repository_folder, target_path)
     if not os.path.exists(target_path):
         if options.onto is not None:
             raise TargetError(f"{target_path} does not exist, so it has no partition", hint="Name an existing disk.")
@@ -118,7 +116,7 @@ def plan_restore(
     else:
         target = identify_target(target_path)
         target_size = target.size
-        _require_same_sectors(disk, target_path)
+        require_same_sectors(target_path, disk.sector_size)
         lost = tuple(describe_contents(target_path))
     place = _choose_place(target_path, target_size, size, part, options)
     if part is None:
@@ -187,22 +185,6 @@ def outside_reader(repository: Repository, manifest: Manifest, disk: StoredDisk)
     return MapReader(
         disk.outside.root(), repository.reader(), chunk_size=manifest.chunk_size, sector_size=disk.sector_size
     )
-
-
-def describe_contents(path: str) -> Iterator[str]:
-    """What is on a disk now, a line for each partition; nothing for a disk of zeros."""
-    with open_file_reader(path) as reader:
-        try:
-            layout = read_layout(reader)
-        except (DiskFormatError, DeviceError) as error:
-            yield f"something that cannot be read as partitions ({error.message})"
-            return
-        windows = [(f"partition {p.number}", p.extent, p.type_name) for p in layout.partitions]
-        for name, extent, type_name in windows or [("the whole disk", Extent(0, reader.size), "")]:
-            volume = identify(WindowReader(reader, extent)).volume
-            words = [volume.filesystem or type_name, f"'{volume.label}'" if volume.label else ""]
-            if windows or volume.filesystem:
-                yield f"{name}: {' '.join(word for word in words if word)}, {format_size(extent.size)}"
 
 
 def _write(
@@ -303,28 +285,6 @@ def _find_partition(disk: StoredDisk, number: int) -> StoredPartition:
             return part
     have = ", ".join(str(part.number) for part in disk.partitions)
     raise UsageError(f"the disk has no partition {number}; it has {have}", hint="'stillframe show' lists them.")
-
-
-def _refuse_repository(folder: str, target_path: str) -> None:
-    verdict = lies_on(folder, target_path) if folder else False
-    if verdict is None:
-        raise TargetError(
-            f"nobody can say whether {target_path} holds the repository", hint="Choose a target that surely does not."
-        )
-    if verdict:
-        raise TargetError(
-            f"{target_path} holds the repository at {folder}: it would destroy itself", hint="Choose another disk."
-        )
-
-
-def _require_same_sectors(disk: StoredDisk, target_path: str) -> None:
-    facts = describe(target_path)
-    if facts.kind != "file" and facts.sector_size != disk.sector_size:
-        raise TargetError(
-            f"{target_path} has sectors of {facts.sector_size} bytes, the saved disk of {disk.sector_size}: a copy "
-            "block by block would not start there",
-            hint="Use a disk with the same sector size; some can be switched with 'nvme format' or the maker's tool.",
-        )
 
 
 def _choose_place(
