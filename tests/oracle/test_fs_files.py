@@ -527,6 +527,48 @@ def test_each_read_may_fail_and_nothing_is_invented(filled: Make, kind: str, sha
         assert answer.is_complete is (len(answer.records) == len(whole)) or faulty.faults_fired
 
 
+def test_folders_in_a_circle_end(tmp_path: Path) -> None:
+    image, tree = tmp_path / "ext.img", tmp_path / "tree"
+    (tree / "a" / "b").mkdir(parents=True)
+    (tree / "a" / "b" / "file").write_bytes(os.urandom(5000))
+    make_ext(image, f"-t ext4 -b 4096 -d {tree}", size=16 * MIB)
+    for command in ("ln /a /a/b/again", "ln / /a/b/root"):
+        volumes.run_tool("debugfs", "-w", "-R", command, str(image))
+    assert [file.path for file in excluded(open_tree(image), "/**").records] == ["/a/b/file"]
+    everything = open_tree(image).name_lost(ExtentSet.of(Extent(0, image.stat().st_size)))
+    assert sorted(file.path for file in everything.records) == ["/", "/a", "/a/b", "/a/b/file", "/lost+found"]
+
+
+def test_a_walk_ends_at_its_limits_and_says_so(filled: Make) -> None:
+    tree = open_tree(filled("ext", "ext4")[0])
+    for limits, words in ((Limits(entry_count=5), "only 5 names"), (Limits(depth=1), "1 folders deep")):
+        walk = Walk(tree._sleuth)
+        paths = [path for path, _ in walk.descend(walk.root, limits)]
+        answer = walk.answer(())
+        assert (answer.is_complete, words in answer.notices[0].message) == (False, True)
+        assert len(paths) == 5 if limits.entry_count == 5 else all(path.count("/") == 1 for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "changed"),
+    [
+        ("ext", "ext2 1k", (1024 + 0x60, 0x2 | 0x4)),  # s_feature_incompat: FILETYPE, RECOVER
+        ("fat", "32", (0x28, 0x81)),  # BPB_ExtFlags: only the second table is kept up
+        ("ntfs", "4k", (0x0B, 0xFF)),  # the boot sector is broken, its copy is not
+    ],
+)
+def test_a_volume_whose_first_view_is_out_of_date_is_not_opened(
+    filled: Make, tmp_path: Path, kind: str, shape: str, changed: tuple[int, int]
+) -> None:
+    def change(contents: bytearray) -> None:
+        contents[changed[0]] = changed[1]
+
+    reader = open_file_reader(str(volumes.patched_copy(filled(kind, shape)[0], tmp_path / "copy.img", change)))
+    volume = identify(reader).volume
+    assert volume.filesystem
+    assert open_files(reader, volume) is None
+
+
 @pytest.mark.parametrize(
     "layout",
     [

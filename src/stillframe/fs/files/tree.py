@@ -172,9 +172,9 @@ class FileTree:
         root = self._sleuth.open_root()
         if root is not None:
             yield "/", root
-        seen: set[int] = set()
+        seen = {walk.root.number}
         for path, entry in walk.descend(walk.root, _LIMITS, with_system=True):
-            if entry.links > 1 and not entry.is_folder:
+            if entry.links > 1 or entry.is_folder:
                 if entry.number in seen:
                     continue
                 seen.add(entry.number)
