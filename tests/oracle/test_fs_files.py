@@ -230,13 +230,17 @@ def check(kind: str, image: Path) -> None:
             volumes.run_tool("e2fsck", "-fn", str(image))
 
 
+def debugfs_blocks(image: Path, path: str) -> list[int]:
+    text = volumes.run_tool("debugfs", "-R", f'blocks "{path}"', str(image))
+    return [int(word) for word in re.sub("(?m)^debugfs.*", "", text).split()]
+
+
 @pytest.mark.parametrize("shape", ["ext4", "ext4 1k", "ext3", "ext2 1k"])
 def test_debugfs_names_the_same_blocks(filled: Make, shape: str) -> None:
     image, files = filled("ext", shape)
     block_size = identify(open_file_reader(str(image))).volume.block_size
     for file in excluded(open_tree(image), "/folder 2/").records:
-        text = volumes.run_tool("debugfs", "-R", f'blocks "{file.path}"', str(image))
-        blocks = [int(word) for word in re.sub("(?m)^debugfs.*", "", text).split()]
+        blocks = debugfs_blocks(image, file.path)
         theirs = ExtentSet.from_extents(Extent(n * block_size, (n + 1) * block_size) for n in blocks)
         assert (file.extents - theirs).size == 0
         assert file.extents.size == -(-len(files[file.path]) // block_size) * block_size
@@ -539,12 +543,37 @@ def test_folders_in_a_circle_end(tmp_path: Path) -> None:
     assert sorted(file.path for file in everything.records) == ["/", "/a", "/a/b", "/a/b/file", "/lost+found"]
 
 
+def test_files_that_share_blocks_are_kept(tmp_path: Path) -> None:
+    image, tree = tmp_path / "ext.img", tmp_path / "tree"
+    tree.mkdir()
+    for name in ("one", "two", "three"):
+        (tree / name).write_bytes(os.urandom(4000))
+    make_ext(image, f"-t ext2 -b 4096 -d {tree}", size=16 * MIB)
+    block = debugfs_blocks(image, "/one")[0]
+    volumes.run_tool("debugfs", "-w", "-R", f"set_inode_field /two block[0] {block}", str(image))
+    answer = excluded(open_tree(image), "/**")
+    assert ([file.path for file in answer.records], answer.is_complete) == ([], False)
+    assert "share" in answer.notices[0].message
+
+
+def test_an_error_names_the_volume_and_the_place(tmp_path: Path) -> None:
+    image, tree = tmp_path / "ext.img", tmp_path / "tree"
+    (tree / "folder").mkdir(parents=True)
+    (tree / "folder" / "file").write_bytes(os.urandom(4000))
+    make_ext(image, f"-t ext2 -b 4096 -L Photos -d {tree}", size=16 * MIB)
+    volumes.run_tool("debugfs", "-w", "-R", "set_inode_field /folder/file block[0] 99999999", str(image))
+    (notice,) = excluded(open_tree(image), "/**").notices
+    assert "/folder/file is kept" in notice.message
+    assert "ext2 volume 'Photos'" in notice.message
+    assert notice.hint
+
+
 def test_a_walk_ends_at_its_limits_and_says_so(filled: Make) -> None:
     tree = open_tree(filled("ext", "ext4")[0])
     for limits, words in ((Limits(entry_count=5), "only 5 names"), (Limits(depth=1), "1 folders deep")):
         walk = Walk(tree._sleuth)
         paths = [path for path, _ in walk.descend(walk.root, limits)]
-        answer = walk.answer(())
+        answer: Found[str] = walk.answer(())
         assert (answer.is_complete, words in answer.notices[0].message) == (False, True)
         assert len(paths) == 5 if limits.entry_count == 5 else all(path.count("/") == 1 for path in paths)
 
