@@ -230,13 +230,17 @@ def check(kind: str, image: Path) -> None:
             volumes.run_tool("e2fsck", "-fn", str(image))
 
 
+def debugfs_blocks(image: Path, path: str) -> list[int]:
+    text = volumes.run_tool("debugfs", "-R", f'blocks "{path}"', str(image))
+    return [int(word) for word in re.sub("(?m)^debugfs.*", "", text).split()]
+
+
 @pytest.mark.parametrize("shape", ["ext4", "ext4 1k", "ext3", "ext2 1k"])
 def test_debugfs_names_the_same_blocks(filled: Make, shape: str) -> None:
     image, files = filled("ext", shape)
     block_size = identify(open_file_reader(str(image))).volume.block_size
     for file in excluded(open_tree(image), "/folder 2/").records:
-        text = volumes.run_tool("debugfs", "-R", f'blocks "{file.path}"', str(image))
-        blocks = [int(word) for word in re.sub("(?m)^debugfs.*", "", text).split()]
+        blocks = debugfs_blocks(image, file.path)
         theirs = ExtentSet.from_extents(Extent(n * block_size, (n + 1) * block_size) for n in blocks)
         assert (file.extents - theirs).size == 0
         assert file.extents.size == -(-len(files[file.path]) // block_size) * block_size
@@ -525,6 +529,73 @@ def test_each_read_may_fail_and_nothing_is_invented(filled: Make, kind: str, sha
         answer = excluded(tree, "/**")
         assert all(whole[file.path] == file.extents for file in answer.records)
         assert answer.is_complete is (len(answer.records) == len(whole)) or faulty.faults_fired
+
+
+def test_folders_in_a_circle_end(tmp_path: Path) -> None:
+    image, tree = tmp_path / "ext.img", tmp_path / "tree"
+    (tree / "a" / "b").mkdir(parents=True)
+    (tree / "a" / "b" / "file").write_bytes(os.urandom(5000))
+    make_ext(image, f"-t ext4 -b 4096 -d {tree}", size=16 * MIB)
+    for command in ("ln /a /a/b/again", "ln / /a/b/root"):
+        volumes.run_tool("debugfs", "-w", "-R", command, str(image))
+    assert [file.path for file in excluded(open_tree(image), "/**").records] == ["/a/b/file"]
+    everything = open_tree(image).name_lost(ExtentSet.of(Extent(0, image.stat().st_size)))
+    assert sorted(file.path for file in everything.records) == ["/", "/a", "/a/b", "/a/b/file", "/lost+found"]
+
+
+def test_files_that_share_blocks_are_kept(tmp_path: Path) -> None:
+    image, tree = tmp_path / "ext.img", tmp_path / "tree"
+    tree.mkdir()
+    for name in ("one", "two", "three"):
+        (tree / name).write_bytes(os.urandom(4000))
+    make_ext(image, f"-t ext2 -b 4096 -d {tree}", size=16 * MIB)
+    block = debugfs_blocks(image, "/one")[0]
+    volumes.run_tool("debugfs", "-w", "-R", f"set_inode_field /two block[0] {block}", str(image))
+    answer = excluded(open_tree(image), "/**")
+    assert ([file.path for file in answer.records], answer.is_complete) == ([], False)
+    assert "share" in answer.notices[0].message
+
+
+def test_an_error_names_the_volume_and_the_place(tmp_path: Path) -> None:
+    image, tree = tmp_path / "ext.img", tmp_path / "tree"
+    (tree / "folder").mkdir(parents=True)
+    (tree / "folder" / "file").write_bytes(os.urandom(4000))
+    make_ext(image, f"-t ext2 -b 4096 -L Photos -d {tree}", size=16 * MIB)
+    volumes.run_tool("debugfs", "-w", "-R", "set_inode_field /folder/file block[0] 99999999", str(image))
+    (notice,) = excluded(open_tree(image), "/**").notices
+    assert "/folder/file is kept" in notice.message
+    assert "ext2 volume 'Photos'" in notice.message
+    assert notice.hint
+
+
+def test_a_walk_ends_at_its_limits_and_says_so(filled: Make) -> None:
+    tree = open_tree(filled("ext", "ext4")[0])
+    for limits, words in ((Limits(entry_count=5), "only 5 names"), (Limits(depth=1), "1 folders deep")):
+        walk = Walk(tree._sleuth)
+        paths = [path for path, _ in walk.descend(walk.root, limits)]
+        answer: Found[str] = walk.answer(())
+        assert (answer.is_complete, words in answer.notices[0].message) == (False, True)
+        assert len(paths) == 5 if limits.entry_count == 5 else all(path.count("/") == 1 for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "changed"),
+    [
+        ("ext", "ext2 1k", (1024 + 0x60, 0x2 | 0x4)),  # s_feature_incompat: FILETYPE, RECOVER
+        ("fat", "32", (0x28, 0x81)),  # BPB_ExtFlags: only the second table is kept up
+        ("ntfs", "4k", (0x0B, 0xFF)),  # the boot sector is broken, its copy is not
+    ],
+)
+def test_a_volume_whose_first_view_is_out_of_date_is_not_opened(
+    filled: Make, tmp_path: Path, kind: str, shape: str, changed: tuple[int, int]
+) -> None:
+    def change(contents: bytearray) -> None:
+        contents[changed[0]] = changed[1]
+
+    reader = open_file_reader(str(volumes.patched_copy(filled(kind, shape)[0], tmp_path / "copy.img", change)))
+    volume = identify(reader).volume
+    assert volume.filesystem
+    assert open_files(reader, volume) is None
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ class SleuthVolume:
         self._filesystem = filesystem
         self._reader = reader
         self._volume = volume
+        self._name = _name_of(volume)
         self._unit: int = filesystem.info.block_size
         self.root: Final = int(filesystem.info.root_inum)
 
@@ -186,7 +187,7 @@ class SleuthVolume:
         except StillframeError as error:
             fault = error
         except _LIBRARY_ERRORS as error:
-            fault = DiskFormatError(f"{self._volume.filesystem} volume, {what}: {error}", hint=HINT)
+            fault = DiskFormatError(f"{self._name}, {what}: {error}", hint=HINT)
         return answer, _take_fault(self._image) or fault
 
     def _read_entry(self, handle: Any, fault: StillframeError | None, *, in_root: bool) -> Entry | None:
@@ -221,7 +222,7 @@ class SleuthVolume:
         unit, size = self._unit, self._reader.size
         if not entry.handle.max_attr and entry.size:
             # tsk_fs_file_attr_getsize: what lists the blocks could not be read, and the error is forgotten.
-            raise DiskFormatError(f"{self._volume.filesystem} volume: nothing says where the contents are", hint=HINT)
+            raise DiskFormatError(f"{self._name}, file {entry.number}: nothing says where its contents are", hint=HINT)
         for attribute in entry.handle:
             facts = attribute.info
             flags = int(facts.flags)
@@ -233,7 +234,7 @@ class SleuthVolume:
                 if not int(run.flags) & _RUN_FILLER_OR_SPARSE
             )
             if any(run.start + run.size > size for run in runs):
-                raise DiskFormatError(f"{self._volume.filesystem} volume: a file leaves it", hint=HINT)
+                raise DiskFormatError(f"{self._name}, file {entry.number}: it leaves the volume", hint=HINT)
             name = show_name(facts.name or b"")
             compressed = bool(flags & _ATTRIBUTE_COMPRESSED) or name == _COMPRESSED_STREAM
             yield Stream(type=int(facts.type), name=name, size=facts.size, is_compressed=compressed, runs=runs)
@@ -261,8 +262,12 @@ def open_volume(reader: BlockReader, volume: Volume) -> SleuthVolume:
         fault = _take_fault(image)
         if fault is not None:
             raise fault from error
-        raise DiskFormatError(f"{volume.filesystem} volume {volume.label!r}: {error}", hint=HINT) from error
+        raise DiskFormatError(f"{_name_of(volume)}: {error}", hint=HINT) from error
     return SleuthVolume(image, filesystem, reader=reader, volume=volume)
+
+
+def _name_of(volume: Volume) -> str:
+    return f"{volume.filesystem} volume {(volume.label or volume.uuid)!r}"
 
 
 def _take_fault(image: Any) -> StillframeError | None:

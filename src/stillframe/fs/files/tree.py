@@ -102,6 +102,8 @@ class FileTree:
         counts only when all of them are named; one that cannot be read whole does not.
 
         Ask it only of a volume whose used map is proven: an entry of a stale folder may name bytes of another file.
+        Where two of the files share bytes nothing is left out. Whether one of them shares bytes with a file that is
+        kept is not looked at: only NTFS's map proves that none does.
         """
         walk = Walk(self._sleuth)
         candidates: dict[int, _Candidate] = {}
@@ -117,6 +119,11 @@ class FileTree:
             for one in candidates.values()
             if one.found_count == one.names_count and len(one.extents)
         ]
+        if ExtentSet.from_extents(piece for one in files for piece in one.extents).size < sum(
+            one.extents.size for one in files
+        ):
+            walk.note("two files that patterns name share blocks, so the volume is damaged: nothing is left out")
+            files = []
         return walk.answer(sorted(files, key=lambda file: file.path))
 
     def name_lost(self, lost: ExtentSet, *, count_max: int = LOST_FILES_MAX) -> Found[LostFile]:
@@ -172,9 +179,9 @@ class FileTree:
         root = self._sleuth.open_root()
         if root is not None:
             yield "/", root
-        seen: set[int] = set()
+        seen = {walk.root.number}
         for path, entry in walk.descend(walk.root, _LIMITS, with_system=True):
-            if entry.links > 1 and not entry.is_folder:
+            if entry.links > 1 or entry.is_folder:
                 if entry.number in seen:
                     continue
                 seen.add(entry.number)
