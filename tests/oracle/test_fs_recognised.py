@@ -46,12 +46,11 @@ def test_type_label_and_uuid_are_those_of_blkid(tmp_path: Path, name: str) -> No
     assert volume.label == expected.get("LABEL", "")
 
 
-@pytest.mark.parametrize(("tool", "kind"), [("mkfs.xfs -q -L data", "xfs"), ("mkfs.btrfs -q -L data", "btrfs")])
-def test_real_volumes_are_those_of_blkid(tmp_path: Path, tool: str, kind: str) -> None:
+def test_a_real_btrfs_is_that_of_blkid(tmp_path: Path) -> None:
     path = tmp_path / "volume"
     path.touch()
     subprocess.run(["truncate", "-s", "320M", str(path)], check=True)
-    subprocess.run([*tool.split(), str(path)], check=True, capture_output=True)
+    subprocess.run(["mkfs.btrfs", "-q", "-L", "data", str(path)], check=True, capture_output=True)
     with open_file_reader(str(path)) as reader:
         volume = identify(reader)
         assert ExtFilesystem().identify(reader) is None
@@ -59,7 +58,7 @@ def test_real_volumes_are_those_of_blkid(tmp_path: Path, tool: str, kind: str) -
         used = ForeignFilesystems().used_map(reader)
     expected = blkid(path)
     assert volume is not None
-    assert (volume.filesystem, volume.label, volume.uuid) == (kind, expected["LABEL"], expected["UUID"])
+    assert (volume.filesystem, volume.label, volume.uuid) == ("btrfs", expected["LABEL"], expected["UUID"])
     assert (used.kind, used.extents) == ("raw", ExtentSet.of(Extent(0, 320 << 20)))
     assert [notice.code for notice in used.notices] == ["fs-stored-whole"]
 

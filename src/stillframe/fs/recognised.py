@@ -88,8 +88,6 @@ _CONTAINER_SIGNATURES: Final = (
 )
 
 _FOREIGN_SIGNATURES: Final = (
-    # Linux fs/xfs/libxfs/xfs_format.h, struct xfs_dsb
-    Signature(filesystem="xfs", offset=0, magic=b"XFSB", uuid_at=32, label_at=108, label_size=12),
     # Linux fs/btrfs/..., struct btrfs_super_block, at 64 KiB
     Signature(
         filesystem="btrfs",
@@ -304,7 +302,7 @@ class ContainerVolumes(_RecognisedVolumes):
 
 
 class ForeignFilesystems(_RecognisedVolumes):
-    """XFS, Btrfs, ReFS, APFS, HFS+, F2FS, ISO 9660 and others whose maps are not read, asked after all others."""
+    """Btrfs, ReFS, APFS, HFS+, F2FS, ISO 9660 and others whose maps are not read, asked after all others."""
 
     _signatures = _FOREIGN_SIGNATURES
     _probes = (_probe_hfs_plus, _probe_iso9660)
