@@ -270,7 +270,8 @@ def test_the_log_ends_where_xfs_logprint_sees_its_end(tmp_path: Path, options: s
     image, cut = tmp_path / "volume", tmp_path / "cut"
     blocks = {"": 1368, "-b size=1024": 5472}.get(options, 3000)
     xfs.make_xfs(image, *options.split(), "-l", f"size={blocks}b", size=310 * MIB)
-    heads, rounds = [], 0
+    heads: list[int] = []
+    rounds = 0
     for turn in range(9):
         with mounted_kernel(image, tmp_path / "mount") as root:
             for number in range(25 * turn * turn):

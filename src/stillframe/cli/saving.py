@@ -48,7 +48,8 @@ def backup(call: Call) -> int:
     if result.read_back is not None and result.read_back.findings:
         return DamagedError.exit_code
     change_power(options.then)
-    return 0 if result.is_complete else SKIPPED
+    was_stopped = options.verify and result.read_back is None
+    return SKIPPED if was_stopped or not result.is_complete else 0
 
 
 def _backup_options(options: argparse.Namespace) -> BackupOptions:

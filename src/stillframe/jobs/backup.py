@@ -12,7 +12,7 @@ from typing import Final, Literal
 import stillframe
 from stillframe.capture import CapturedDisk, OpenSource, Selection
 from stillframe.clock import rfc3339
-from stillframe.errors import StorageFull, UsageError
+from stillframe.errors import Cancelled, StorageFull, UsageError
 from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import ExtentSet
 from stillframe.jobs.baseline import WantedKind, choose_baseline
@@ -236,4 +236,12 @@ def _read_back(
 ) -> ReadBack | None:
     if not plan.options.verify:
         return None
-    return read_back(repository, manifest, writer.packs_written, index=writer.index, context=context)
+    try:
+        return read_back(repository, manifest, writer.packs_written, index=writer.index, context=context)
+    except Cancelled:  # the image exists: only its proof is missing
+        notice = Notice(
+            code="read-back-stopped", message=f"image {manifest.image[:8]} is made; reading it back was stopped",
+            hint="'stillframe verify' does it at any time.",
+        )  # fmt: skip
+        context.events.emit(notice)
+        return None
