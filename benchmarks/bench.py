@@ -4,11 +4,10 @@ Usage: bench.py DISK DAY2 [--limit LIMIT.PY --extents DISK.json DAY2.json] [--wo
 
 DISK and DAY2 are raw disk files: the second is the first one a day later. LIMIT.PY is a pipeline to compare with; it
 is called as ``limit.py full|second|restore DISK EXTENTS WORK --threads 2 [--target FILE]``. Ours and the limit run in
-turn, so that a machine whose speed drifts still gives honest ratios. Sources are read once before each run: the page
-cache is warm for both. Needs root, to drop the caches
-before each run. Wall time ends when ``sync`` has come back. Peak memory is sampled ten times a second.
-Prints a Markdown table, medians of the times
-and the geometric mean of the ratios; absolute numbers belong to one machine, ratios are the result.
+turn, and take turns at going first, so that a machine whose speed drifts still gives honest ratios. Sources are read
+once before each run: the page cache is warm for both. Wall time ends when ``sync`` has come back. Peak memory is
+sampled ten times a second. Prints a Markdown table, medians of the times and the geometric mean of the ratios;
+absolute numbers belong to one machine, ratios are the result.
 """
 
 import argparse
@@ -129,9 +128,6 @@ class Bench:
 
     def prepare(self, command: Sequence[str]) -> None:
         """The same memory before every run: resident, and in the page cache only what the command reads."""
-        os.sync()
-        with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as kernel:
-            kernel.write("3")
         make_resident(self.work)
         for path in command:
             if path in {self.options.disk, self.options.day2}:
