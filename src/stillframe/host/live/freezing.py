@@ -1,0 +1,157 @@
+"""Freezing and thawing mounted file systems.
+
+Answers: "let nothing be written to these file systems for a moment, and tell me whether that held." A freeze is never
+made without a watchdog that would end it (``watchdog``).
+
+Source: Linux include/uapi/linux/fs.h (FIFREEZE, FITHAW); fs/super.c (freeze_super, thaw_super); ioctl_fs(2), syncfs(2).
+"""
+
+import ctypes
+import errno
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from stillframe.block.syscalls import refusal
+from stillframe.errors import MachineRefusal
+from stillframe.host.live.watchdog import Watchdog
+
+if sys.platform == "linux" or TYPE_CHECKING:
+    import fcntl
+
+FIFREEZE: Final = 0xC0045877  # _IOWR('X', 119, int)
+FITHAW: Final = 0xC0045878  # _IOWR('X', 120, int)
+_SETTLED_S: Final = 0.1
+_ROUNDS_MAX: Final = 30
+# A file system that has no freeze_fs nor freeze_super operation (vfat, exfat, fuse) answers this.
+CANNOT_FREEZE: Final = frozenset({errno.EOPNOTSUPP, errno.ENOTTY})
+_HINT: Final = "SysRq-j ('echo j > /proc/sysrq-trigger') thaws everything, as the last resort."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountedFilesystem:
+    """One mounted file system, by a descriptor of its mount point.
+
+    Attributes:
+        where: The mount point, for messages.
+        descriptor: An open descriptor of it; it stays open while anything is planned with it.
+    """
+
+    where: str
+    descriptor: int
+
+
+class ThawedEarly(MachineRefusal):
+    """A file system was thawed by somebody else: what was read from it may have changed."""
+
+    code = "thawed-early"
+
+
+def open_mounted(where: str) -> MountedFilesystem:
+    """Open a mount point.
+
+    Raises:
+        MachineRefusal: It cannot be opened.
+    """
+    try:
+        descriptor = os.open(where, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise MachineRefusal(f"{where} cannot be opened: {error.strerror}", hint="Is it still mounted?") from error
+    return MountedFilesystem(where=where, descriptor=descriptor)
+
+
+def sync_filesystem(filesystem: MountedFilesystem) -> float:
+    """Write out what a file system holds back; the seconds it took.
+
+    Raises:
+        MachineRefusal: Something could not be written.
+    """
+    if sys.platform != "linux":
+        raise refusal("writing out one file system")
+    libc = ctypes.CDLL(None, use_errno=True)
+    began = time.monotonic()
+    if libc.syncfs(filesystem.descriptor):
+        reason = os.strerror(ctypes.get_errno())
+        raise MachineRefusal(f"{filesystem.where} could not be written out: {reason}", hint="Look at 'dmesg'.")
+    return time.monotonic() - began
+
+
+def settle(filesystems: Sequence[MountedFilesystem]) -> None:
+    """Write out again and again until that is quick: the freeze itself then has little left to write."""
+    for filesystem in filesystems:
+        for _ in range(_ROUNDS_MAX):
+            if sync_filesystem(filesystem) < _SETTLED_S:
+                break
+
+
+@dataclass(slots=True)
+class Stillness:
+    """How long file systems were frozen: from entering the first freeze to the end of the last thaw."""
+
+    seconds: float = 0.0
+
+
+@contextmanager
+def frozen(filesystems: Sequence[MountedFilesystem], watchdog: Watchdog) -> Iterator[Stillness]:
+    """Freeze file systems in this order, and thaw them in the opposite one.
+
+    Nothing in the block may write to them, load a module, or log. What is read in it counts only when the block ends
+    without ``ThawedEarly``.
+
+    Raises:
+        MachineRefusal: One of them cannot be frozen; none is then.
+        ThawedEarly: One of them did not stay frozen.
+    """
+    stillness, done = Stillness(), list[MountedFilesystem]()
+    began = time.monotonic()
+    watchdog.arm()
+    broken: MountedFilesystem | None = None
+    try:
+        for filesystem in filesystems:
+            _freeze(filesystem)
+            done.append(filesystem)
+        yield stillness
+    finally:
+        for filesystem in reversed(done):
+            broken = broken if _thaw(filesystem) else filesystem
+        watchdog.disarm()
+        stillness.seconds = time.monotonic() - began
+    if broken is not None:
+        raise ThawedEarly(
+            f"{broken.where} was thawed by somebody else while it was read: the image is discarded",
+            hint="The limit of the watchdog may have been too short for this disk, or another program thawed it. "
+            "Run the backup again.",
+        )
+
+
+def _freeze(filesystem: MountedFilesystem) -> None:
+    if sys.platform != "linux":
+        raise refusal("freezing a file system")
+    try:
+        fcntl.ioctl(filesystem.descriptor, FIFREEZE, 0)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise MachineRefusal(
+                f"{filesystem.where} is frozen already, by another program", hint=f"Wait until it has ended. {_HINT}"
+            ) from error
+        raise MachineRefusal(
+            f"{filesystem.where} cannot be frozen: {error.strerror}",
+            hint="Unmount it, or back up from the rescue medium.",
+        ) from error
+
+
+def _thaw(filesystem: MountedFilesystem) -> bool:
+    """Thaw; false when it was not frozen any more."""
+    if sys.platform != "linux":
+        raise refusal("thawing a file system")
+    try:
+        fcntl.ioctl(filesystem.descriptor, FITHAW, 0)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        raise MachineRefusal(f"{filesystem.where} could not be thawed: {error.strerror}", hint=_HINT) from error
+    return True
