@@ -28,7 +28,7 @@ def name_lost_files(chunks: ChunkReader, manifest: Manifest, parts: Iterable[Los
     stored = {(disk.number, part.number): (disk, part) for disk in manifest.disks for part in disk.partitions}
     for lost in parts:
         found = stored.get((lost.disk_number, lost.partition_number or 0))
-        if found is not None:
+        if found is not None and found[1].filesystem:
             disk, part = found
             words = _words(chunks, manifest, part, lost, sector_size=disk.sector_size)
             yield Finding(
