@@ -83,9 +83,14 @@ NUMBERS = [
 INTERFACES = ("IVssBackupComponents", "IVssAsync")
 
 
+def run(command: list[str | Path], given: str = "") -> str:
+    """What a program of the compiler says."""
+    return subprocess.run(command, input=given, capture_output=True, text=True, check=True).stdout  # noqa: S603
+
+
 def preprocessed(*flags: str) -> str:
-    command = [COMPILER, "-E", "-P", *flags, "-x", "c", "-"]
-    return subprocess.run(command, input=HEADERS, capture_output=True, text=True, check=True).stdout
+    """The headers after the preprocessor."""
+    return run([COMPILER, "-E", "-P", *flags, "-x", "c", "-"], HEADERS)
 
 
 def methods(expanded: str) -> dict[str, list[dict[str, object]]]:
@@ -106,14 +111,14 @@ def evaluate(expressions: list[str]) -> dict[str, int]:
     source = f'{HEADERS}\n__attribute__((section(".values"))) const unsigned long long values[] = {{{values}}};\n'
     with tempfile.TemporaryDirectory() as folder:
         made, raw = Path(folder) / "values.o", Path(folder) / "values.bin"
-        subprocess.run([COMPILER, "-x", "c", "-c", "-", "-o", made], input=source, text=True, check=True)
-        copy = [COMPILER.replace("gcc", "objcopy"), "-O", "binary", "--only-section=.values", made, raw]
-        subprocess.run(copy, check=True)
+        run([COMPILER, "-x", "c", "-c", "-", "-o", made], source)
+        run([COMPILER.replace("gcc", "objcopy"), "-O", "binary", "--only-section=.values", made, raw])
         numbers = struct.unpack(f"<{len(expressions)}Q", raw.read_bytes()[: 8 * len(expressions)])
     return dict(zip(expressions, numbers, strict=True))
 
 
 def main() -> None:
+    """Print the table."""
     expanded = preprocessed()
     vss = sorted(re.findall(r"#define (VSS_[ES]_\w+) ", preprocessed("-dM")))
     states = re.findall(r"\bVSS_WS_\w+", expanded.partition("enum _VSS_WRITER_STATE {")[2].partition("}")[0])
@@ -124,11 +129,11 @@ def main() -> None:
     for interface in INTERFACES:
         for index, method in enumerate(table[interface]):
             assert slots[f"offsetof({interface}Vtbl, {method['name']}) / 8"] == index
-    version = subprocess.run(["dpkg-query", "-W", "mingw-w64-x86-64-dev"], capture_output=True, text=True, check=False)
+    version = run(["dpkg-query", "-W", "mingw-w64-x86-64-dev"]).split()[-1]
     json.dump(
         {
             "made_by": "tools/windows_headers.py from mingw-w64's headers; not from Windows",
-            "headers": version.stdout.split()[-1] if version.stdout else "",
+            "headers": version,
             "sizes": {name: sizes[f"sizeof({name})"] for name in STRUCTURES},
             "offsets": {n: {f: offsets[f"offsetof({n}, {f})"] for f in fields} for n, fields in STRUCTURES.items()},
             "numbers": evaluate([*NUMBERS, *vss]),

@@ -116,13 +116,13 @@ def _try_once(
         if last or failure.hresult != codes.VSS_E_WRITERERROR_RETRYABLE:
             raise
         return None
-    if not last and any(writer.asks_again for writer in made.writers):
+    if made is None:
         session.complete()
-        return None
     return made
 
 
-def _make(session: ShadowSession, volumes: Sequence[str], settings: ShadowSettings, *, last: bool) -> ShadowSet:
+def _make(session: ShadowSession, volumes: Sequence[str], settings: ShadowSettings, *, last: bool) -> ShadowSet | None:
+    """All steps up to the copy; ``None`` when the shadows exist and a writer asks for another try."""
     session.call(com.INITIALIZE_FOR_BACKUP)
     session.call(com.SET_CONTEXT, settings.context)
     # No components; what boots is included; a copy, so that nobody's logs are cut; no parts of files.
@@ -140,8 +140,9 @@ def _make(session: ShadowSession, volumes: Sequence[str], settings: ShadowSettin
         _require_writers(before, settings, last=last)
     session.make_shadows()
     after = session.writers() if settings.with_writers else ()
-    if last or not any(writer.asks_again for writer in after):
-        _require_writers(after, settings, last=True)
+    if not last and any(writer.asks_again for writer in after):
+        return None
+    _require_writers(after, settings, last=True)
     shadows = tuple(_shadow(session, *pair) for pair in zip(supported, ids, strict=True))
     unsupported = tuple(volume for volume in volumes if volume not in supported)
     return ShadowSet(

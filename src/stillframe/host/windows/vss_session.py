@@ -170,15 +170,16 @@ class ShadowSession:
         """
         deadline = self._clock.monotonic() + self._settings.busy_limit_s
         while True:
+            self._under_way = True  # before the call: Ctrl-C may come with its answer
             try:
                 self._set_id = self.call(com.START_SNAPSHOT_SET).texts[0]
             except SnapshotFailed as failure:
+                self._under_way = False
                 busy = failure.hresult == codes.VSS_E_SNAPSHOT_SET_IN_PROGRESS
                 if not busy or self._clock.monotonic() >= deadline:
                     raise
                 self._calls.pause(self._settings.busy_pause_s)
             else:
-                self._under_way = True
                 return self._set_id
 
     def make_shadows(self) -> None:
