@@ -286,9 +286,24 @@ def test_a_step_that_asks_for_another_try_gets_it() -> None:
 
 def test_a_writer_that_fails_to_the_end_is_a_notice() -> None:
     last = [*opening(), *prepared(), *made(writers=[RETRYABLE]), *COMPLETE, *DELETE, *RELEASE]
-    shadows, _ = play([*START, *ONE_MORE_TRY_AFTER, *ONE_MORE_TRY_AFTER, *last])
+    shadows, _ = play([*START, *ONE_MORE_TRY_AFTER, *ONE_MORE_TRY_BEFORE, *last])
     assert [notice.code for notice in shadows.notices] == ["writer-failed"]
     assert "SqlServerWriter is failed at freeze" in shadows.notices[0].message
+
+
+@pytest.mark.parametrize("attempts", [0, 1])
+def test_a_single_try_goes_on_with_a_writer_that_asks_for_another(attempts: int) -> None:
+    lines = [
+        *START,
+        *opening(),
+        *prepared(writers=[RETRYABLE]),
+        *made(writers=[RETRYABLE]),
+        *COMPLETE,
+        *DELETE,
+        *RELEASE,
+    ]
+    shadows, _ = play(lines, settings=ShadowSettings(attempts=attempts))
+    assert [notice.code for notice in shadows.notices] == ["writer-failed"]
 
 
 @pytest.mark.parametrize(

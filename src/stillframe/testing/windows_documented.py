@@ -138,7 +138,7 @@ def gpt_entry(number: int, start: int, length: int, kind: str, name: str) -> byt
 def mbr_entry(number: int, start: int, length: int, kind: int, *, active: bool = False) -> bytes:
     """The same for MBR: type, boot, recognized, hidden sectors, partition id; 88 bytes of the union are not used."""
     head = struct.pack("<I4xqqIBB2x", 0, start, length, number, 0, 0)
-    return head + struct.pack("<BBBxI", kind, active, kind != 0, start // 512) + bytes(16) + bytes(88)
+    return head + struct.pack("<BBBxI", kind, active, kind != 0, start // 512 & 0xFFFFFFFF) + bytes(16) + bytes(88)
 
 
 def gpt_layout(entries: Sequence[bytes], *, size: int) -> bytes:

@@ -141,6 +141,7 @@ class SystemCalls:
     def __init__(self, libraries: Libraries) -> None:
         self._libraries = libraries
         self._com_started = False
+        self._functions: dict[tuple[str, str], Callable[..., int]] = {}
 
     def open_handle(self, path: str, *, unbuffered: bool) -> int:
         """Open for reading, shared."""
@@ -246,14 +247,15 @@ class SystemCalls:
 
     def _function(self, library: str, name: str, result: type | None, *arguments: type) -> Callable[..., int]:
         """A function of a library with its types declared; ``c_uint64`` stands for a handle, the size of a pointer."""
-        try:
-            address = ctypes.cast(getattr(self._libraries.load(library), name), c_void_p).value
-        except (OSError, AttributeError) as error:
-            raise MachineRefusal(
-                f"this Windows has no {name} in {library}.dll", hint="Is it a rescue system? Use the Linux one."
-            ) from error
-        prototype = _prototype(result, *arguments)
-        found: Callable[..., int] = prototype(address or 0)
+        found = self._functions.get((library, name))
+        if found is None:
+            try:
+                address = ctypes.cast(getattr(self._libraries.load(library), name), c_void_p).value or 0
+            except (OSError, AttributeError) as error:
+                raise MachineRefusal(
+                    f"this Windows has no {name} in {library}.dll", hint="Is it a rescue system? Use the Linux one."
+                ) from error
+            found = self._functions[library, name] = _prototype(result, *arguments)(address)
         return found
 
     def _failure(self, call: str) -> Win32Failure:

@@ -163,7 +163,7 @@ def invoke(pointer: int, method: Method, arguments: tuple[ComValue, ...], freein
         freeing: For texts and snapshots that come back.
 
     Raises:
-        ValueError: Another number of arguments than the method takes: a bug of the caller.
+        ValueError: Another number of arguments than the method takes, or no object: a bug of the caller.
     """
     given = iter(arguments)
     types: list[type] = []
@@ -257,6 +257,9 @@ def read_wide(address: int) -> str:
 
 
 def _function_address(pointer: int, slot: int) -> int:
-    size = ctypes.sizeof(ctypes.c_uint64)
-    table = ctypes.c_uint64.from_address(pointer).value
-    return ctypes.c_uint64.from_address(table + slot * size).value
+    """Where the function in a slot is; a null pointer would end the whole process."""
+    table = ctypes.c_uint64.from_address(pointer).value if pointer else 0
+    function = ctypes.c_uint64.from_address(table + slot * ctypes.sizeof(ctypes.c_uint64)).value if table else 0
+    if not function:
+        raise ValueError(f"no object of COM, or no method in its slot {slot}: {pointer:#x}")
+    return function

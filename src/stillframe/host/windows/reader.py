@@ -230,7 +230,10 @@ def _with_last_sector(opened: OpenHandle, reader: HandleReader) -> OpenHandle:
     step = opened.sector_size
     if opened.size < 2 * step:
         return opened
-    boot = reader.read_at(0, step)
+    try:
+        boot = reader.read_at(0, step)
+    except ReadFault:
+        return opened  # a disk with a bad first sector is a disk too; whoever reads there hears of it
     if ntfs_size(boot) != opened.size - step:
         return opened
     try:

@@ -13,9 +13,9 @@ from ctypes import c_int32, c_int64, c_uint8, c_uint16, c_uint32, c_uint64
 
 
 class Guid(ctypes.Structure):
-    """GUID, 16 bytes."""
+    """GUID, 16 bytes, aligned to 4. Four numbers and no array: it is passed by value, where arrays confuse ctypes."""
 
-    _fields_ = (("data", c_uint8 * 16),)
+    _fields_ = (("First", c_uint32), ("Second", c_uint32), ("Third", c_uint32), ("Fourth", c_uint32))
 
     @classmethod
     def parse(cls, text: str) -> "Guid":
@@ -25,7 +25,7 @@ class Guid(ctypes.Structure):
     @property
     def text(self) -> str:
         """In lower case, without braces."""
-        return str(uuid.UUID(bytes_le=bytes(self.data)))
+        return str(uuid.UUID(bytes_le=bytes(self)))
 
 
 class PartitionInformationMbr(ctypes.Structure):

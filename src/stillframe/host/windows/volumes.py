@@ -12,7 +12,6 @@ from typing import Final
 
 from stillframe.errors import DeviceError, DiskFormatError, StillframeError
 from stillframe.events import Notice
-from stillframe.extents import Extent
 from stillframe.host.windows import answers, codes, structures
 from stillframe.host.windows.answers import DiskExtent, DriveLayout, PartitionEntry, Scheme
 from stillframe.host.windows.asking import ask, ask_length, device_failure, open_failure, opened
@@ -245,8 +244,3 @@ def _contradiction(number: int, found: str) -> DiskFormatError:
         f"the partition table of disk {number} contradicts itself: {found}",
         hint="The Linux rescue system saves such a disk whole, byte for byte.",
     )
-
-
-def bytes_without_volume(disk: DiskSeen) -> tuple[Extent, ...]:
-    """The partitions of a disk that no volume fills: what is read from the disk itself."""
-    return tuple(partition.entry.extent for partition in disk.partitions if partition.volume is None)

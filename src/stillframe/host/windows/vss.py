@@ -91,8 +91,8 @@ def open_shadow_set(
     if not volumes or len(set(volumes)) != len(volumes) or not all(name.endswith("\\") for name in volumes):
         raise ValueError(f"not names of volumes, each once with its backslash: {list(volumes)}")
     calls.start_com()
-    for attempt in range(1, settings.attempts + 1):
-        last = attempt == settings.attempts
+    for attempt in range(1, max(settings.attempts, 1) + 1):
+        last = attempt >= settings.attempts
         session = ShadowSession(calls, clock, settings, sink)
         try:
             made = _try_once(session, volumes, settings, last=last)
