@@ -58,6 +58,7 @@ def test_what_does_not_matter_may_change() -> None:
     busy = Busy(disk, times=1000, offset=2 * PIECE_SIZE)
     agreed = read_until_agreed(disk, [Extent(10, 20), Extent(PIECE_SIZE, PIECE_SIZE + 1)], pause=busy)
     assert agreed.passes == 2
+    assert agreed.reader.read_at(0, SIZE) == disk.contents  # what was not asked for is shown as it is now
 
 
 def test_a_volume_that_never_rests_is_refused() -> None:

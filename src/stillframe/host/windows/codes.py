@@ -192,7 +192,7 @@ _MEANINGS: Final = {
     0x8004231B: Meaning(name="VSS_E_UNSUPPORTED_CONTEXT", words="this kind of shadow does not exist here"),
     VSS_E_INSUFFICIENT_STORAGE: Meaning(
         name="VSS_E_INSUFFICIENT_STORAGE", words="there is no room for the shadow",
-        hint="Free some room on the volume, at least 300 MB, and run it again."),
+        hint="Free some room on the volume, several hundred megabytes, and run it again."),
     0x8004232C: Meaning(name="VSS_E_NESTED_VOLUME_LIMIT", words="the volume lies in too many disk files"),
     0x80042327: Meaning(name="VSS_E_REBOOT_REQUIRED", words="Windows must be restarted first", hint=_RESTART),
     0x80042328: Meaning(
