@@ -22,12 +22,12 @@ from stillframe.jobs import live as live_job
 from stillframe.jobs.backup import BackupResult
 from stillframe.repo.repository import Repository
 from stillframe.store import LocalStore
-from stillframe.testing import busy_writer
 from stillframe.testing.job_runs import backup_paths, make_repository, restore
 from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
+WRITER = Path(__file__).with_name("busy_writer.py")
 MAKE = {
     "ext4": ["mkfs.ext4", "-q", "-F"],
     "xfs": ["mkfs.xfs", "-q", "-f"],
@@ -64,7 +64,7 @@ class Busy:
 
     def write(self, writer: str, seed: int) -> None:
         """Start to write."""
-        self._start([sys.executable, busy_writer.__file__, str(self.mount), str(self.ledger), str(seed)])
+        self._start([sys.executable, str(WRITER), str(self.mount), str(self.ledger), str(seed)])
         fio = WRITERS[writer]
         if fio is not None:
             self._start([*fio, f"--directory={self.mount}", f"--randseed={seed + 1}"])
@@ -158,8 +158,8 @@ def compare(judge: Judge, repository: Repository, result: BackupResult) -> None:
 
 def kept_of(frozen: Path, result: BackupResult) -> ExtentSet:
     """What the file system on the frozen copy uses, by a program that is not ours where it reads such a volume."""
-    from stillframe.block.file import open_file_reader  # noqa: PLC0415
-    from stillframe.fs.registry import identify, read_used_map  # noqa: PLC0415
+    from stillframe.block.file import open_file_reader
+    from stillframe.fs.registry import identify, read_used_map
 
     del result
     with open_file_reader(str(frozen)) as reader:

@@ -21,8 +21,7 @@ from typing import Final
 from stillframe.block.file import aligned_buffer, open_file_reader
 from stillframe.capture.offline import OpenSource
 from stillframe.capture.source import CapturedDisk, Selection, capture_disk
-from stillframe.errors import MachineRefusal
-from stillframe.events import Notice
+from stillframe.errors import Disturbed
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.blocks import BlockNode
 from stillframe.host.disks import DiskFacts
@@ -37,12 +36,6 @@ HELD_BYTES_MAX: Final = 256 << 20
 """Bytes that may be read into memory under the freeze; with more, another round of copying comes first."""
 _DRAIN_S: Final = 0.02
 _READERS: Final = 4
-
-
-class Disturbed(MachineRefusal):
-    """Something was written although the file systems were frozen, or not every write was seen."""
-
-    code = "disturbed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,12 +302,3 @@ def _missing(disk: CapturedDisk, number: int, changed: ExtentSet, read: ExtentSe
     inside = changed.clipped(place)
     here = ExtentSet(inside.starts - place.start, inside.ends - place.start)
     return (here & volume.kept) | (volume.kept - read)
-
-
-def frozen_notice(held: Held, *, rounds: int, again: int) -> Notice:
-    """How the sources were held still, for the image."""
-    return Notice(
-        code="frozen",
-        message=f"copied while in use: the file systems were frozen for {held.seconds:.2f} seconds; {again} bytes "
-        f"changed meanwhile and were read again, in {rounds} rounds",
-    )

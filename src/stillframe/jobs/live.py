@@ -12,10 +12,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stillframe.capture import CapturedDisk, Selection
-from stillframe.capture.live import Disturbed, Held, LiveSource, Piece, Watch, watch
+from stillframe.capture import CapturedDisk, OpenSource, Selection
+from stillframe.capture.live import Held, LiveSource, Piece, Watch, watch
+from stillframe.errors import Disturbed, SourceInUse
 from stillframe.events import Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
+from stillframe.host.places import lies_on
 from stillframe.jobs.chunking import KeptRange, Leaf, kept_ranges, touched
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.storing import StoredRange, Tally, map_builders, store_leaves
@@ -215,6 +217,21 @@ class _LiveStore:
             message=f"copied while in use, and held still for {held.seconds:.2f} s; {format_size(self.bytes_again)} "
             "changed meanwhile and were read again",
         )
+
+
+def require_elsewhere(repository_folder: str, sources: Sequence[OpenSource]) -> None:
+    """Refuse to freeze the disk that the repository lies on: nothing could be written there meanwhile.
+
+    Raises:
+        SourceInUse: It lies on one of the sources, or nobody can say.
+    """
+    for source in sources:
+        if isinstance(source, LiveSource) and lies_on(repository_folder, source.facts.path) is not False:
+            raise SourceInUse(
+                f"{source.facts.path} is in use, and the repository {repository_folder} lies on it: a file system that "
+                "is held still cannot take the image of itself",
+                hint="Use a repository on another disk, such as an external one.",
+            )
 
 
 def store_live(

@@ -3,32 +3,22 @@
 Answers: "let nothing be written to these file systems for a moment, and tell me whether that held." A freeze is never
 made without a watchdog that would end it (``watchdog``).
 
-Source: Linux include/uapi/linux/fs.h (FIFREEZE, FITHAW); fs/super.c (freeze_super, thaw_super); ioctl_fs(2), syncfs(2).
+Source: Linux fs/super.c (freeze_super, thaw_super); Documentation/admin-guide/sysrq.rst.
 """
 
-import ctypes
 import errno
-import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from stillframe.block.syscalls import refusal
-from stillframe.errors import MachineRefusal
+from stillframe.errors import MachineRefusal, ThawedEarly
+from stillframe.host.linux import freeze_filesystem, open_for_reading, sync_filesystem, thaw_filesystem
 from stillframe.host.live.watchdog import Watchdog
 
-if sys.platform == "linux" or TYPE_CHECKING:
-    import fcntl
-
-FIFREEZE: Final = 0xC0045877  # _IOWR('X', 119, int)
-FITHAW: Final = 0xC0045878  # _IOWR('X', 120, int)
 _SETTLED_S: Final = 0.1
 _ROUNDS_MAX: Final = 30
-# A file system that has no freeze_fs nor freeze_super operation (vfat, exfat, fuse) answers this.
-CANNOT_FREEZE: Final = frozenset({errno.EOPNOTSUPP, errno.ENOTTY})
 _HINT: Final = "SysRq-j ('echo j > /proc/sysrq-trigger') thaws everything, as the last resort."
 
 
@@ -45,12 +35,6 @@ class MountedFilesystem:
     descriptor: int
 
 
-class ThawedEarly(MachineRefusal):
-    """A file system was thawed by somebody else: what was read from it may have changed."""
-
-    code = "thawed-early"
-
-
 def open_mounted(where: str) -> MountedFilesystem:
     """Open a mount point.
 
@@ -58,33 +42,28 @@ def open_mounted(where: str) -> MountedFilesystem:
         MachineRefusal: It cannot be opened.
     """
     try:
-        descriptor = os.open(where, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_for_reading(where)
     except OSError as error:
         raise MachineRefusal(f"{where} cannot be opened: {error.strerror}", hint="Is it still mounted?") from error
     return MountedFilesystem(where=where, descriptor=descriptor)
 
 
-def sync_filesystem(filesystem: MountedFilesystem) -> float:
-    """Write out what a file system holds back; the seconds it took.
+def settle(filesystems: Sequence[MountedFilesystem]) -> None:
+    """Write out again and again until that is quick: the freeze itself then has little left to write.
 
     Raises:
         MachineRefusal: Something could not be written.
     """
-    if sys.platform != "linux":
-        raise refusal("writing out one file system")
-    libc = ctypes.CDLL(None, use_errno=True)
-    began = time.monotonic()
-    if libc.syncfs(filesystem.descriptor):
-        reason = os.strerror(ctypes.get_errno())
-        raise MachineRefusal(f"{filesystem.where} could not be written out: {reason}", hint="Look at 'dmesg'.")
-    return time.monotonic() - began
-
-
-def settle(filesystems: Sequence[MountedFilesystem]) -> None:
-    """Write out again and again until that is quick: the freeze itself then has little left to write."""
     for filesystem in filesystems:
         for _ in range(_ROUNDS_MAX):
-            if sync_filesystem(filesystem) < _SETTLED_S:
+            began = time.monotonic()
+            try:
+                sync_filesystem(filesystem.descriptor)
+            except OSError as error:
+                raise MachineRefusal(
+                    f"{filesystem.where} could not be written out: {error.strerror}", hint="Look at 'dmesg'."
+                ) from error
+            if time.monotonic() - began < _SETTLED_S:
                 break
 
 
@@ -129,10 +108,8 @@ def frozen(filesystems: Sequence[MountedFilesystem], watchdog: Watchdog) -> Iter
 
 
 def _freeze(filesystem: MountedFilesystem) -> None:
-    if sys.platform != "linux":
-        raise refusal("freezing a file system")
     try:
-        fcntl.ioctl(filesystem.descriptor, FIFREEZE, 0)
+        freeze_filesystem(filesystem.descriptor)
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise MachineRefusal(
@@ -146,10 +123,8 @@ def _freeze(filesystem: MountedFilesystem) -> None:
 
 def _thaw(filesystem: MountedFilesystem) -> bool:
     """Thaw; false when it was not frozen any more."""
-    if sys.platform != "linux":
-        raise refusal("thawing a file system")
     try:
-        fcntl.ioctl(filesystem.descriptor, FITHAW, 0)
+        thaw_filesystem(filesystem.descriptor)
     except OSError as error:
         if error.errno == errno.EINVAL:
             return False

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from stillframe.errors import MachineRefusal
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.blocks import SYSFS_SECTOR, read_text
-from stillframe.host.linux import require_linux
+from stillframe.host.linux import open_for_reading, require_linux
 from stillframe.host.live.leaves import LeafRange
 from stillframe.host.live.ring import Completed, EventLayout, parse_layout, parse_page
 
@@ -100,7 +100,7 @@ class WriteTrace:
         self._leaf = leaf
         self._layout = layout
         self._pipes = [
-            os.open(f"{folder}/per_cpu/{name}/trace_pipe_raw", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            open_for_reading(f"{folder}/per_cpu/{name}/trace_pipe_raw", waits=False)
             for name in sorted(os.listdir(f"{folder}/per_cpu"))
         ]
         self.changed: Final = ChangedGranules(size)

@@ -6,7 +6,6 @@ limit, and when the pipe says that its parent is gone; then again every 100 ms u
 frozen: a parent killed inside the freeze may complete it afterwards.
 """
 
-import ctypes
 import errno
 import os
 import select
@@ -14,20 +13,15 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NoReturn, Self
+from typing import Final, NoReturn, Self
 
 from stillframe.block.syscalls import refusal
-
-if sys.platform == "linux" or TYPE_CHECKING:
-    import fcntl
+from stillframe.host.linux import stand_alone, thaw_filesystem
 
 LIMIT_S: Final = 10.0
 _STEP_S: Final = 0.1
-_FITHAW: Final = 0xC0045878  # as in ``freezing``
-_MCL_CURRENT: Final = 1  # Linux include/uapi/asm-generic/mman.h
 _ARM: Final = b"A"
 _DISARM: Final = b"D"
-_OOM_NEVER: Final = "-1000"  # proc_pid_oom_score_adj(5)
 
 
 class Watchdog:
@@ -81,8 +75,9 @@ def _watch(pipe: int, descriptors: tuple[int, ...], limit_s: float) -> NoReturn:
                 deadline = time.monotonic() + limit_s
             elif word == _DISARM:
                 deadline = None
-            elif word == b"":  # the parent is gone
-                _thaw_for_good(descriptors)
+            elif word == b"":  # the parent is gone; a freeze that is not ours is left alone
+                if deadline is not None:
+                    _thaw_for_good(descriptors)
                 break
             else:  # the time is up: thaw, and look again soon until the parent has noticed or is gone
                 _thaw_all(descriptors)
@@ -94,20 +89,12 @@ def _watch(pipe: int, descriptors: tuple[int, ...], limit_s: float) -> NoReturn:
 
 def _stand_alone(pipe: int, descriptors: tuple[int, ...]) -> None:
     """Survive what ends the parent: signals to its group, memory that runs out, pages that must be read again."""
-    if sys.platform == "win32":
-        raise refusal("freezing a file system")
-    os.setsid()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    stand_alone()
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     keep = sorted({pipe, *descriptors})
     for low, high in zip([3, *(number + 1 for number in keep)], [*keep, 1 << 16], strict=True):
         os.closerange(low, high)
-    ctypes.CDLL(None).mlockall(_MCL_CURRENT)
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(_OOM_NEVER)
-    except OSError:  # not allowed: the rest protects as well as it can
-        pass
 
 
 def _thaw_all(descriptors: tuple[int, ...]) -> bool:
@@ -115,7 +102,7 @@ def _thaw_all(descriptors: tuple[int, ...]) -> bool:
     none_left = True
     for descriptor in reversed(descriptors):
         try:
-            fcntl.ioctl(descriptor, _FITHAW, 0)
+            thaw_filesystem(descriptor)
         except OSError as error:
             none_left &= error.errno == errno.EINVAL
         else:

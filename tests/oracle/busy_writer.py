@@ -49,17 +49,17 @@ def stir(folder: str, chance: random.Random) -> None:
             with open(path, "r+b") as file:
                 os.posix_fallocate(file.fileno(), chance.randrange(100_000), 50_000)
         case _:
-            with open(path, "ab" if chance.randrange(2) else "wb") as file:
-                file.write(chance.randbytes(chance.randrange(1, 300_000)))
+            with open(path, "ab" if chance.randrange(2) else "wb") as longer:
+                longer.write(chance.randbytes(chance.randrange(1, 300_000)))
                 if chance.randrange(3) == 0:
-                    file.flush()
-                    os.fsync(file.fileno())
+                    longer.flush()
+                    os.fsync(longer.fileno())
 
 
 def main() -> None:
     """Write until killed, or until the room is used up."""
     folder, ledger_path, seed = sys.argv[1:4]
-    chance = random.Random(int(seed))  # noqa: S311 - the same contents for the same seed
+    chance = random.Random(int(seed))
     ledger = os.open(ledger_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     number = 0
     while os.statvfs(folder).f_bavail * os.statvfs(folder).f_bsize > _ROOM:
