@@ -11,6 +11,7 @@ from stillframe.block import BlockReader, ReadFault
 from stillframe.errors import DiskFormatError
 from stillframe.events import Notice
 from stillframe.fs.base import Filesystem, UsedMap, Volume, raw_map
+from stillframe.fs.btrfs import BtrfsFilesystem
 from stillframe.fs.exfat import ExfatFilesystem
 from stillframe.fs.ext import ExtFilesystem
 from stillframe.fs.fat import FatFilesystem
@@ -20,7 +21,7 @@ from stillframe.fs.swap import SwapFilesystem
 
 FILESYSTEMS: Final[tuple[Filesystem, ...]] = (
     ContainerVolumes(), NtfsFilesystem(), FatFilesystem(), ExfatFilesystem(), ExtFilesystem(), SwapFilesystem(),
-    ForeignFilesystems(),
+    BtrfsFilesystem(), ForeignFilesystems(),
 )  # fmt: skip
 
 
