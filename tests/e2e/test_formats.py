@@ -55,14 +55,31 @@ def test_a_file_system_on_a_whole_disk(tmp_path: Path, kind: str) -> None:
     }
 
 
-@pytest.mark.parametrize("kind", ["xfs", "btrfs", "f2fs-like"])
+def test_a_btrfs_is_saved_by_its_map(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.touch()
+    os.truncate(disk, 200 * MIB + 512)
+    run_tool("mkfs.btrfs", "-q", str(disk))
+    with real_disks.mounted_kernel(disk, tmp_path / "mount") as root:
+        (root / "file").write_bytes(os.urandom(700_000))
+        expected = hash_file(root / "file")
+    stored, restored = there_and_back(disk, tmp_path)
+    part = only_part(stored)
+    assert (part.filesystem, part.map) == ("btrfs", "used")
+    assert part.bytes_used < 8 * MIB
+    real_disks.check_volume("btrfs", restored)
+    with real_disks.mounted_kernel(restored, tmp_path / "mount") as root:
+        assert hash_file(root / "file") == expected
+
+
+@pytest.mark.parametrize("kind", ["xfs", "f2fs-like"])
 def test_file_systems_whose_maps_are_not_read_are_named_and_kept_whole(tmp_path: Path, kind: str) -> None:
     disk = tmp_path / "disk"
     disk.touch()
     if kind == "f2fs-like":
         disk.write_bytes(os.urandom(2 * MIB))
     else:
-        os.truncate(disk, {"xfs": 310 * MIB, "btrfs": 115 * MIB}[kind])
+        os.truncate(disk, 310 * MIB)
         run_tool(f"mkfs.{kind}", "-q", str(disk))
         with real_disks.mounted_kernel(disk, tmp_path / "mount") as root:
             (root / "file").write_bytes(os.urandom(700_000))
