@@ -154,6 +154,57 @@ def test_the_feature_block_group_tree_is_there(btrfs_volumes: Volumes) -> None:
     assert contents[volumes.SUPERBLOCK + 0xB4] & 8
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Files for a volume that is not mounted."""
+    made = tmp_path / "folder"
+    made.mkdir()
+    for number in range(60):
+        (made / f"file{number}").write_bytes(os.urandom(2000 * number))
+    return made
+
+
+@pytest.mark.parametrize("size", [8192, 16384, 65536])
+def test_larger_sectors_are_read_too(tmp_path: Path, folder: Path, size: int) -> None:
+    """This kernel mounts no sectors that are larger than its pages; btrfs check is the judge."""
+    image, copy = tmp_path / "volume", tmp_path / "copy"
+    volumes.make_btrfs(image, "-s", str(size), "-n", "65536", "-m", "single", size=300 * MIB, folder=folder)
+    used = read_map(image)
+    assert (used.kind, used.notices) == ("used", ())
+    assert used.extents == volumes.list_used(image, node_size=65536) | always_kept(image)
+    keep_only(image, used.extents, copy)
+    run_tool("btrfs", "check", "--readonly", "--check-data-csum", str(copy))
+
+
+@pytest.mark.parametrize("node_size", [4096, 16384])
+def test_a_volume_converted_from_ext4_is_read(tmp_path: Path, folder: Path, node_size: int) -> None:
+    """Its chunks are those of another tool, and its old file system is a file of a subvolume."""
+    image, copy = tmp_path / "volume", tmp_path / "copy"
+    image.touch()
+    os.truncate(image, 300 * MIB)
+    run_tool("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-d", str(folder), str(image))
+    run_tool("btrfs-convert", "--nodesize", str(node_size), str(image))
+    used = read_map(image)
+    assert (used.kind, used.notices) == ("used", ())
+    assert used.extents == volumes.list_used(image, node_size=node_size) | always_kept(image)
+    keep_only(image, used.extents, copy)
+    run_tool("btrfs", "check", "--readonly", "--check-data-csum", str(copy))
+    with volumes.mounted_btrfs(copy, tmp_path / "mount") as root:
+        found = {name: digest for name, digest in hash_tree(root).items() if name.startswith("file")}
+        assert found == hash_tree(folder)
+    run_tool("btrfs-convert", "--rollback", str(copy))
+    run_tool("e2fsck", "-fn", str(copy))
+
+
+def test_all_superblocks_of_a_large_volume_are_kept(tmp_path: Path) -> None:
+    image = tmp_path / "volume"
+    volumes.make_btrfs(image, size=300 << 30)
+    used = read_map(image)
+    mirror = Extent(256 << 30, (256 << 30) + 4096)
+    listed = volumes.list_used(image, node_size=16384) | always_kept(image) | ExtentSet.of(mirror)
+    assert (used.kind, used.extents) == ("used", listed)
+
+
 def test_a_volume_of_xxhash_is_raw(tmp_path: Path) -> None:
     image = tmp_path / "volume"
     volumes.make_btrfs(image, "--csum", "xxhash", size=128 * MIB)

@@ -191,6 +191,15 @@ def put_items(block: bytearray, items: list[tuple[Key, bytes]]) -> None:
         block[_HEADER_SIZE + end : _HEADER_SIZE + end + len(contents)] = contents
 
 
+def build_block(like: bytes, *, address: int, owner: int, generation: int, level: int = 0) -> bytearray:
+    """An empty tree block of the same file system as another one; its checksum is yet to be made."""
+    block = bytearray(len(like))
+    block[32:_HEADER_SIZE] = like[32:_HEADER_SIZE]
+    struct.pack_into("<Q", block, 48, address)
+    struct.pack_into("<QQIB", block, 80, generation, owner, 0, level)
+    return block
+
+
 def move_block_groups(image: Path, *, node_size: int = 16384) -> None:
     """Give a volume fresh from mkfs the feature block-group-tree, which this version of mkfs does not know.
 

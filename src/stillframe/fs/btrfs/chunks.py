@@ -68,9 +68,14 @@ class Chunk:
     stripes: tuple[tuple[int, bytes, int], ...]
 
     @property
+    def profile(self) -> ChunkType:
+        """How it is laid out; bits without a name count."""
+        return ChunkType(int(self.type) & ~int(CONTENTS))
+
+    @property
     def is_mapped_here(self) -> bool:
         """Whether it is SINGLE or DUP; anything else is laid out in ways that are not read here."""
-        return self.type & ~CONTENTS in (ChunkType(0), ChunkType.DUP)
+        return self.profile in (ChunkType(0), ChunkType.DUP)
 
 
 def parse_chunk(raw: bytes, *, start: int) -> Chunk:
@@ -213,7 +218,7 @@ def _row_of(chunk: Chunk, device: DeviceItem, sector_size: int) -> list[int]:
 
 def unmapped_types(chunks: Sequence[Chunk]) -> str:
     """The names of the profiles that are not read here; empty when all chunks are SINGLE or DUP."""
-    kinds = {chunk.type & ~CONTENTS for chunk in chunks if not chunk.is_mapped_here}
+    kinds = {chunk.profile for chunk in chunks if not chunk.is_mapped_here}
     return ", ".join(sorted(kind.name or hex(kind) for kind in kinds))
 
 

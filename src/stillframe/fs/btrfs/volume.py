@@ -29,6 +29,7 @@ from stillframe.fs.btrfs.superblock import (
     UNSUPPORTED_INCOMPAT,
     Incompat,
     RoCompat,
+    State,
     Superblock,
     parse_superblock,
 )
@@ -122,9 +123,10 @@ def _refusal(superblock: Superblock, reader: BlockReader) -> Notice | None:
     refusal = _refused_feature(superblock)
     if refusal is not None:
         return refusal
-    strange = superblock.state & ~HARMLESS_STATE
+    # As numbers: the complement of a flag drops the bits that have no name.
+    strange = int(superblock.state) & ~int(HARMLESS_STATE)
     if strange:
-        message = f"The superblock says that the volume is not in order: {strange.name or hex(strange)}."
+        message = f"The superblock says that the volume is not in order: {State(strange).name or hex(strange)}."
         return _notice("btrfs-state", message, CHECK_HINT)
     if superblock.fault:
         return _notice("btrfs-contradiction", f"Btrfs superblock: {superblock.fault}.", CHECK_HINT)
