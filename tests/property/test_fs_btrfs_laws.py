@@ -356,6 +356,26 @@ def test_a_node_that_names_a_child_twice_or_itself_is_not_believed() -> None:
         assert codes(BTRFS.used_map(changed(base, [(places, change)]))) == ["btrfs-contradiction"]
 
 
+def test_a_node_whose_key_is_not_its_childs_is_not_believed() -> None:
+    """Nothing else is wrong: the keys of the node still rise."""
+    base = sample("single")
+    places = base.trees["extent"][0]
+    key = int.from_bytes(base.block(places[0])[101 + 33 : 101 + 41], "little")
+    used = BTRFS.used_map(changed(base, [(places, set_field(101 + 33, key - 1))]))
+    assert codes(used) == ["btrfs-contradiction"]
+    assert "begin with the key" in used.notices[0].message
+
+
+@pytest.mark.parametrize(("field", "value"), [(17, 1 << 31), (17, 0), (17, 4000), (21, 1 << 31), (21, 0), (21, 34)])
+def test_items_that_overlap_or_leave_their_leaf_are_not_believed(field: int, value: int) -> None:
+    base = sample("single")
+    for tree, kind in (("extent", BLOCK_GROUP_ITEM), ("chunk", CHUNK_ITEM), ("root", ROOT_ITEM)):
+        leaf = base.leaf(tree, kind)
+        used = BTRFS.used_map(changed(base, [(leaf, set_field(101 + 25 + field, value, 4))]))
+        assert codes(used) == ["btrfs-contradiction"]
+        assert "overlap" in used.notices[0].message
+
+
 def logged(base: Sample, extents: list[tuple[int, int, int]], changes: dict[int, Change] | None = None) -> BlockReader:
     """A volume with a log of one file, built by hand in free places; ``changes`` by block (0 the top, 1 the tree)."""
     chunk = next(c for c in reversed(base.chunks) if base.trees["extent"][0][0] - c.places[0] in range(c.size))
