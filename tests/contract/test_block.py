@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stillframe.block import BlockReader, BlockWriter, MemoryDisk, OverlayReader, WindowReader
+from stillframe.block import BlockReader, BlockWriter, CachedReader, MemoryDisk, OverlayReader, WindowReader
 from stillframe.block.file import FileWriter, open_file_reader, open_file_writer
 from stillframe.block.window import WindowWriter
 from stillframe.extents import Extent
@@ -111,6 +111,11 @@ def overlay(_: Path, content: bytes) -> Iterator[BlockReader]:
 
 
 @contextlib.contextmanager
+def cached(_: Path, content: bytes) -> Iterator[BlockReader]:
+    yield CachedReader(MemoryDisk(content), page_size=4096, pages_max=3)
+
+
+@contextlib.contextmanager
 def faulty_disk(_: Path, content: bytes) -> Iterator[BlockReader]:
     with FaultyDisk(MemoryDisk(content)) as disk:
         yield disk
@@ -119,7 +124,7 @@ def faulty_disk(_: Path, content: bytes) -> Iterator[BlockReader]:
 Writers = Callable[[Path, bytes], contextlib.AbstractContextManager[BlockWriter]]
 Readers = Callable[[Path, bytes], contextlib.AbstractContextManager[BlockReader]]
 WRITERS: list[Writers] = [memory, memory_4096, window, file, file_direct, loop_512, loop_4096]
-READERS: list[Readers] = [*WRITERS, reader_of_file, reader_of_loop, window_reader, overlay, faulty_disk]
+READERS: list[Readers] = [*WRITERS, reader_of_file, reader_of_loop, window_reader, overlay, cached, faulty_disk]
 ROOT = {loop_512, loop_4096, reader_of_loop}
 
 

@@ -1,6 +1,7 @@
 """Sources that fail or shrink: all that can be read is kept, and the rest is listed to the byte."""
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from stillframe.block import MemoryDisk
+from stillframe.errors import DeviceError
 from stillframe.events import NoEvents
 from stillframe.extents import Extent, ExtentSet
+from stillframe.jobs.careful import read_carefully
 from stillframe.jobs.restore import RestoreOptions, plan_restore
 from stillframe.store import MemoryStore
 from stillframe.testing.disk_builder import fill_with_noise, write_gpt
@@ -180,3 +183,28 @@ def test_a_table_that_can_be_read_in_part_is_whole_on_the_target(tmp_path: Path,
     assert contents[PLACE.start : PLACE.end] == disk.contents[PLACE.start : PLACE.end]
     if lost != "both entries":
         assert contents == disk.contents
+
+
+def test_a_disk_that_fails_everywhere_is_given_up_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stillframe.jobs.storing.GIVE_UP_SIZE", 16 * MIB)
+    disk = MemoryDisk(bytes(64 * MIB))
+    fill_with_noise(disk, Extent(0, 64 * MIB), 9)
+    repository = make_repository(MemoryStore())
+    gone = FaultyDisk(disk, [PlannedFault(extent=Extent(20 * MIB, 64 * MIB))])
+    with pytest.raises(DeviceError, match="does not answer any more"):
+        backup(repository, gone)
+    assert gone.faults_fired < 40 * MIB // 512 // 4  # a failing sector can take seconds: not all are tried
+    assert repository.images().images == ()
+    assert backup(repository, disk).is_complete
+
+
+def test_a_long_bad_run_is_read_from_both_ends() -> None:
+    disk = MemoryDisk(random.Random(3).randbytes(65_536))
+    bad = Extent(1024, 60_000 // 512 * 512)
+    buffer = memoryview(bytearray(65_536))
+    with FaultyDisk(disk, [PlannedFault(extent=bad)]) as faulty:
+        assert read_carefully(faulty, 0, buffer) == ExtentSet.of(bad)
+        assert faulty.faults_fired < 30
+    expected = MemoryDisk(disk.contents)
+    expected.zero(bad)
+    assert bytes(buffer) == expected.contents

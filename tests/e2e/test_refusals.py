@@ -257,3 +257,21 @@ def test_a_run_that_is_stopped_leaves_no_image(disks: Disks) -> None:
     assert repository.images().images == ()
     assert repository.sessions() == ()
     assert backup_paths(repository, disks("gpt", 512).path).is_complete
+
+
+def test_a_read_back_that_is_stopped_leaves_the_image(disks: Disks) -> None:
+    repository, cancel = make_repository(MemoryStore()), CancelToken()
+    told: list[str] = []
+
+    class Stopper(NoEvents):
+        def emit(self, event: object) -> None:
+            if getattr(event, "name", "").startswith("reading back"):
+                cancel.cancel()
+            told.append(getattr(event, "code", ""))
+
+    with open_source(str(disks("gpt", 512).path)) as source:
+        plan = plan_backup(repository, [source], BackupOptions(), ANNA)
+        result = apply_backup(repository, [source], plan, job_context(ANNA, Stopper(), cancel))
+    assert (result.read_back, result.is_complete) == (None, True)
+    assert "read-back-stopped" in told
+    assert [image.manifest.image for image in repository.images().images] == [result.manifest.image]

@@ -10,8 +10,8 @@ import pytest
 
 from stillframe.block import MemoryDisk
 from stillframe.extents import Extent, ExtentSet
+from stillframe.fs.crc32c import crc16, crc32_be, crc32c
 from stillframe.fs.ext import ExtFilesystem
-from stillframe.fs.ext.crc import crc16, crc32_be, crc32c
 
 LAYOUTS = [
     *(f"-t {kind} -b {size}" for kind in ("ext2", "ext3", "ext4") for size in (1024, 2048, 4096)),

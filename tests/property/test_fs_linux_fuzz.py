@@ -15,8 +15,8 @@ from stillframe.block import MemoryDisk
 from stillframe.errors import StillframeError
 from stillframe.extents import Extent
 from stillframe.fs.base import Filesystem
+from stillframe.fs.crc32c import crc32c
 from stillframe.fs.ext import ExtFilesystem
-from stillframe.fs.ext.crc import crc32c
 from stillframe.fs.recognised import ContainerVolumes, ForeignFilesystems
 from stillframe.fs.swap import SwapFilesystem
 from stillframe.testing.volumes_linux import build_swap

@@ -155,9 +155,11 @@ def test_on_a_larger_target_only_the_table_differs(draft: Draft, growth: int) ->
     expected = MemoryDisk(disk.contents + bytes(size - disk.size), sector_size=draft.sector_size)
     places = [Extent(part.start, part.start + part.size) for part in manifest.disks[0].partitions]
     if draft.scheme == "gpt" and places != [Extent(0, disk.size)]:  # an empty table is kept as bytes of a volume
-        expected.zero(Extent(draft.inner.end, disk.size))
+        # The old second copy goes; a byte behind the last whole sector is no table, and is kept.
+        expected.zero(Extent(draft.inner.end, draft.size_sectors * draft.sector_size))
         write_gpt(expected, places)
-    assert got == bytes(expected.contents)
+    is_equal = got == bytes(expected.contents)  # no diff of megabytes while an example is made smaller
+    assert is_equal
 
 
 @ROUNDS

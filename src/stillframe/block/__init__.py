@@ -1,6 +1,7 @@
 """Random-access bytes: disks, files, windows and overlays, all with the same few verbs (``BlockReader``)."""
 
 from stillframe.block.base import BlockReader, BlockWriter, ExtentKind, KnownExtent, ReadFault
+from stillframe.block.cached import CachedReader
 from stillframe.block.memory import MemoryDisk
 from stillframe.block.overlay import OverlayReader
 from stillframe.block.window import WindowReader
@@ -8,6 +9,7 @@ from stillframe.block.window import WindowReader
 __all__ = [
     "BlockReader",
     "BlockWriter",
+    "CachedReader",
     "ExtentKind",
     "KnownExtent",
     "MemoryDisk",

@@ -38,6 +38,7 @@ class OpenSource:
         wanted = Selection(
             all_sectors=selection.all_sectors,
             include_paging=selection.include_paging,
+            exclude=selection.exclude,
             consistency=self.consistency,
         )
         return capture_disk(self.reader, self.facts, wanted)

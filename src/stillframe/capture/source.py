@@ -7,13 +7,15 @@ not mounted (``offline``); ``torn`` is what remains when the person insists. Sna
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from stillframe.block import BlockReader, ReadFault, WindowReader
+from stillframe.block import BlockReader, CachedReader, ReadFault, WindowReader
 from stillframe.disk.layout import Layout, Partition, read_layout
-from stillframe.errors import DiskFormatError
+from stillframe.errors import DiskFormatError, MachineRefusal
 from stillframe.events import Notice
 from stillframe.extents import Extent, ExtentSet
-from stillframe.fs import LeftOutFile, UsedMap, Volume
+from stillframe.fs import Filesystem, LeftOutFile, UsedMap, Volume
+from stillframe.fs.files import Found, Pattern, open_files
 from stillframe.fs.registry import identify, read_used_map
+from stillframe.host.apart import call_apart
 from stillframe.host.disks import DiskFacts
 
 TABLE_BROKEN: Final = "table-broken"
@@ -29,11 +31,13 @@ class Selection:
     Attributes:
         all_sectors: Keep every byte, in use or not.
         include_paging: Keep the contents of paging, hibernation and swap.
+        exclude: Files whose contents are left out, where the used map is proven.
         consistency: ``torn`` when the source is in use and the person insists.
     """
 
     all_sectors: bool = False
     include_paging: bool = False
+    exclude: tuple[Pattern, ...] = ()
     consistency: Consistency = "offline"
 
 
@@ -126,18 +130,49 @@ def _capture_volume(disk: BlockReader, partition: Partition, selection: Selectio
     used = read_used_map(reader, identified)
     everything = ExtentSet.of(Extent(0, reader.size))
     notices = [*used.notices]
-    left_out: tuple[LeftOutFile, ...] = ()
+    left_out: list[LeftOutFile] = []
     if selection.consistency == "torn" or selection.all_sectors:
         used = UsedMap(extents=everything, kind="raw")
-    elif used.kind == "used" and not selection.include_paging and identified.filesystem is not None:
-        try:
-            left_out = identified.filesystem.left_out(reader)
-        except (DiskFormatError, ReadFault) as error:
-            notices.append(Notice(code="paging-kept", message=error.message, hint=error.hint))
+    elif used.kind == "used" and identified.filesystem is not None:
+        if not selection.include_paging:
+            left_out += _find_paging(reader, identified.filesystem, notices)
+        if selection.exclude:
+            left_out += _find_excluded(reader, identified.volume, selection.exclude, notices)
     excluded = ExtentSet.empty()
     for file in left_out:
         excluded |= file.extents & used.extents
     return CapturedVolume(
         partition=partition, reader=reader, volume=identified.volume, used=used, kept=used.extents - excluded,
-        excluded=excluded, left_out=left_out, consistency=selection.consistency, notices=tuple(notices),
+        excluded=excluded, left_out=tuple(left_out), consistency=selection.consistency, notices=tuple(notices),
     )  # fmt: skip
+
+
+def _find_paging(reader: BlockReader, filesystem: Filesystem, notices: list[Notice]) -> tuple[LeftOutFile, ...]:
+    try:
+        return filesystem.left_out(reader)
+    except (DiskFormatError, ReadFault) as error:
+        notices.append(Notice(code="paging-kept", message=error.message, hint=error.hint))
+        return ()
+
+
+def _find_excluded(
+    reader: BlockReader, volume: Volume, patterns: tuple[Pattern, ...], notices: list[Notice]
+) -> tuple[LeftOutFile, ...]:
+    """The files that a person excluded. Whatever cannot be told for certain is kept, with a notice."""
+
+    def find() -> Found[LeftOutFile] | None:
+        files = open_files(CachedReader(reader), volume)
+        return files.find_excluded(patterns) if files is not None else None
+
+    try:
+        found = call_apart(find, what=f"looking for excluded files in the {volume.filesystem} volume")
+    except MachineRefusal as error:
+        notices.append(Notice(code="exclude-not-possible", message=error.message, hint="Everything of it is kept."))
+        return ()
+    if found is None:
+        if volume.filesystem != "swap":
+            message = f"'--exclude' does nothing here: the files of this {volume.filesystem} volume are not read"
+            notices.append(Notice(code="exclude-not-possible", message=message, hint="Everything of it is kept."))
+        return ()
+    notices.extend(found.notices)
+    return found.records

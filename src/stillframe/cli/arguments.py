@@ -145,14 +145,17 @@ def _add_backup(verbs: Verbs) -> None:
         help="how hard to try to make it small (default: fast)",
     )  # fmt: skip
     _add_selection(backup)
-    option("--exclude", metavar="PATTERN", action="append", default=[], help=f"leave files out ({_LATER})")
+    option(
+        "--exclude", metavar="PATTERN", action="append", default=[],
+        help="leave out the contents of files, such as '/Users/*/Downloads/' or '*.iso'; may be repeated",
+    )  # fmt: skip
     option(
         "--verify", action=argparse.BooleanOptionalAction, default=True,
         help="read back what was stored (default: it does)",
     )  # fmt: skip
     option(
         "--then", choices=("nothing", "shutdown", "restart", "sleep"), default="nothing",
-        help=f"what to do afterwards (other than nothing: {_LATER})",
+        help="what to do when the image is made (default: nothing)",
     )  # fmt: skip
 
 
@@ -169,6 +172,9 @@ def _add_restore(verbs: Verbs) -> None:
         "--partition", metavar="N[:M]", type=_partition_pair, default=(None, None),
         help="only partition N of the image; onto partition M of the target disk, else onto the whole TARGET",
     )  # fmt: skip
+    restore.add_argument(
+        "--salvage", action="store_true", help="of a damaged image restore what can be had; says what is lost (exit 3)"
+    )
     _add_writing(restore)
     clone = _verb(
         verbs, "clone", "clone SOURCE TARGET [options]", "copy a disk onto another without a repository",

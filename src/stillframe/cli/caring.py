@@ -57,7 +57,7 @@ def repair(call: Call) -> int:
         return 0
     repaired = care.repair(repository, seen, owner=this_owner(), read_all=options.read_all, events=screen)
     fields = {**_report_fields(repaired.check), "done": notice_fields(repaired.done)}
-    words = f"{len(repaired.done)} things were mended." if repaired.done else "There was nothing to mend."
+    words = f"Mended: {format_count(len(repaired.done), 'thing')}." if repaired.done else "There was nothing to mend."
     screen.finish("repair", fields, [words, *_report_lines(repaired.check)])
     return 0 if repaired.check.ok else DamagedError.exit_code
 
@@ -128,7 +128,7 @@ def _report_lines(report: CheckReport) -> list[str]:
     verdict = (
         "Nothing is wrong. 'stillframe verify' also reads every chunk."
         if report.ok
-        else f"{len(report.findings)} things are wrong: see above."
+        else f"{format_count(len(report.findings), 'finding')}: see above."
     )
     images, packs = format_count(len(report.images), "image"), format_count(report.packs, "pack")
     counts = f"{images}, {whole} of them whole; {packs}."

@@ -35,6 +35,9 @@ def backup_plan_fields(plan: BackupPlan) -> Fields:
         "bytes_to_read": plan.estimate.bytes_to_read,
         "bytes_expected": plan.estimate.bytes_expected,
         "bytes_left_out": plan.bytes_left_out,
+        "temporary": [
+            {"disk": one.disk, "partition": one.partition, "path": one.path, "size": one.size} for one in plan.temporary
+        ],
         "seconds_expected": plan.estimate.seconds_expected,
         "free_space": plan.free_space,
         "notices": notice_fields(plan.notices),

@@ -15,6 +15,7 @@ from stillframe.host.target import TargetIdentity
 from stillframe.jobs.clone import CloneOptions, ClonePlan, apply_clone, plan_clone
 from stillframe.jobs.listing import ListedImage, find_image, look_at_image
 from stillframe.jobs.looking import require_raw_sources, require_target
+from stillframe.jobs.lost_files import name_lost_files
 from stillframe.jobs.restore import RestoreOptions, RestorePlan, apply_restore, plan_restore
 from stillframe.repo.records import Manifest
 from stillframe.units import format_duration, format_rate, format_size
@@ -42,7 +43,8 @@ def restore(call: Call) -> int:
         repository, manifest, _disk_number(manifest, options.disk), os.path.abspath(options.target),
         repository_folder=call.folder,
         options=RestoreOptions(
-            partition=partition, onto=onto, delta=options.delta, wipe=options.wipe, new_identity=options.new_identity
+            partition=partition, onto=onto, delta=options.delta, wipe=options.wipe, new_identity=options.new_identity,
+            salvage=options.salvage,
         ),
     )  # fmt: skip
     lines = _restore_lines(plan, look_at_image(repository, manifest))
@@ -58,10 +60,14 @@ def restore(call: Call) -> int:
     fields = {
         "image": manifest.image, "target": plan.target_path, "bytes_written": result.bytes_written,
         "bytes_skipped": result.bytes_skipped, "seconds": result.seconds, "changes": list(result.changes),
+        "lost": [{"partition": part.partition_number, "bytes": part.lost.size} for part in result.lost],
     }  # fmt: skip
+    for finding in name_lost_files(repository.reader(), manifest, result.lost):
+        screen.emit(finding)
     words = _done_lines(plan.target_path, result.bytes_written, result.bytes_skipped, result.seconds)
+    words += [f"Lost          {part.words}: zeros are there now" for part in result.lost]
     screen.finish("restore", fields, [*words, *(f"Changed       {change}" for change in result.changes)])
-    return 0
+    return SKIPPED if result.lost else 0
 
 
 def clone(call: Call) -> int:

@@ -9,6 +9,8 @@ from stillframe.cli.call import Call, refuse_later, running
 from stillframe.cli.results import backup_plan_fields, backup_result_fields
 from stillframe.cli.words import backup_plan_lines, backup_result_lines
 from stillframe.errors import DamagedError
+from stillframe.fs.files import parse_pattern
+from stillframe.host.power import change_power, require_power
 from stillframe.jobs.backup import BackupOptions, apply_backup, plan_backup, require_room
 from stillframe.jobs.looking import require_raw_sources
 from stillframe.jobs.owner import this_owner
@@ -19,8 +21,6 @@ SKIPPED: Final = 3
 
 _LATER: Final = {
     "system": (False, "Name the disks yourself: 'stillframe disks' shows which partitions a system backup would take."),
-    "exclude": ([], "Whole volumes are saved; paging and hibernation are left out without being asked."),
-    "then": ("nothing", "Put the next command behind it: 'stillframe backup ... && systemctl poweroff'."),
 }
 
 
@@ -29,6 +29,7 @@ def backup(call: Call) -> int:
     options, screen = call.options, call.screen
     refuse_later(options, _LATER)
     require_raw_sources(options.sources)
+    require_power(options.then)
     repository = call.open_repository()
     with contextlib.ExitStack() as stack:
         sources: list[OpenSource] = [
@@ -46,12 +47,17 @@ def backup(call: Call) -> int:
     screen.finish("backup", backup_result_fields(result), backup_result_lines(result))
     if result.read_back is not None and result.read_back.findings:
         return DamagedError.exit_code
-    return 0 if result.is_complete else SKIPPED
+    change_power(options.then)
+    was_stopped = options.verify and result.read_back is None
+    return SKIPPED if was_stopped or not result.is_complete else 0
 
 
 def _backup_options(options: argparse.Namespace) -> BackupOptions:
     return BackupOptions(
         kind=options.kind, name=options.name, comment=options.comment, compression=options.compression,
-        selection=Selection(all_sectors=options.all_sectors, include_paging=options.include_paging),
+        selection=Selection(
+            all_sectors=options.all_sectors, include_paging=options.include_paging,
+            exclude=tuple(parse_pattern(text) for text in options.exclude),
+        ),
         verify=options.verify,
     )  # fmt: skip

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from stillframe.events import Notice
+from stillframe.fs import LeftOutFile
 from stillframe.jobs.backup import BackupPlan, BackupResult
 from stillframe.jobs.listing import ListedImage
 from stillframe.jobs.looking import SeenDisk
+from stillframe.jobs.preflight import PricedFolder
 from stillframe.repo.records import Manifest, StoredDisk, StoredNotice, StoredPartition
 from stillframe.units import format_duration, format_rate, format_size
 
+_FILES_SHOWN = 3
 _VERDICTS = {
     "good": "good: every chunk was read back",
     "quick": "structure checked only",
@@ -64,7 +67,7 @@ def backup_plan_lines(plan: BackupPlan) -> list[str]:
             used = format_size(volume.used.extents.size) if volume.used.kind == "used" else "not known"
             how = "used map" if volume.used.kind == "used" else "raw: every byte"
             kept, whole = format_size(volume.kept.size), format_size(part.extent.size)
-            out = ", ".join(f"{file.path} {format_size(file.extents.size)}" for file in volume.left_out)
+            out = _left_out_words(volume.left_out)
             rows.append(
                 (str(part.number), inside.filesystem or part.type_name, inside.label, whole, used, kept, how, out)
             )
@@ -77,11 +80,34 @@ def backup_plan_lines(plan: BackupPlan) -> list[str]:
         f"Kind          {plan.kind}{compared}",
         f"To read       {format_size(cost.bytes_to_read)}",
         f"Left out      {format_size(plan.bytes_left_out)}",
+        *_temporary_lines(plan.temporary),
         f"To store      about {format_size(cost.bytes_expected)}",
         f"Time          about {format_duration(cost.seconds_expected)}",
         f"Free there    {room}",
     ]
     return [*lines, *notice_lines(plan.notices)]
+
+
+def _left_out_words(files: Sequence[LeftOutFile]) -> str:
+    """The largest files that are left out, and how many more."""
+    ordered = sorted(files, key=lambda file: file.extents.size, reverse=True)
+    shown = [f"{file.path} {format_size(file.extents.size)}" for file in ordered[:_FILES_SHOWN]]
+    rest = ordered[_FILES_SHOWN:]
+    if rest:
+        shown.append(f"{len(rest)} more {format_size(sum(file.extents.size for file in rest))}")
+    return ", ".join(shown)
+
+
+def _temporary_lines(folders: Sequence[PricedFolder]) -> list[str]:
+    """What temporary files cost, and how to leave them out."""
+    if not folders:
+        return []
+    total = format_size(sum(folder.size for folder in folders))
+    shown = ", ".join(f"{folder.path} {format_size(folder.size)}" for folder in folders[:_FILES_SHOWN])
+    return [
+        f"Temporary     {total} of what is kept: {shown}",
+        f"              To leave such a folder out: --exclude '{folders[0].path}/'",
+    ]
 
 
 def backup_result_lines(result: BackupResult) -> list[str]:

@@ -46,19 +46,19 @@ class UsedMap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOutFile:
-    """A file whose contents a backup leaves out by default: paging, hibernation, swap.
+    """A file whose contents a backup leaves out: paging, hibernation and swap by default, others when it is told to.
 
     Attributes:
         path: From the root of the volume, with ``/``; for a swap volume ``swap``.
         size: Bytes the file says it has.
         extents: Where the contents that may be left out lie, as bytes of the partition.
-        kind: Why.
+        kind: Why; ``excluded`` when a person's pattern named it.
     """
 
     path: str
     size: int
     extents: ExtentSet
-    kind: Literal["paging", "hibernation", "swap"]
+    kind: Literal["paging", "hibernation", "swap", "excluded"]
 
 
 class Filesystem(Protocol):

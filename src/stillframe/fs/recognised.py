@@ -88,8 +88,6 @@ _CONTAINER_SIGNATURES: Final = (
 )
 
 _FOREIGN_SIGNATURES: Final = (
-    # Linux fs/xfs/libxfs/xfs_format.h, struct xfs_dsb
-    Signature(filesystem="xfs", offset=0, magic=b"XFSB", uuid_at=32, label_at=108, label_size=12),
     # Microsoft ReFS boot sector (libfsrefs, "Resilient File System format", section 2)
     Signature(filesystem="ReFS", offset=0, magic=b"\0\0\0ReFS\0"),
     # Apple File System Reference, nx_superblock_t
@@ -295,7 +293,7 @@ class ContainerVolumes(_RecognisedVolumes):
 
 
 class ForeignFilesystems(_RecognisedVolumes):
-    """XFS, ReFS, APFS, HFS+, F2FS, ISO 9660 and others whose maps are not read, asked after all others."""
+    """ReFS, APFS, HFS+, F2FS, ISO 9660 and others whose maps are not read, asked after all others."""
 
     _signatures = _FOREIGN_SIGNATURES
     _probes = (_probe_hfs_plus, _probe_iso9660)

@@ -18,10 +18,11 @@ from stillframe.fs.fat import FatFilesystem
 from stillframe.fs.ntfs import NtfsFilesystem
 from stillframe.fs.recognised import ContainerVolumes, ForeignFilesystems
 from stillframe.fs.swap import SwapFilesystem
+from stillframe.fs.xfs import XfsFilesystem
 
 FILESYSTEMS: Final[tuple[Filesystem, ...]] = (
-    ContainerVolumes(), NtfsFilesystem(), FatFilesystem(), ExfatFilesystem(), ExtFilesystem(), SwapFilesystem(),
-    BtrfsFilesystem(), ForeignFilesystems(),
+    ContainerVolumes(), NtfsFilesystem(), FatFilesystem(), ExfatFilesystem(), ExtFilesystem(), XfsFilesystem(),
+    BtrfsFilesystem(), SwapFilesystem(), ForeignFilesystems(),
 )  # fmt: skip
 
 

@@ -12,14 +12,14 @@ from typing import Final, Literal
 import stillframe
 from stillframe.capture import CapturedDisk, OpenSource, Selection
 from stillframe.clock import rfc3339
-from stillframe.errors import StorageFull, UsageError
+from stillframe.errors import Cancelled, StorageFull, UsageError
 from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import ExtentSet
 from stillframe.jobs.baseline import WantedKind, choose_baseline
 from stillframe.jobs.chunking import KeptRange
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.manifests import describe_disk
-from stillframe.jobs.preflight import RESERVE, Estimate, estimate
+from stillframe.jobs.preflight import RESERVE, Estimate, PricedFolder, estimate, price_temporary
 from stillframe.jobs.readback import ReadBack, read_back
 from stillframe.jobs.storing import StoredRange, store_ranges
 from stillframe.repo.records import BackupKind, Manifest, StoredNotice, stored_notice
@@ -56,12 +56,13 @@ class BackupPlan:
     options: BackupOptions
     disks: tuple[CapturedDisk, ...]
     estimate: Estimate
+    temporary: tuple[PricedFolder, ...]
     free_space: int | None
     notices: tuple[Notice, ...]
 
     @property
     def bytes_left_out(self) -> int:
-        """Bytes in use that will not be kept: paging, hibernation, swap."""
+        """Bytes in use that will not be kept: paging, hibernation, swap, and what was excluded."""
         return sum(volume.excluded.size for disk in self.disks for volume in disk.volumes)
 
 
@@ -97,7 +98,8 @@ def plan_backup(
     )  # fmt: skip
     return BackupPlan(
         kind=baseline.kind, baseline=baseline.image, domain=baseline.domain, options=options, disks=disks,
-        estimate=cost, free_space=repository.box.store.free_space(),
+        estimate=cost, temporary=price_temporary(disks, [one.text for one in options.selection.exclude]),
+        free_space=repository.box.store.free_space(),
         notices=(*baseline.notices, *_all_notices(sources, disks)),
     )  # fmt: skip
 
@@ -234,4 +236,12 @@ def _read_back(
 ) -> ReadBack | None:
     if not plan.options.verify:
         return None
-    return read_back(repository, manifest, writer.packs_written, index=writer.index, context=context)
+    try:
+        return read_back(repository, manifest, writer.packs_written, index=writer.index, context=context)
+    except Cancelled:  # the image exists: only its proof is missing
+        notice = Notice(
+            code="read-back-stopped", message=f"image {manifest.image[:8]} is made; reading it back was stopped",
+            hint="'stillframe verify' does it at any time.",
+        )  # fmt: skip
+        context.events.emit(notice)
+        return None

@@ -5,14 +5,16 @@ Answers: "is everything still good, and what may go?" Thin: it opens the session
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Final
 
 from stillframe.errors import DamagedError, UnsupportedFormat
 from stillframe.events import EventSink, Finding, JobFinished, JobStarted
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.last_seen import LastSeen
 from stillframe.jobs.listing import list_images
+from stillframe.jobs.lost_files import name_lost_files
 from stillframe.jobs.verify import VerifyResult, verify_image
 from stillframe.repo.check import CheckReport, check_repository
 from stillframe.repo.expire import ExpirePlan, ExpireResult, apply_expire, forget_images, plan_expire
@@ -22,6 +24,9 @@ from stillframe.repo.repository import Repository
 from stillframe.repo.retention import RetentionPlan, RetentionPolicy, plan_retention
 from stillframe.repo.session import Owner, begin_session
 from stillframe.repo.usage import image_sizes
+
+_NAMED_IMAGES_MAX: Final = 5
+"""Images whose lost files 'repair' names; 'verify IMAGE' does it for any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +95,22 @@ def repair(repository: Repository, seen: LastSeen, *, owner: Owner, read_all: bo
     with _job(repository, "repair", events):
         session = begin_session(repository, owner, "repair")
         try:
-            return repair_repository(session, events=events, read_all=read_all, last_seen=_known(seen))
+            report = repair_repository(session, events=events, read_all=read_all, last_seen=_known(seen))
+            return replace(report, check=_with_lost_files(repository, report.check, events))
         finally:
             session.end()
+
+
+def _with_lost_files(repository: Repository, report: CheckReport, events: EventSink) -> CheckReport:
+    """A report that also names files that lost bytes, of the newest damaged images: they share most of the loss."""
+    damaged = [state for state in report.images if not state.is_whole]
+    damaged.sort(key=lambda state: state.manifest.created, reverse=True)
+    reader, named = repository.reader(), list[Finding]()
+    for state in damaged[:_NAMED_IMAGES_MAX]:
+        for finding in name_lost_files(reader, state.manifest, state.lost):
+            events.emit(finding)
+            named.append(finding)
+    return replace(report, findings=(*report.findings, *named))
 
 
 def forget(repository: Repository, image_ids: Sequence[str], *, owner: Owner) -> tuple[ForgottenImage, ...]:

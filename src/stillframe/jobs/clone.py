@@ -19,16 +19,14 @@ from stillframe.disk import Patch, fit_table, new_identity
 from stillframe.errors import DeviceError, TargetError
 from stillframe.events import BytesMoved, EventSink, JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
-from stillframe.host.disks import describe
-from stillframe.host.places import is_same, lies_on
 from stillframe.host.target import TargetIdentity, create_target_file, identify_target, open_target
 from stillframe.jobs.backup import kept_ranges
 from stillframe.jobs.chunking import UNIT_SIZE, KeptRange, Unit, fill, iter_leaves, nonzero_chunks
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.pipeline import Workers
 from stillframe.jobs.placing import Written
-from stillframe.jobs.restore import describe_contents
 from stillframe.jobs.tables import TableWriter
+from stillframe.jobs.targets import describe_contents, refuse_source, require_same_sectors
 from stillframe.units import format_size
 
 _CHUNK_SIZE: Final = 256 << 10
@@ -80,15 +78,10 @@ def plan_clone(source: OpenSource, target_path: str, options: CloneOptions) -> C
     layout, target, size = disk.layout, None, disk.layout.size
     lost: tuple[str, ...] = ()
     if os.path.exists(target_path):
-        _refuse_source(source, target_path)
+        refuse_source(source, target_path)
         target = identify_target(target_path)
         size, lost = target.size, tuple(describe_contents(target_path))
-        facts = describe(target_path)
-        if facts.kind != "file" and facts.sector_size != layout.sector_size:
-            raise TargetError(
-                f"{target_path} has sectors of {facts.sector_size} bytes, the source of {layout.sector_size}",
-                hint="Use a disk with the same sector size.",
-            )
+        require_same_sectors(target_path, layout.sector_size)
     if options.new_identity:
         patches = new_identity(layout, disk.reader, size, next_uuid=uuid.uuid4).patches
     elif layout.scheme == "none" and size < layout.size:
@@ -214,16 +207,6 @@ class _CopyingWorker:
 
     def abandon(self) -> None:
         """Nothing is held."""
-
-
-def _refuse_source(source: OpenSource, target_path: str) -> None:
-    facts, target = source.facts, describe(target_path)
-    if is_same(facts.path, target_path) or (facts.backing and is_same(facts.backing, target_path)):
-        raise TargetError("the source and the target are the same disk", hint="Name another target.")
-    if facts.path == target.parent or target.path == facts.parent:
-        raise TargetError(f"{target_path} and {facts.path} are parts of one disk", hint="Name another target.")
-    if facts.kind == "file" and lies_on(facts.path, target_path) is not False:
-        raise TargetError(f"{target_path} holds the source {facts.path}", hint="Name another target.")
 
 
 def _steps(disk: CapturedDisk, target_path: str, is_new: bool, size: int) -> list[str]:

@@ -3,11 +3,16 @@
 Answers: "how is this disk written down?" The only place where captured records become stored ones.
 """
 
+from collections.abc import Iterable, Iterator
+
 from stillframe.capture import CapturedDisk, CapturedVolume
 from stillframe.extents import ExtentSet
+from stillframe.fs import LeftOutFile
 from stillframe.jobs.storing import StoredRange
 from stillframe.repo.blockmap import MapRoot
 from stillframe.repo.records import (
+    LEFT_OUT_MAX,
+    PATH_MAX,
     Consistency,
     StoredDisk,
     StoredFile,
@@ -43,6 +48,18 @@ def as_ranges(extents: ExtentSet) -> tuple[tuple[int, int], ...]:
     return tuple(zip(extents.starts.tolist(), extents.ends.tolist(), strict=True))
 
 
+def _largest(files: Iterable[LeftOutFile]) -> Iterator[StoredFile]:
+    """The largest of the files that were left out; of very many, the rest as one line."""
+    ordered = sorted(files, key=lambda file: file.size, reverse=True)
+    shown, rest = ordered[:LEFT_OUT_MAX], ordered[LEFT_OUT_MAX - 1 :]
+    if len(rest) > 1:
+        shown = shown[:-1]
+    for file in shown:
+        yield StoredFile(path=file.path[:PATH_MAX], size=file.size, kind=file.kind)
+    if len(rest) > 1:
+        yield StoredFile(path=f"{len(rest)} more files", size=sum(file.size for file in rest), kind="excluded")
+
+
 def _partition(captured: CapturedVolume, stored: StoredRange, *, torn: bool) -> StoredPartition:
     partition, volume = captured.partition, captured.volume
     consistency: Consistency = "torn" if torn else captured.consistency
@@ -53,7 +70,7 @@ def _partition(captured: CapturedVolume, stored: StoredRange, *, torn: bool) -> 
         label=volume.label[:200], uuid=volume.uuid[:200], block_size=volume.block_size,
         bytes_used=captured.kept.size, consistency=consistency, map=captured.used.kind, blocks=stored_map(stored.root),
         excluded=as_ranges(captured.excluded), unreadable=as_ranges(stored.unreadable),
-        left_out=tuple(StoredFile(path=f.path, size=f.size, kind=f.kind) for f in captured.left_out),
+        left_out=tuple(_largest(captured.left_out)),
         notices=tuple(stored_notice(notice) for notice in captured.notices),
     )  # fmt: skip
 

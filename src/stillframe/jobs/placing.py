@@ -48,11 +48,13 @@ class PlacingOptions:
         delta: Read the target first and write only what differs.
         wipe: Make UNUSED zeros too.
         is_zero: The target was just made and reads as zeros.
+        salvage: What cannot be had of the image becomes zeros and is noted; else it ends the run.
     """
 
     delta: bool = False
     wipe: bool = False
     is_zero: bool = False
+    salvage: bool = False
 
 
 class Written:
@@ -93,17 +95,29 @@ class Placer:
         self._chunk_size = chunk_size
         self._options = options
         self._context = context
+        self._lost: list[Extent] = []
+        self._reasons: list[str] = []
+
+    @property
+    def lost(self) -> ExtentSet:
+        """Bytes of the target that are zeros because the image could not be read there."""
+        return ExtentSet.from_extents(self._lost)
+
+    @property
+    def first_reason(self) -> str:
+        """Why something was lost; empty when nothing was."""
+        return self._reasons[0] if self._reasons else ""
 
     def place(self, maps: list[PlacedMap]) -> None:
         """Write all maps.
 
         Raises:
-            DamagedError: A chunk cannot be had; the message names where it belongs.
+            DamagedError: A chunk cannot be had and ``salvage`` is off; the message names where it belongs.
             TargetError, DeviceError: The target failed.
         """
         with Workers(lambda: _PlacingWorker(self), cancel=self._context.cancel) as workers:
             for placed in maps:
-                for span in iter_spans(placed.root, self._chunk_size, self._chunks.read_node):
+                for span in self._spans(placed):
                     self._context.cancel.check()
                     self._fill_gaps(placed, span)
                     for task in self._tasks(placed, span):
@@ -112,8 +126,7 @@ class Placer:
     def write_chunk(self, data: bytes, offset: int, placed: PlacedMap) -> None:
         """Write one chunk where that is allowed."""
         extent = Extent(offset, offset + len(data))
-        parts = [extent] if placed.allowed is None else list(placed.allowed.clipped(extent))
-        for part in parts:
+        for part in _allowed(extent, placed):
             self.target.write_at(part.start, memoryview(data)[part.start - offset : part.end - offset])
             self.written.add(written=part.size)
         self._context.events.emit(BytesMoved(size=len(data)))
@@ -129,14 +142,29 @@ class Placer:
         for place, data in self._chunks.fetch(task.fetch):
             offsets = task.places[place.chunk_id]
             if isinstance(data, DamagedError):
-                raise DamagedError(f"{data.message}; it belongs at byte {offsets[0]} of the target", hint=data.hint)
-            if self._namer.name(data) != place.chunk_id:
-                raise DamagedError(
-                    f"chunk {place.chunk_id.hex()[:16]} is not what it is named for; it belongs at byte {offsets[0]}",
-                    hint="Restore another image. 'stillframe verify' tells which are whole.",
-                )
-            for offset in offsets:
-                self.write_chunk(data, offset, task.placed)
+                self._give_up(data, offsets, task.placed)
+            elif self._namer.name(data) != place.chunk_id:
+                wrong = DamagedError(f"chunk {place.chunk_id.hex()[:16]} is not what it is named for")
+                self._give_up(wrong, offsets, task.placed)
+            else:
+                for offset in offsets:
+                    self.write_chunk(data, offset, task.placed)
+
+    def _spans(self, placed: PlacedMap) -> Iterator[Span]:
+        """The spans of a map; what lies below a damaged node is lost, or ends the run."""
+
+        def lose(error: DamagedError, first: int, count: int) -> None:
+            extent = self._extent(placed, first, count)
+            self._reasons.append(error.message)
+            self._lost.extend(_allowed(extent, placed))  # it becomes zeros with the other gaps
+
+        on_damage = lose if self._options.salvage else None
+        return iter_spans(placed.root, self._chunk_size, self._chunks.read_node, on_damage=on_damage)
+
+    def _extent(self, placed: PlacedMap, first: int, count: int) -> Extent:
+        """Where chunks of a map go on the target; the last chunk of a map may be short."""
+        start = placed.offset + first * self._chunk_size
+        return Extent(start, min(start + count * self._chunk_size, placed.offset + placed.root.size))
 
     def _tasks(self, placed: PlacedMap, span: Span) -> Iterator[_Task]:
         """The reads that bring the data of a leaf; for a delta only of what differs."""
@@ -149,13 +177,27 @@ class Placer:
                 if not (self._options.delta and self._is_there(placed, offset, chunk_id)):
                     places.setdefault(chunk_id, []).append(offset)
         fetches, missing = self._chunks.plan(list(places))
-        if missing:
-            chunk_id, error = missing[0], missing_chunk(missing[0])
-            raise DamagedError(
-                f"{error.message}; it belongs at byte {places[chunk_id][0]} of the target", hint=error.hint
-            )
+        for chunk_id in missing:
+            self._give_up(missing_chunk(chunk_id), places[chunk_id], placed)
         for fetch in fetches:
             yield _Task(fetch, places, placed)
+
+    def _give_up(self, error: DamagedError, offsets: list[int], placed: PlacedMap) -> None:
+        """A chunk cannot be had: end the run, or make its places zeros and note them."""
+        if not self._options.salvage:
+            raise DamagedError(
+                f"{error.message}; it belongs at byte {offsets[0]} of the target",
+                hint="Restore another image: 'stillframe verify' tells which are whole. "
+                "'--salvage' restores what can be had of this one.",
+            )
+        self._reasons.append(error.message)
+        for offset in offsets:
+            extent = self._extent(placed, (offset - placed.offset) // self._chunk_size, 1)
+            for part in _allowed(extent, placed):
+                self._lost.append(part)
+                if not self._options.is_zero:
+                    self.clear(part)
+            self._context.events.emit(BytesMoved(size=extent.size))
 
     def _is_there(self, placed: PlacedMap, offset: int, chunk_id: bytes) -> bool:
         size = min(self._chunk_size, placed.offset + placed.root.size - offset)
@@ -172,10 +214,7 @@ class Placer:
         for first, count, kind in _runs(span):
             if kind is Kind.DATA:
                 continue
-            start = placed.offset + first * self._chunk_size
-            extent = Extent(start, min(start + count * self._chunk_size, placed.offset + placed.root.size))
-            parts = [extent] if placed.allowed is None else list(placed.allowed.clipped(extent))
-            for part in parts:
+            for part in _allowed(self._extent(placed, first, count), placed):
                 if self._options.is_zero or (kind is Kind.UNUSED and not self._options.wipe):
                     self.written.add(skipped=part.size)
                 else:
@@ -188,6 +227,11 @@ class Placer:
         else:
             self.target.zero(extent)
             self.written.add(written=extent.size)
+
+
+def _allowed(extent: Extent, placed: PlacedMap) -> list[Extent]:
+    """The parts of a range of the target that may be written for a map."""
+    return [extent] if placed.allowed is None else list(placed.allowed.clipped(extent))
 
 
 class _PlacingWorker:

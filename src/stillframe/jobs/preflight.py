@@ -5,13 +5,18 @@ Answers: "what will this cost, and is there room?" Reads a few dozen chunks, wri
 
 import contextlib
 import time
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from stillframe.block import ReadFault
+from stillframe.block import CachedReader, ReadFault
+from stillframe.capture import CapturedDisk, CapturedVolume
+from stillframe.errors import MachineRefusal, StillframeError
 from stillframe.extents import Extent
+from stillframe.fs.files import TemporaryFolder, open_files
+from stillframe.host.apart import call_apart
 from stillframe.jobs.chunking import KeptRange
 from stillframe.jobs.pipeline import worker_count
 from stillframe.repo.index import ChunkIndex
@@ -22,6 +27,7 @@ from stillframe.repo.writing import ChunkNamer
 _SAMPLES: Final = 48
 _OVERHEAD: Final = 0.002
 """Of the bytes kept: maps, index and trailers. Measured: below 0.03 % of used bytes plus headers."""
+_PRICING_TIMEOUT_S: Final = 20.0
 RESERVE: Final = 32 << 20
 """Bytes that must stay free: the last pack may go over its size, and the index and the manifest come after it."""
 
@@ -62,6 +68,56 @@ def estimate(
     return Estimate(
         bytes_to_read=to_read, bytes_expected=expected, seconds_expected=to_read * elapsed / sampled / threads
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PricedFolder:
+    """A folder of temporary files, and what keeping it costs before compression.
+
+    Attributes:
+        disk: Number of the disk in the image, from 1.
+        partition: Number of the partition.
+        path: From the root of the volume; with ``/`` behind it, a pattern for ``--exclude``.
+        size: Bytes.
+    """
+
+    disk: int
+    partition: int
+    path: str
+    size: int
+
+
+def price_temporary(disks: Sequence[CapturedDisk], excluded: Collection[str]) -> tuple[PricedFolder, ...]:
+    """What temporary files that will be kept cost, the largest first. Where that cannot be told, nothing is said.
+
+    Args:
+        disks: As captured.
+        excluded: Patterns that leave files out; folders that are left out as a whole are not priced.
+    """
+
+    def price() -> list[PricedFolder]:
+        return [
+            PricedFolder(disk=number, partition=volume.partition.number, path=folder.path, size=folder.size)
+            for number, disk in enumerate(disks, 1)
+            for volume in disk.volumes
+            if volume.used.kind == "used"
+            for folder in _temporary_folders(volume)
+            if f"{folder.path}/" not in excluded
+        ]
+
+    try:
+        folders = call_apart(price, what="looking at temporary files", timeout_s=_PRICING_TIMEOUT_S)
+    except MachineRefusal:  # the figure is a courtesy: a backup goes on without it
+        return ()
+    return tuple(sorted((folder for folder in folders if folder.size), key=lambda folder: -folder.size))
+
+
+def _temporary_folders(volume: CapturedVolume) -> Iterable[TemporaryFolder]:
+    try:
+        files = open_files(CachedReader(volume.reader), volume.volume)
+        return files.price_temporary().records if files is not None else ()
+    except StillframeError:
+        return ()
 
 
 def _spread(ranges: list[KeptRange], chunk_size: int) -> list[tuple[KeptRange, int]]:

@@ -10,19 +10,18 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from stillframe.block import BlockWriter, WindowReader
+from stillframe.block import BlockWriter
 from stillframe.block.file import FileWriter, open_file_reader
 from stillframe.disk import Layout, Patch, fit_table, new_identity, read_layout
-from stillframe.errors import DeviceError, DiskFormatError, TargetError, UsageError
+from stillframe.errors import TargetError, UsageError
 from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
-from stillframe.fs.registry import identify
-from stillframe.host.disks import describe
-from stillframe.host.places import lies_on
 from stillframe.host.target import TargetIdentity, create_target_file, identify_target, open_target
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.placing import PlacedMap, Placer, PlacingOptions
 from stillframe.jobs.tables import TableWriter
+from stillframe.jobs.targets import describe_contents, refuse_repository, require_same_sectors
+from stillframe.repo.losses import LostPart
 from stillframe.repo.map_reader import MapReader
 from stillframe.repo.records import Manifest, StoredDisk, StoredPartition
 from stillframe.repo.repository import Repository
@@ -40,6 +39,7 @@ class RestoreOptions:
         delta: Read the target and write only what differs; also goes on with a restore that was killed.
         wipe: Make what nobody uses zeros too.
         new_identity: Give the disk new ids, so that it can stay beside its original.
+        salvage: Of a damaged image restore what can be had; the rest becomes zeros.
     """
 
     partition: int | None = None
@@ -47,6 +47,7 @@ class RestoreOptions:
     delta: bool = False
     wipe: bool = False
     new_identity: bool = False
+    salvage: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +76,21 @@ class RestorePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreResult:
-    """What a restore did. ``changes`` says what is different from the source, in words."""
+    """What a restore did.
+
+    Attributes:
+        bytes_written: Bytes written to the target.
+        bytes_skipped: Bytes left as they were.
+        seconds: How long it took.
+        changes: What is different from the source, in words.
+        lost: What a salvage could not have of the image, and where it now is zeros.
+    """
 
     bytes_written: int
     bytes_skipped: int
     seconds: float
     changes: tuple[str, ...]
+    lost: tuple[LostPart, ...] = ()
 
 
 def plan_restore(
@@ -98,7 +108,7 @@ def plan_restore(
     if options.onto is not None and part is None:
         raise UsageError("a target partition without a source partition", hint="Write '--partition N:M'.")
     size = part.size if part else disk.size
-    _refuse_repository(repository_folder, target_path)
+    refuse_repository(repository_folder, target_path)
     if not os.path.exists(target_path):
         if options.onto is not None:
             raise TargetError(f"{target_path} does not exist, so it has no partition", hint="Name an existing disk.")
@@ -106,7 +116,7 @@ def plan_restore(
     else:
         target = identify_target(target_path)
         target_size = target.size
-        _require_same_sectors(disk, target_path)
+        require_same_sectors(target_path, disk.sector_size)
         lost = tuple(describe_contents(target_path))
     place = _choose_place(target_path, target_size, size, part, options)
     if part is None:
@@ -142,8 +152,27 @@ def apply_restore(repository: Repository, plan: RestorePlan, context: JobContext
     context.events.emit(JobFinished(verb="restore", seconds=seconds))
     return RestoreResult(
         bytes_written=placer.written.bytes_written, bytes_skipped=placer.written.bytes_skipped, seconds=seconds,
-        changes=changes,
+        changes=changes, lost=tuple(_lost_parts(plan, placer)),
     )  # fmt: skip
+
+
+def _lost_parts(plan: RestorePlan, placer: Placer) -> Iterator[LostPart]:
+    """What is zeros on the target for want of the image's bytes, by the partition it belongs to."""
+    rest = placer.lost
+    chosen = plan.source_disk.partitions if plan.partition is None else (plan.partition,)
+    for part in chosen:
+        start = part.start if plan.partition is None else plan.place.start
+        here = rest.clipped(Extent(start, start + part.size))
+        rest -= here
+        if len(here):
+            yield LostPart(
+                disk_number=plan.source_disk.number, partition_number=part.number, place=f"partition {part.number}",
+                lost=ExtentSet(here.starts - start, here.ends - start),
+            )  # fmt: skip
+    if len(rest):
+        yield LostPart(
+            disk_number=plan.source_disk.number, partition_number=None, place="outside all partitions", lost=rest
+        )
 
 
 def manifest_bytes(disk: StoredDisk) -> int:
@@ -156,22 +185,6 @@ def outside_reader(repository: Repository, manifest: Manifest, disk: StoredDisk)
     return MapReader(
         disk.outside.root(), repository.reader(), chunk_size=manifest.chunk_size, sector_size=disk.sector_size
     )
-
-
-def describe_contents(path: str) -> Iterator[str]:
-    """What is on a disk now, a line for each partition; nothing for a disk of zeros."""
-    with open_file_reader(path) as reader:
-        try:
-            layout = read_layout(reader)
-        except (DiskFormatError, DeviceError) as error:
-            yield f"something that cannot be read as partitions ({error.message})"
-            return
-        windows = [(f"partition {p.number}", p.extent, p.type_name) for p in layout.partitions]
-        for name, extent, type_name in windows or [("the whole disk", Extent(0, reader.size), "")]:
-            volume = identify(WindowReader(reader, extent)).volume
-            words = [volume.filesystem or type_name, f"'{volume.label}'" if volume.label else ""]
-            if windows or volume.filesystem:
-                yield f"{name}: {' '.join(word for word in words if word)}, {format_size(extent.size)}"
 
 
 def _write(
@@ -245,7 +258,10 @@ def _patches(plan: RestorePlan, layout: Layout, outside: MapReader) -> tuple[tup
 
 def _placer(repository: Repository, plan: RestorePlan, target: BlockWriter, context: JobContext) -> Placer:
     options = PlacingOptions(
-        delta=plan.options.delta and plan.target is not None, wipe=plan.options.wipe, is_zero=plan.target is None
+        delta=plan.options.delta and plan.target is not None,
+        wipe=plan.options.wipe,
+        is_zero=plan.target is None,
+        salvage=plan.options.salvage,
     )
     namer = ChunkNamer(repository, bytes.fromhex(plan.manifest.domain))
     return Placer(
@@ -269,28 +285,6 @@ def _find_partition(disk: StoredDisk, number: int) -> StoredPartition:
             return part
     have = ", ".join(str(part.number) for part in disk.partitions)
     raise UsageError(f"the disk has no partition {number}; it has {have}", hint="'stillframe show' lists them.")
-
-
-def _refuse_repository(folder: str, target_path: str) -> None:
-    verdict = lies_on(folder, target_path) if folder else False
-    if verdict is None:
-        raise TargetError(
-            f"nobody can say whether {target_path} holds the repository", hint="Choose a target that surely does not."
-        )
-    if verdict:
-        raise TargetError(
-            f"{target_path} holds the repository at {folder}: it would destroy itself", hint="Choose another disk."
-        )
-
-
-def _require_same_sectors(disk: StoredDisk, target_path: str) -> None:
-    facts = describe(target_path)
-    if facts.kind != "file" and facts.sector_size != disk.sector_size:
-        raise TargetError(
-            f"{target_path} has sectors of {facts.sector_size} bytes, the saved disk of {disk.sector_size}: a copy "
-            "block by block would not start there",
-            hint="Use a disk with the same sector size; some can be switched with 'nvme format' or the maker's tool.",
-        )
 
 
 def _choose_place(

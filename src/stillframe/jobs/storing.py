@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from stillframe.block.file import aligned_buffer
+from stillframe.errors import DeviceError
 from stillframe.events import BytesMoved, EventSink
 from stillframe.extents import ExtentSet
 from stillframe.jobs.chunking import UNIT_SIZE, KeptRange, Leaf, Unit, fill, iter_leaves, nonzero_chunks, touched
@@ -20,6 +21,10 @@ from stillframe.jobs.pipeline import Workers
 from stillframe.repo.blockmap import Kind, MapBuilder, MapRoot
 from stillframe.repo.rows import EntryKind
 from stillframe.repo.writing import ImageWriter, Lane
+from stillframe.units import format_size
+
+GIVE_UP_SIZE: Final = 64 << 20
+"""Bytes in a row that fail before a backup is given up: an image of zeros helps nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +83,23 @@ class Tally:
     def __init__(self) -> None:
         self.bytes_read = 0
         self._bad: list[tuple[int, ExtentSet]] = []
+        self._bad_run = 0
 
     def add(self, unit: Unit, bad: ExtentSet) -> None:
-        """Count a unit. Lists and numbers of CPython take this from several threads."""
+        """Count a unit. Lists and numbers of CPython take this from several threads.
+
+        Raises:
+            DeviceError: Nothing at all could be read for so long that the device is most likely gone.
+        """
         self.bytes_read += unit.to_read.size
+        self._bad_run = self._bad_run + bad.size if bad.size == unit.to_read.size else 0
         if len(bad):
             self._bad.append((id(unit.source), bad))
+        if self._bad_run >= GIVE_UP_SIZE:
+            raise DeviceError(
+                f"{format_size(self._bad_run)} in a row could not be read: the disk does not answer any more",
+                hint="Check its cable and power. What was stored stays; run the backup again to go on.",
+            )
 
     def unreadable(self, source: KeptRange) -> ExtentSet:
         """What could not be read of a range."""

@@ -3,7 +3,7 @@
 Answers: "would this image come back?" Reports all that is wrong and goes on to the end; the verdict is kept as a proof.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from stillframe.clock import rfc3339
@@ -12,7 +12,9 @@ from stillframe.events import Finding, JobFinished, JobStarted
 from stillframe.extents import ExtentSet
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.examining import Examination, keep_proof
+from stillframe.jobs.lost_files import name_lost_files
 from stillframe.repo.blockmap import iter_spans
+from stillframe.repo.losses import LostPart, survey_images
 from stillframe.repo.packs import Fetch
 from stillframe.repo.reading import ChunkReader, missing_chunk
 from stillframe.repo.records import Manifest, ProofRecord
@@ -20,7 +22,7 @@ from stillframe.repo.repository import Repository
 from stillframe.repo.rows import ids_array
 from stillframe.repo.sealing import make_id
 from stillframe.repo.session import Owner
-from stillframe.repo.walk import IdSet, MapSurvey, iter_maps
+from stillframe.repo.walk import IdSet, iter_maps
 from stillframe.repo.writing import ChunkNamer
 from stillframe.units import format_size
 
@@ -58,7 +60,8 @@ def verify_image(repository: Repository, manifest: Manifest, *, quick: bool, con
     else:
         examination.examine(_fetches(manifest, reader, examination), context.cancel)
         how = examination.how
-    findings = tuple(_lost_ranges(manifest, reader, examination))
+    lost = tuple(_lost_parts(manifest, reader, examination))
+    findings = (*_lost_ranges(manifest, lost, examination), *name_lost_files(reader, manifest, lost))
     for finding in findings:
         context.events.emit(finding)
     proof = _proof(repository, manifest, examination, findings, owner=context.owner, quick=quick, how=how)
@@ -93,21 +96,24 @@ def _fetches(manifest: Manifest, reader: ChunkReader, examination: Examination) 
                 yield from fetches
 
 
-def _lost_ranges(manifest: Manifest, reader: ChunkReader, examination: Examination) -> Iterator[Finding]:
-    """What is lost, in bytes of disks and partitions."""
+def _lost_parts(manifest: Manifest, reader: ChunkReader, examination: Examination) -> Iterator[LostPart]:
+    """What is lost, in bytes of partitions."""
     bad = IdSet.of(ids_array(b"".join(examination.bad)))
-    survey = MapSurvey(reader, lambda ids: bad.contains(ids) | ~reader.index.contains(ids))
-    for place in iter_maps(manifest):
-        lost = survey.lost_bytes(place)
-        if len(lost):
-            reason = next(iter(examination.bad.values()), "its pack is lost")
-            yield Finding(
-                code="image-damaged", thing=manifest.image,
-                message=f"image {manifest.image[:8]}, {place.words}: {format_size(lost.size)} cannot be restored, "
-                f"at bytes {in_words(lost)}. First reason: {reason}",
-                hint="While the source still exists, 'stillframe backup' stores them again. Then look at the disk "
-                "the repository lies on.",
-            )  # fmt: skip
+    for state in survey_images(reader, [manifest], lambda ids: bad.contains(ids) | ~reader.index.contains(ids)):
+        yield from state.lost
+
+
+def _lost_ranges(manifest: Manifest, parts: Iterable[LostPart], examination: Examination) -> Iterator[Finding]:
+    """What is lost, in words."""
+    reason = next(iter(examination.bad.values()), "its pack is lost")
+    for part in parts:
+        yield Finding(
+            code="image-damaged", thing=manifest.image,
+            message=f"image {manifest.image[:8]}, {part.place}: {format_size(part.lost.size)} cannot be restored, "
+            f"at bytes {in_words(part.lost)}. First reason: {reason}",
+            hint="While the source still exists, 'stillframe backup' stores them again. Then look at the disk "
+            "the repository lies on. 'stillframe restore --salvage' restores all the rest.",
+        )  # fmt: skip
 
 
 def in_words(extents: ExtentSet, *, most: int = 5) -> str:

@@ -23,6 +23,8 @@ _MAGIC: Final = b"SFMN"
 
 ReadNode = Callable[[bytes], bytes]
 """Gives the plaintext of the node with this id."""
+OnDamage = Callable[[DamagedError, int, int], None]
+"""Is told why a node cannot be had, the first of the chunks below it, and how many they are."""
 StoreNode = Callable[[bytes], bytes]
 """Stores the plaintext of a node and gives its id."""
 
@@ -182,27 +184,52 @@ class Span:
     node_id: bytes = b""
 
 
-def iter_spans(root: MapRoot, chunk_size: int, read: ReadNode) -> Iterator[Span]:
+def iter_spans(root: MapRoot, chunk_size: int, read: ReadNode, *, on_damage: OnDamage | None = None) -> Iterator[Span]:
     """All entries of a map in order, a leaf or a uniform subtree at a time.
 
+    Args:
+        root: The map.
+        chunk_size: Bytes of a chunk.
+        read: Reads a node by its id.
+        on_damage: Told of a node that is damaged; what lies below it is then one span of kind ``UNREADABLE``.
+
     Raises:
-        DamagedError: A node is damaged; ``read`` may raise its own errors.
+        DamagedError: A node is damaged and nobody wants to be told; ``read`` may raise its own errors.
     """
     count = chunk_count(root.size, chunk_size)
     if count:
-        yield from _descend(root.root, root_level(count), 0, count, read)
+        yield from _descend(root.root, root_level(count), 0, count, _NodeSource(read, on_damage))
 
 
-def _descend(entry: Entry, level: int, first: int, count: int, read: ReadNode) -> Iterator[Span]:
+@dataclass(frozen=True, slots=True)
+class _NodeSource:
+    read: ReadNode
+    on_damage: OnDamage | None
+
+    def node(self, node_id: bytes, *, level: int, first: int, count: int) -> Node | None:
+        """A node; ``None`` for a damaged one whose damage was told."""
+        try:
+            return parse_node(self.read(node_id), level=level, count=-(-count // FANOUT**level))
+        except DamagedError as error:
+            if self.on_damage is None:
+                raise
+            self.on_damage(error, first, count)
+            return None
+
+
+def _descend(entry: Entry, level: int, first: int, count: int, source: _NodeSource) -> Iterator[Span]:
     if entry.kind is not Kind.DATA:
         yield Span(first, count, entry.kind)
         return
     below = FANOUT**level
-    node = parse_node(read(entry.id), level=level, count=-(-count // below))
+    node = source.node(entry.id, level=level, first=first, count=count)
+    if node is None:
+        yield Span(first, count, Kind.UNREADABLE)
+        return
     if level == 0:
         yield Span(first, count, Kind.DATA, node, entry.id)
         return
     ids = node.entry_ids()
     for number, kind in enumerate(node.kinds.tolist()):
         start = number * below
-        yield from _descend(Entry(Kind(kind), ids[number]), level - 1, first + start, min(below, count - start), read)
+        yield from _descend(Entry(Kind(kind), ids[number]), level - 1, first + start, min(below, count - start), source)

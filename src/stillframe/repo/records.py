@@ -23,8 +23,10 @@ OptionalHex32 = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")]
 Size = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Small = Annotated[int, Meta(ge=0, le=1 << 32)]
 Word = Annotated[str, Meta(max_length=200)]
-Text = Annotated[str, Meta(max_length=4000)]
+PATH_MAX: Final = 4000
+Text = Annotated[str, Meta(max_length=PATH_MAX)]
 Time = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\Z")]
+LEFT_OUT_MAX: Final = 1000
 Ranges = Annotated[tuple[tuple[Size, Size], ...], Meta(max_length=1_000_000)]
 
 JSON_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -86,7 +88,7 @@ def stored_map(root: MapRoot) -> StoredMap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFile:
-    """A file whose contents were left out: paging, hibernation, swap."""
+    """A file whose contents were left out: ``paging``, ``hibernation``, ``swap``, ``excluded`` (by a person)."""
 
     path: Text
     size: Size
@@ -118,7 +120,7 @@ class StoredPartition:
     map: Literal["used", "raw"] = "raw"
     excluded: Ranges = ()
     unreadable: Ranges = ()
-    left_out: Annotated[tuple[StoredFile, ...], Meta(max_length=1000)] = ()
+    left_out: Annotated[tuple[StoredFile, ...], Meta(max_length=LEFT_OUT_MAX)] = ()
     notices: Annotated[tuple[StoredNotice, ...], Meta(max_length=1000)] = ()
 
 

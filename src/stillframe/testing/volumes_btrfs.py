@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from stillframe.extents import Extent, ExtentSet
-from stillframe.fs.ext.crc import crc32c
+from stillframe.fs.crc32c import crc32c
 from stillframe.testing.volumes_windows import run_tool
 
 SUPERBLOCK: Final = 64 << 10

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from stillframe.block import BlockReader
 from stillframe.errors import DiskFormatError
-from stillframe.fs.ext.crc import crc32c
+from stillframe.fs.crc32c import crc32c
 from stillframe.fs.ext.groups import CHECK_HINT, GroupTable
 from stillframe.fs.ext.superblock import Superblock
 

@@ -1,0 +1,72 @@
+"""A reader that remembers the pages it read last: for whoever asks for many small pieces of something slow.
+
+A file system's parser reads a few hundred bytes here and there; each of them would open and expand a whole chunk of a
+stored image again.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Final
+
+from stillframe.block.base import BlockReader, Buffer, KnownExtent, check_range
+from stillframe.extents import Extent
+
+
+class CachedReader:
+    """``inner``, read a page at a time; the pages that were used last are kept.
+
+    Args:
+        inner: What is read.
+        page_size: Bytes of a page.
+        pages_max: Pages that are kept: the memory that it takes, in pages.
+    """
+
+    def __init__(self, inner: BlockReader, *, page_size: int = 256 << 10, pages_max: int = 128) -> None:
+        self._inner = inner
+        self._page_size: Final = page_size
+        self._pages_max: Final = pages_max
+        self._pages: OrderedDict[int, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return self._inner.size
+
+    @property
+    def sector_size(self) -> int:
+        """Bytes of a logical sector."""
+        return self._inner.sector_size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Exactly ``length`` bytes; errors of the inner reader, which are not remembered."""
+        buffer = bytearray(length)
+        self.read_into(offset, buffer)
+        return bytes(buffer)
+
+    def read_into(self, offset: int, buffer: Buffer) -> None:
+        """Fill ``buffer``; errors as ``read_at``."""
+        check_range(self.size, offset, len(buffer))
+        end = offset + len(buffer)
+        for number in range(offset // self._page_size, -(-end // self._page_size)):
+            start = number * self._page_size
+            first, last = max(start, offset), min(start + self._page_size, end)
+            buffer[first - offset : last - offset] = self._page(number)[first - start : last - start]
+
+    def known_extents(self, within: Extent) -> Iterator[KnownExtent]:
+        """What the inner reader knows."""
+        return self._inner.known_extents(within)
+
+    def _page(self, number: int) -> bytes:
+        with self._lock:
+            if number in self._pages:
+                self._pages.move_to_end(number)
+                return self._pages[number]
+        start = number * self._page_size
+        page = self._inner.read_at(start, min(self._page_size, self.size - start))
+        with self._lock:
+            self._pages[number] = page
+            if len(self._pages) > self._pages_max:
+                self._pages.popitem(last=False)
+        return page

@@ -1,0 +1,49 @@
+"""A child process answers, fails, crashes or hangs; this one goes on."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from stillframe.errors import DiskFormatError, MachineRefusal
+from stillframe.extents import Extent, ExtentSet
+from stillframe.host.apart import call_apart
+
+
+def test_the_answer_comes_back_whatever_its_size() -> None:
+    extents = ExtentSet.of(Extent(1, 2), Extent(5, 1 << 50))
+    assert call_apart(lambda: extents, what="asking") == extents
+    assert call_apart(lambda: b"x" * 5_000_000, what="asking") == b"x" * 5_000_000
+    assert call_apart(lambda: None, what="asking") is None
+
+
+def test_what_the_child_changes_stays_there() -> None:
+    seen: list[int] = []
+    call_apart(lambda: seen.append(1), what="asking")
+    assert seen == []
+
+
+def test_its_own_errors_keep_their_words() -> None:
+    def fail() -> None:
+        raise DiskFormatError("the folder is broken", hint="look")
+
+    with pytest.raises(MachineRefusal, match="asking failed: the folder is broken") as caught:
+        call_apart(fail, what="asking")
+    assert caught.value.hint == "look"
+    with pytest.raises(MachineRefusal, match="ZeroDivisionError"):
+        call_apart(lambda: 1 // 0, what="asking")
+
+
+def test_a_crash_is_told() -> None:
+    with pytest.raises(MachineRefusal, match=r"asking crashed \(signal 9\)"):
+        call_apart(lambda: os.kill(os.getpid(), signal.SIGKILL), what="asking")
+
+
+def test_a_child_that_hangs_is_ended() -> None:
+    began = time.monotonic()
+    with pytest.raises(MachineRefusal, match=r"did not end within 0\.2 seconds"):
+        call_apart(lambda: time.sleep(600), what="asking", timeout_s=0.2)
+    assert time.monotonic() - began < 60
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
