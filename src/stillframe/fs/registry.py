@@ -12,6 +12,7 @@ from stillframe.block import BlockReader, ReadFault
 from stillframe.errors import DiskFormatError
 from stillframe.events import Notice
 from stillframe.fs.base import Filesystem, UsedMap, Volume, raw_map
+from stillframe.fs.btrfs import BtrfsFilesystem
 from stillframe.fs.exfat import ExfatFilesystem
 from stillframe.fs.ext import ExtFilesystem
 from stillframe.fs.fat import FatFilesystem
@@ -22,7 +23,7 @@ from stillframe.fs.xfs import XfsFilesystem, read_frozen_map
 
 FILESYSTEMS: Final[tuple[Filesystem, ...]] = (
     ContainerVolumes(), NtfsFilesystem(), FatFilesystem(), ExfatFilesystem(), ExtFilesystem(), XfsFilesystem(),
-    SwapFilesystem(), ForeignFilesystems(),
+    BtrfsFilesystem(), SwapFilesystem(), ForeignFilesystems(),
 )  # fmt: skip
 
 
