@@ -31,6 +31,7 @@ WRITER = Path(__file__).with_name("busy_writer.py")
 MAKE = {
     "ext4": ["mkfs.ext4", "-q", "-F"],
     "xfs": ["mkfs.xfs", "-q", "-f"],
+    "btrfs": ["mkfs.btrfs", "-q", "-f"],
 }
 FIO = ("--rw=randwrite", "--bs=4k", "--size=40M", "--time_based", "--runtime=60", "--rate=30m", "--thread")
 WRITERS = {

@@ -13,13 +13,15 @@ from stillframe.errors import DiskFormatError
 from stillframe.events import Notice
 from stillframe.fs.base import Filesystem, UsedMap, Volume, raw_map
 from stillframe.fs.btrfs import BtrfsFilesystem
+from stillframe.fs.btrfs import read_frozen_map as read_frozen_btrfs
 from stillframe.fs.exfat import ExfatFilesystem
 from stillframe.fs.ext import ExtFilesystem
 from stillframe.fs.fat import FatFilesystem
 from stillframe.fs.ntfs import NtfsFilesystem
 from stillframe.fs.recognised import ContainerVolumes, ForeignFilesystems
 from stillframe.fs.swap import SwapFilesystem
-from stillframe.fs.xfs import XfsFilesystem, read_frozen_map
+from stillframe.fs.xfs import XfsFilesystem
+from stillframe.fs.xfs import read_frozen_map as read_frozen_xfs
 
 FILESYSTEMS: Final[tuple[Filesystem, ...]] = (
     ContainerVolumes(), NtfsFilesystem(), FatFilesystem(), ExfatFilesystem(), ExtFilesystem(), XfsFilesystem(),
@@ -27,7 +29,10 @@ FILESYSTEMS: Final[tuple[Filesystem, ...]] = (
 )  # fmt: skip
 
 
-_FROZEN_MAPS: Final[dict[str, Callable[[BlockReader], UsedMap]]] = {"xfs": read_frozen_map}
+_FROZEN_MAPS: Final[dict[str, Callable[[BlockReader], UsedMap]]] = {
+    "btrfs": read_frozen_btrfs,
+    "xfs": read_frozen_xfs,
+}
 """File systems that a freeze leaves looking unclean, though their maps are current. The others look unmounted."""
 
 
