@@ -22,6 +22,7 @@ from stillframe.block.file import aligned_buffer, open_file_reader
 from stillframe.capture.offline import OpenSource
 from stillframe.capture.source import CapturedDisk, Selection, capture_disk
 from stillframe.errors import Disturbed
+from stillframe.events import Notice
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.blocks import BlockNode
 from stillframe.host.disks import DiskFacts
@@ -60,6 +61,15 @@ class LiveSource(OpenSource):
             frozen=places,
         )  # fmt: skip
         return capture_disk(self.reader, self.facts, wanted)
+
+    @property
+    def announcement(self) -> Notice:
+        """How it is going to be held still, for the plan."""
+        held = ", ".join(dict.fromkeys(volume.where for volume in self.volumes if volume.way != "swap"))
+        return Notice(
+            code="in-use",
+            message=f"{self.facts.path} is in use: {held or 'swap'} is held still for a moment at the end",
+        )  # fmt: skip
 
     def stayed_still(self) -> bool:
         """It did not, and was followed instead: ``Watch`` has proven what the image is."""

@@ -152,9 +152,11 @@ def apply_backup(
 
 
 def _all_notices(sources: Sequence[OpenSource], disks: Sequence[CapturedDisk]) -> Iterator[Notice]:
-    for source in sources:
+    for source, disk in zip(sources, disks, strict=True):
         yield from source.notices
-    for disk in disks:
+        if isinstance(source, LiveSource):  # what a look at it says now need not hold under the freeze
+            yield source.announcement
+            continue
         yield from disk.notices
         for volume in disk.volumes:
             yield from volume.notices
