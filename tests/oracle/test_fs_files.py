@@ -433,7 +433,8 @@ def test_the_recycle_bin_of_a_stick(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "shape"), [("ntfs", "4k"), ("exfat", "4k"), ("ext", "ext4"), ("ext", "ext2 1k"), ("fat", "16")]
+    ("kind", "shape"),
+    [("ntfs", "4k"), ("exfat", "4k"), ("exfat", "1m"), ("ext", "ext4"), ("ext", "ext2 1k"), ("fat", "16")],
 )
 def test_lost_bytes_have_names(filled: Make, kind: str, shape: str) -> None:
     image, files = filled(kind, shape)

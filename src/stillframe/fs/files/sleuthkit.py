@@ -22,7 +22,7 @@ from stillframe.fs.files.names import show_name
 # tsk_fs.h: TSK_FS_NAME_FLAG_ENUM, TSK_FS_META_TYPE_ENUM, TSK_FS_ATTR_FLAG_ENUM, TSK_FS_ATTR_RUN_FLAG_ENUM,
 # TSK_FS_ATTR_TYPE_ENUM.
 _NAME_ALLOCATED: Final = 0x01
-_META_REGULAR, _META_FOLDER = 1, 2
+_META_REGULAR, _META_FOLDER, _META_VIRTUAL = 1, 2, 10
 _ATTRIBUTE_OUTSIDE, _ATTRIBUTE_COMPRESSED = 0x02, 0x20
 _RUN_FILLER_OR_SPARSE: Final = 0x01 | 0x02
 DATA_TYPES: Final = frozenset({1, 128})
@@ -220,8 +220,9 @@ class SleuthVolume:
 
     def _iter_streams(self, entry: Entry) -> Iterator[Stream]:
         unit, size = self._unit, self._reader.size
-        if not entry.handle.max_attr and entry.size:
-            # tsk_fs_file_attr_getsize: what lists the blocks could not be read, and the error is forgotten.
+        if not entry.handle.max_attr and entry.size and int(entry.handle.info.meta.type) != _META_VIRTUAL:
+            # tsk_fs_file_attr_getsize: what lists the blocks could not be read, and the error is forgotten. A table
+            # that the library shows as a file has no blocks where it is smaller than one: exFAT's $FAT1.
             raise DiskFormatError(f"{self._name}, file {entry.number}: nothing says where its contents are", hint=HINT)
         for attribute in entry.handle:
             facts = attribute.info
