@@ -194,6 +194,11 @@ def test_refusals_name_the_next_step(
     assert "another disk" in refused.errors
     elsewhere = tmp_path / "repository"
     assert call("init", elsewhere).exit_code == 0
+    refused = call("backup", device, "--exclude", "*.iso", "--repo", elsewhere)
+    assert refused.exit_code == 2
+    assert "Leave it out" in refused.errors
+    cloned = call("clone", device, tmp_path / "copy", "--yes")
+    assert cloned.exit_code == SourceInUse.exit_code
     monkeypatch.setattr(tracing, "TRACEFS", str(tmp_path))
     monkeypatch.setattr(tracing, "_TRACEFS_OLD", str(tmp_path))
     refused = call("backup", device, "--repo", elsewhere)

@@ -18,6 +18,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from stillframe.block.file import aligned_buffer, open_file_reader
 from stillframe.capture.offline import OpenSource
 from stillframe.capture.source import CapturedDisk, Selection, capture_disk
@@ -35,6 +37,7 @@ from stillframe.host.mounts import Users
 
 HELD_BYTES_MAX: Final = 256 << 20
 """Bytes that may be read into memory under the freeze; with more, another round of copying comes first."""
+_ROOM_MIN: Final = 16 << 20
 _DRAIN_S: Final = 0.02
 _READERS: Final = 4
 
@@ -181,8 +184,9 @@ class Watch:
             MachineRefusal: It cannot be frozen.
         """
         settle(self._mounted)
+        room = _Room(self._expected_size())
         with frozen(self._freezable, self._watchdog) as stillness:
-            held = self._read_held(selection, already)
+            held = self._read_held(selection, already, room)
             if held is not None and self.on_hold is not None:
                 self.on_hold()
         if held is None:
@@ -199,7 +203,7 @@ class Watch:
         return tuple(one for one in self._mounted if ways[one.where] == "frozen")
 
     def _read_held(
-        self, selection: Selection, already: Sequence[Sequence[ExtentSet]]
+        self, selection: Selection, already: Sequence[Sequence[ExtentSet]], room: "_Room"
     ) -> tuple[tuple[CapturedDisk, ...], tuple[tuple[tuple[Piece, ...], ...], ...]] | None:
         """Maps and missing bytes, while everything is frozen."""
         changed = self.changed()
@@ -212,10 +216,10 @@ class Watch:
                 [_missing(disk, number, change, read) for number, read in enumerate(reads)]
                 for disk, change, reads in zip(disks, changed, already, strict=True)
             ]
-            if sum(extents.size for ranges in missing for extents in ranges) > HELD_BYTES_MAX:
+            if sum(extents.size for ranges in missing for extents in ranges) > room.size:
                 return None
             pieces = tuple(
-                tuple(self._read_pieces(disk, number, extents) for number, extents in enumerate(ranges))
+                tuple(self._read_pieces(disk, number, extents, room) for number, extents in enumerate(ranges))
                 for disk, ranges in zip(disks, missing, strict=True)
             )
             self._require_quiet(disks)
@@ -225,14 +229,14 @@ class Watch:
                 self._unclear(changed)
         return disks, pieces
 
-    def _read_pieces(self, disk: CapturedDisk, number: int, extents: ExtentSet) -> tuple[Piece, ...]:
-        if not len(extents):
-            return ()
+    def _expected_size(self) -> int:
+        """Room that the freeze will most likely need, twice over."""
+        changed = sum(extents.size for extents in self.changed())
+        return min(HELD_BYTES_MAX, max(_ROOM_MIN, 2 * changed))
+
+    def _read_pieces(self, disk: CapturedDisk, number: int, extents: ExtentSet, room: "_Room") -> tuple[Piece, ...]:
         reader = disk.reader if number == 0 else disk.volumes[number - 1].reader
-        buffer, pieces, filled = aligned_buffer(extents.size), [], 0
-        for extent in extents:
-            pieces.append(Piece(offset=extent.start, data=buffer[filled : filled + extent.size]))
-            filled += extent.size
+        pieces = [Piece(offset=extent.start, data=room.take(extent.size)) for extent in extents]
         list(self._readers.map(lambda piece: reader.read_into(piece.offset, piece.data), pieces))
         return tuple(pieces)
 
@@ -262,6 +266,21 @@ class Watch:
             for source, trace, extents in zip(self._sources, self._traces, changed, strict=True):
                 for extent in extents:
                     trace.changed.mark(extent.shifted(source.leaf.place.start))
+
+
+class _Room:
+    """Memory that was made and touched before the freeze: under it none may have to be found."""
+
+    def __init__(self, size: int) -> None:
+        self.size: Final = size
+        self._buffer = aligned_buffer(size)
+        np.frombuffer(self._buffer, np.uint8)[::4096] = 0
+        self._filled = 0
+
+    def take(self, size: int) -> memoryview:
+        """The next ``size`` bytes; the caller has seen that they are there."""
+        start, self._filled = self._filled, self._filled + size
+        return self._buffer[start : self._filled]
 
 
 @contextmanager

@@ -191,6 +191,20 @@ def thaw_filesystem(descriptor: int) -> None:
     fcntl.ioctl(descriptor, FITHAW, 0)
 
 
+def lock_memory(*, locked: bool) -> None:
+    """Keep every page this process has now in memory, or let them go again; as far as that is allowed.
+
+    Source: mlockall(2).
+    """
+    if sys.platform != "linux":
+        raise refusal("locking memory")
+    libc = ctypes.CDLL(None)
+    if locked:
+        libc.mlockall(_MCL_CURRENT)
+    else:
+        libc.munlockall()
+
+
 def stand_alone() -> None:
     """Leave the session of whoever started this process, and keep all its pages in memory, as far as that is allowed.
 

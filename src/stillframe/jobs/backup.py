@@ -88,6 +88,12 @@ def plan_backup(
     paths = [source.facts.path for source in sources]
     if not paths or len(set(paths)) < len(paths):
         raise UsageError("name at least one source, each once", hint="'stillframe disks' lists them.")
+    if options.selection.exclude and any(isinstance(source, LiveSource) for source in sources):
+        raise UsageError(
+            "'--exclude' is not possible for a disk in use in this version: looking for the files takes too long for a "
+            "freeze",
+            hint="Leave it out, or unmount the disk first.",
+        )
     disks = tuple(source.capture(options.selection) for source in sources)
     images = [image.manifest for image in repository.images().images]
     baseline = choose_baseline(images, wanted=options.kind, name=options.name, machine_id=owner.machine.id, disks=disks)

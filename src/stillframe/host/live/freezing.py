@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from stillframe.errors import MachineRefusal, ThawedEarly
-from stillframe.host.linux import freeze_filesystem, open_for_reading, sync_filesystem, thaw_filesystem
+from stillframe.host.linux import freeze_filesystem, lock_memory, open_for_reading, sync_filesystem, thaw_filesystem
 from stillframe.host.live.watchdog import Watchdog
 
 _SETTLED_S: Final = 0.1
@@ -86,6 +86,7 @@ def frozen(filesystems: Sequence[MountedFilesystem], watchdog: Watchdog) -> Iter
         ThawedEarly: One of them did not stay frozen.
     """
     stillness, done = Stillness(), list[MountedFilesystem]()
+    lock_memory(locked=True)  # the pages of this program may lie on what is frozen
     began = time.monotonic()
     watchdog.arm()
     broken: MountedFilesystem | None = None
@@ -99,6 +100,7 @@ def frozen(filesystems: Sequence[MountedFilesystem], watchdog: Watchdog) -> Iter
             broken = broken if _thaw(filesystem) else filesystem
         watchdog.disarm()
         stillness.seconds = time.monotonic() - began
+        lock_memory(locked=False)
     if broken is not None:
         raise ThawedEarly(
             f"{broken.where} was thawed by somebody else while it was read: the image is discarded",
