@@ -12,6 +12,8 @@
     |  `- DamagedError        14    the repository: check, then repair
     |- MachineRefusal         20    this machine: a privilege, a program or a feature is missing
     |  |- SourceInUse         20    the source is mounted read-write
+    |  |- Disturbed           20    a source in use could not be held still
+    |  |  `- ThawedEarly      20    somebody else thawed it
     |  `- MissingProgram      20    a program must be installed
     |- DiskFormatError        21    the bytes on a disk are not what the format says
     |- TargetError            22    the target is wrong, mounted or too small
@@ -100,6 +102,18 @@ class SourceInUse(MachineRefusal):
     """The source is mounted read-write, so its bytes change while they are read."""
 
     code = "source-in-use"
+
+
+class Disturbed(MachineRefusal):
+    """A source in use was written while it was held still, or not every write was seen."""
+
+    code = "disturbed"
+
+
+class ThawedEarly(Disturbed):
+    """A file system did not stay frozen: another program thawed it, or the watchdog did."""
+
+    code = "thawed-early"
 
 
 class MissingProgram(MachineRefusal):

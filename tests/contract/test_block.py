@@ -12,8 +12,10 @@ from stillframe.block import BlockReader, BlockWriter, CachedReader, MemoryDisk,
 from stillframe.block.file import FileWriter, open_file_reader, open_file_writer
 from stillframe.block.window import WindowWriter
 from stillframe.extents import Extent
+from stillframe.host.windows.reader import open_handle_reader
 from stillframe.testing.block_contract import READER_CHECKS, WRITER_CHECKS, contents
 from stillframe.testing.faulty_disk import FaultyDisk
+from stillframe.testing.windows_device import MemoryDevice
 
 SIZE = 96 * 1024
 
@@ -121,10 +123,20 @@ def faulty_disk(_: Path, content: bytes) -> Iterator[BlockReader]:
         yield disk
 
 
+@contextlib.contextmanager
+def windows_handle(_: Path, content: bytes) -> Iterator[BlockReader]:
+    device = MemoryDevice(content, sector_size=4096)
+    with open_handle_reader(device, r"\\.\PhysicalDrive0", sector_size=4096) as reader:
+        yield reader
+    assert device.open_handles == 0
+
+
 Writers = Callable[[Path, bytes], contextlib.AbstractContextManager[BlockWriter]]
 Readers = Callable[[Path, bytes], contextlib.AbstractContextManager[BlockReader]]
 WRITERS: list[Writers] = [memory, memory_4096, window, file, file_direct, loop_512, loop_4096]
-READERS: list[Readers] = [*WRITERS, reader_of_file, reader_of_loop, window_reader, overlay, cached, faulty_disk]
+READERS: list[Readers] = [
+    *WRITERS, reader_of_file, reader_of_loop, window_reader, overlay, cached, faulty_disk, windows_handle
+]  # fmt: skip
 ROOT = {loop_512, loop_4096, reader_of_loop}
 
 

@@ -15,6 +15,7 @@ from stillframe.testing.disk_builder import fill_with_noise, write_gpt, write_mb
 from stillframe.testing.disks_partitioned import make_disk, see_table
 from stillframe.testing.job_runs import backup, backup_paths, make_repository, restore
 from stillframe.testing.real_disks import LEFT_OUT, MIB, hash_file
+from stillframe.testing.volumes_btrfs import make_btrfs
 from stillframe.testing.volumes_linux import build_luks, build_lvm2, build_raid, build_swap
 from stillframe.testing.volumes_windows import fill_tree, hash_tree, run_tool
 from stillframe.testing.volumes_xfs import make_xfs
@@ -71,22 +72,28 @@ def test_an_xfs_on_a_whole_disk(tmp_path: Path) -> None:
         assert hash_tree(root) == files
 
 
-@pytest.mark.parametrize("kind", ["btrfs", "f2fs-like"])
-def test_file_systems_whose_maps_are_not_read_are_named_and_kept_whole(tmp_path: Path, kind: str) -> None:
+def test_a_btrfs_on_a_whole_disk(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
-    disk.touch()
-    if kind == "f2fs-like":
-        disk.write_bytes(os.urandom(2 * MIB))
-    else:
-        os.truncate(disk, 115 * MIB)
-        run_tool(f"mkfs.{kind}", "-q", str(disk))
-        with real_disks.mounted_kernel(disk, tmp_path / "mount") as root:
-            (root / "file").write_bytes(os.urandom(700_000))
+    make_btrfs(disk, "-L", "files", size=310 * MIB + 512)
+    with real_disks.mounted_kernel(disk, tmp_path / "mount") as root:
+        fill_tree(root, seed=3, size=5 * MIB)
+        files = hash_tree(root)
     stored, restored = there_and_back(disk, tmp_path)
     part = only_part(stored)
-    assert (part.filesystem, part.map) == ("" if kind == "f2fs-like" else kind, "raw")
+    assert (part.filesystem, part.label, part.map, part.left_out) == ("btrfs", "files", "used", ())
+    assert part.bytes_used < 0.1 * disk.stat().st_size
+    real_disks.check_volume("btrfs", restored)
+    with real_disks.mounted_kernel(restored, tmp_path / "mount") as root:
+        assert hash_tree(root) == files
+
+
+def test_what_nobody_knows_is_kept_whole(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(os.urandom(2 * MIB))
+    stored, restored = there_and_back(disk, tmp_path)
+    part = only_part(stored)
+    assert (part.filesystem, part.map) == ("", "raw")
     assert hash_file(restored) == hash_file(disk)
-    real_disks.check_volume(kind, restored)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from stillframe.fs.base import LeftOutFile, Volume
 from stillframe.fs.files import FileTree, Found, open_files, parse_pattern
 from stillframe.fs.files.names import read_name
 from stillframe.fs.files.sleuthkit import DATA_TYPES, Stream
-from stillframe.fs.files.walk import Limits, Walk
-from stillframe.fs.registry import identify
+from stillframe.fs.files.walk import NOTICES_MAX, Limits, Walk
+from stillframe.fs.registry import identify, read_used_map
 from stillframe.testing import volumes_windows as volumes
 from stillframe.testing.faulty_disk import FaultyDisk, PlannedFault
 
@@ -433,7 +433,8 @@ def test_the_recycle_bin_of_a_stick(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "shape"), [("ntfs", "4k"), ("exfat", "4k"), ("ext", "ext4"), ("ext", "ext2 1k"), ("fat", "16")]
+    ("kind", "shape"),
+    [("ntfs", "4k"), ("exfat", "4k"), ("exfat", "1m"), ("ext", "ext4"), ("ext", "ext2 1k"), ("fat", "16")],
 )
 def test_lost_bytes_have_names(filled: Make, kind: str, shape: str) -> None:
     image, files = filled(kind, shape)
@@ -554,6 +555,122 @@ def test_files_that_share_blocks_are_kept(tmp_path: Path) -> None:
     answer = excluded(open_tree(image), "/**")
     assert ([file.path for file in answer.records], answer.is_complete) == ([], False)
     assert "share" in answer.notices[0].message
+
+
+OLD = "-t ext4 -b 4096 -O ^extents,^64bit"
+
+
+def make_two_folders(image: Path, tree: Path, layout: str) -> None:
+    """``/one/gone`` is to be left out, ``/two/kept`` is not."""
+    for path, size in (("one/gone", 4000), ("one/large", 100_000), ("two/kept", 4000)):
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree / path).write_bytes(os.urandom(size))
+    make_ext(image, f"{layout} -d {tree}", size=16 * MIB)
+
+
+def first_number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    assert found is not None, text
+    return int(found[1])
+
+
+def find_block(image: Path, thing: str) -> int:
+    """A block that belongs to something else than ``/one/gone``, as debugfs and dumpe2fs tell."""
+    match thing:
+        case "inode table" | "block bitmap" | "MMP block":
+            word = {
+                "inode table": "Inode table at",
+                "block bitmap": "Block bitmap at",
+                "MMP block": "MMP block number:",
+            }
+            return first_number(rf"{word[thing]} +(\d+)", volumes.run_tool("dumpe2fs", str(image)))
+        case "list of blocks":
+            return first_number(r"\(IND\):(\d+)", volumes.run_tool("debugfs", "-R", "stat /one/large", str(image)))
+        case "orphan file":
+            number = first_number(r"Orphan file inode:\s+(\d+)", volumes.run_tool("dumpe2fs", "-h", str(image)))
+            return debugfs_blocks(image, f"<{number}>")[0]
+        case "group descriptors":
+            return 1
+        case _:
+            return debugfs_blocks(image, thing)[0]
+
+
+@pytest.mark.parametrize(
+    ("layout", "thing"),
+    [
+        ("-t ext2 -b 4096", "/two/kept"),
+        ("-t ext2 -b 4096", "/two"),
+        ("-t ext2 -b 4096", "/"),
+        ("-t ext2 -b 4096", "inode table"),
+        ("-t ext2 -b 4096", "block bitmap"),
+        ("-t ext2 -b 4096", "group descriptors"),
+        ("-t ext2 -b 4096", "list of blocks"),
+        ("-t ext3 -b 4096", "<8>"),  # the journal
+        (f"{OLD},quota", "<3>"),
+        (f"{OLD},orphan_file", "orphan file"),
+        (f"{OLD},mmp", "MMP block"),
+    ],
+)
+def test_what_is_something_elses_too_is_kept(tmp_path: Path, layout: str, thing: str) -> None:
+    """A damaged list of blocks, on a volume that calls itself clean: the map is proven, the owner is not."""
+    image = tmp_path / "ext.img"
+    make_two_folders(image, tmp_path / "tree", layout)
+    healthy = excluded(open_tree(image), "/one/")
+    assert ([file.path for file in healthy.records], healthy.is_complete) == (["/one/gone", "/one/large"], True)
+    block = find_block(image, thing)
+    volumes.run_tool("debugfs", "-w", "-R", f"set_inode_field /one/gone block[0] {block}", str(image))
+    reader = open_file_reader(str(image))
+    assert read_used_map(reader, identify(reader)).kind == "used"
+    answer = excluded(open_tree(image), "/one/")
+    assert (answer.records, answer.is_complete) == ((), False)
+    assert "nothing is left out" in answer.notices[0].message
+
+
+def test_a_file_that_is_named_in_part_keeps_its_blocks(tmp_path: Path) -> None:
+    image = tmp_path / "ext.img"
+    make_two_folders(image, tmp_path / "tree", "-t ext2 -b 4096")
+    for command in ("ln /two/kept /one/link", "set_inode_field /two/kept links_count 2"):
+        volumes.run_tool("debugfs", "-w", "-R", command, str(image))
+    assert [file.path for file in excluded(open_tree(image), "/one/").records] == ["/one/gone", "/one/large"]
+    block = debugfs_blocks(image, "/two/kept")[0]
+    volumes.run_tool("debugfs", "-w", "-R", f"set_inode_field /one/gone block[0] {block}", str(image))
+    answer = excluded(open_tree(image), "/one/")
+    assert (answer.records, answer.is_complete) == ((), False)
+
+
+def test_that_nothing_is_left_out_is_said_however_much_is_broken(tmp_path: Path) -> None:
+    image, tree = tmp_path / "ext.img", tmp_path / "tree"
+    (tree / "one").mkdir(parents=True)
+    for number in range(NOTICES_MAX + 4):
+        (tree / "one" / f"file {number}").write_bytes(os.urandom(4000))
+    make_ext(image, f"-t ext2 -b 4096 -d {tree}", size=16 * MIB)
+    commands = [f'set_inode_field "/one/file {number}" block[0] 99999999' for number in range(NOTICES_MAX + 2)]
+    block = debugfs_blocks(image, f"/one/file {NOTICES_MAX + 2}")[0]
+    commands.append(f'set_inode_field "/one/file {NOTICES_MAX + 3}" block[0] {block}')
+    (tmp_path / "commands").write_text("\n".join(commands))
+    volumes.run_tool("debugfs", "-w", "-f", str(tmp_path / "commands"), str(image))
+    answer = excluded(open_tree(image), "/one/")
+    assert (answer.records, len(answer.notices)) == ((), NOTICES_MAX + 1)
+    assert "nothing is left out" in answer.notices[0].message
+
+
+def test_crossed_chains_of_fat_are_kept(tmp_path: Path) -> None:
+    image = tmp_path / "fat.img"
+    make("fat", "32", image)
+    volumes.run_tool("mmd", "-i", str(image), "::one", "::two")
+    for place in ("::one/gone", "::two/kept"):
+        (tmp_path / "file").write_bytes(os.urandom(400))
+        volumes.run_tool("mcopy", "-i", str(image), str(tmp_path / "file"), place)
+    assert [file.path for file in excluded(open_tree(image), "/one/").records] == ["/one/gone"]
+
+    def cross(contents: bytearray) -> None:
+        ours, theirs = contents.index(b"GONE       "), contents.index(b"KEPT       ")
+        for place in (20, 26):  # DIR_FstClusHI, DIR_FstClusLO
+            contents[ours + place : ours + place + 2] = contents[theirs + place : theirs + place + 2]
+
+    answer = excluded(open_tree(volumes.patched_copy(image, tmp_path / "crossed.img", cross)), "/one/")
+    assert (answer.records, answer.is_complete) == ((), False)
+    assert "/two/kept shares blocks" in answer.notices[0].message
 
 
 def test_an_error_names_the_volume_and_the_place(tmp_path: Path) -> None:

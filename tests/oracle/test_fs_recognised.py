@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from stillframe.block import BlockReader, MemoryDisk
-from stillframe.block.file import open_file_reader
-from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.base import Volume
 from stillframe.fs.ext import ExtFilesystem
 from stillframe.fs.recognised import ContainerVolumes, ForeignFilesystems
@@ -44,23 +42,6 @@ def test_type_label_and_uuid_are_those_of_blkid(tmp_path: Path, name: str) -> No
     assert volume is not None
     assert (volume.filesystem, volume.uuid) == (expected["TYPE"], expected.get("UUID", ""))
     assert volume.label == expected.get("LABEL", "")
-
-
-def test_a_real_btrfs_is_that_of_blkid(tmp_path: Path) -> None:
-    path = tmp_path / "volume"
-    path.touch()
-    subprocess.run(["truncate", "-s", "320M", str(path)], check=True)
-    subprocess.run(["mkfs.btrfs", "-q", "-L", "data", str(path)], check=True, capture_output=True)
-    with open_file_reader(str(path)) as reader:
-        volume = identify(reader)
-        assert ExtFilesystem().identify(reader) is None
-        assert SwapFilesystem().identify(reader) is None
-        used = ForeignFilesystems().used_map(reader)
-    expected = blkid(path)
-    assert volume is not None
-    assert (volume.filesystem, volume.label, volume.uuid) == ("btrfs", expected["LABEL"], expected["UUID"])
-    assert (used.kind, used.extents) == ("raw", ExtentSet.of(Extent(0, 320 << 20)))
-    assert [notice.code for notice in used.notices] == ["fs-stored-whole"]
 
 
 def test_a_raid_member_is_known_before_the_ext_inside_it(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from stillframe.host.disks import DiskFacts
 TABLE_BROKEN: Final = "table-broken"
 """The notice that a partition table was not used, so that the disk is kept as one piece."""
 
-Consistency = Literal["offline", "torn"]
+Consistency = Literal["offline", "frozen", "torn"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +32,14 @@ class Selection:
         all_sectors: Keep every byte, in use or not.
         include_paging: Keep the contents of paging, hibernation and swap.
         exclude: Files whose contents are left out, where the used map is proven.
+        frozen: Partitions that are mounted and held frozen while they are looked at.
         consistency: ``torn`` when the source is in use and the person insists.
     """
 
     all_sectors: bool = False
     include_paging: bool = False
     exclude: tuple[Pattern, ...] = ()
+    frozen: frozenset[Extent] = frozenset()
     consistency: Consistency = "offline"
 
 
@@ -127,7 +129,8 @@ def _whole(layout: Layout) -> Partition:
 def _capture_volume(disk: BlockReader, partition: Partition, selection: Selection) -> CapturedVolume:
     reader = WindowReader(disk, partition.extent)
     identified = identify(reader)
-    used = read_used_map(reader, identified)
+    is_frozen = partition.extent in selection.frozen
+    used = read_used_map(reader, identified, is_frozen=is_frozen)
     everything = ExtentSet.of(Extent(0, reader.size))
     notices = [*used.notices]
     left_out: list[LeftOutFile] = []
@@ -143,7 +146,8 @@ def _capture_volume(disk: BlockReader, partition: Partition, selection: Selectio
         excluded |= file.extents & used.extents
     return CapturedVolume(
         partition=partition, reader=reader, volume=identified.volume, used=used, kept=used.extents - excluded,
-        excluded=excluded, left_out=tuple(left_out), consistency=selection.consistency, notices=tuple(notices),
+        excluded=excluded, left_out=tuple(left_out),
+        consistency="frozen" if is_frozen else selection.consistency, notices=tuple(notices),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from stillframe.errors import DamagedError
 from stillframe.fs.files import parse_pattern
 from stillframe.host.power import change_power, require_power
 from stillframe.jobs.backup import BackupOptions, apply_backup, plan_backup, require_room
+from stillframe.jobs.live import require_elsewhere
 from stillframe.jobs.looking import require_raw_sources
 from stillframe.jobs.owner import this_owner
 from stillframe.jobs.repositories import last_seen
@@ -35,6 +36,7 @@ def backup(call: Call) -> int:
         sources: list[OpenSource] = [
             stack.enter_context(open_source(path, allow_torn=options.allow_torn)) for path in options.sources
         ]
+        require_elsewhere(call.folder, sources)
         plan = plan_backup(repository, sources, _backup_options(options), this_owner())
         if options.dry_run:
             screen.finish("backup", backup_plan_fields(plan), backup_plan_lines(plan))

@@ -88,15 +88,6 @@ _CONTAINER_SIGNATURES: Final = (
 )
 
 _FOREIGN_SIGNATURES: Final = (
-    # Linux fs/btrfs/..., struct btrfs_super_block, at 64 KiB
-    Signature(
-        filesystem="btrfs",
-        offset=65536 + 64,
-        magic=b"_BHRfS_M",
-        uuid_at=65536 + 32,
-        label_at=65536 + 299,
-        label_size=256,
-    ),
     # Microsoft ReFS boot sector (libfsrefs, "Resilient File System format", section 2)
     Signature(filesystem="ReFS", offset=0, magic=b"\0\0\0ReFS\0"),
     # Apple File System Reference, nx_superblock_t
@@ -302,7 +293,7 @@ class ContainerVolumes(_RecognisedVolumes):
 
 
 class ForeignFilesystems(_RecognisedVolumes):
-    """Btrfs, ReFS, APFS, HFS+, F2FS, ISO 9660 and others whose maps are not read, asked after all others."""
+    """ReFS, APFS, HFS+, F2FS, ISO 9660 and others whose maps are not read, asked after all others."""
 
     _signatures = _FOREIGN_SIGNATURES
     _probes = (_probe_hfs_plus, _probe_iso9660)

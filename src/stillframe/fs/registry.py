@@ -4,6 +4,7 @@ Answers: "what is in this partition?" Where two file systems claim the same byte
 one), nobody guesses: both are named and the caller stores the volume raw.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +12,8 @@ from stillframe.block import BlockReader, ReadFault
 from stillframe.errors import DiskFormatError
 from stillframe.events import Notice
 from stillframe.fs.base import Filesystem, UsedMap, Volume, raw_map
+from stillframe.fs.btrfs import BtrfsFilesystem
+from stillframe.fs.btrfs import read_frozen_map as read_frozen_btrfs
 from stillframe.fs.exfat import ExfatFilesystem
 from stillframe.fs.ext import ExtFilesystem
 from stillframe.fs.fat import FatFilesystem
@@ -18,11 +21,19 @@ from stillframe.fs.ntfs import NtfsFilesystem
 from stillframe.fs.recognised import ContainerVolumes, ForeignFilesystems
 from stillframe.fs.swap import SwapFilesystem
 from stillframe.fs.xfs import XfsFilesystem
+from stillframe.fs.xfs import read_frozen_map as read_frozen_xfs
 
 FILESYSTEMS: Final[tuple[Filesystem, ...]] = (
     ContainerVolumes(), NtfsFilesystem(), FatFilesystem(), ExfatFilesystem(), ExtFilesystem(), XfsFilesystem(),
-    SwapFilesystem(), ForeignFilesystems(),
+    BtrfsFilesystem(), SwapFilesystem(), ForeignFilesystems(),
 )  # fmt: skip
+
+
+_FROZEN_MAPS: Final[dict[str, Callable[[BlockReader], UsedMap]]] = {
+    "btrfs": read_frozen_btrfs,
+    "xfs": read_frozen_xfs,
+}
+"""File systems that a freeze leaves looking unclean, though their maps are current. The others look unmounted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +73,19 @@ def identify(reader: BlockReader) -> Identified:
     )
 
 
-def read_used_map(reader: BlockReader, identified: Identified) -> UsedMap:
-    """The bytes in use; the whole partition where its file system is not known, is broken, or cannot prove its map."""
+def read_used_map(reader: BlockReader, identified: Identified, *, is_frozen: bool = False) -> UsedMap:
+    """The bytes in use; the whole partition where its file system is not known, is broken, or cannot prove its map.
+
+    Args:
+        reader: The partition.
+        identified: What ``identify`` said of it.
+        is_frozen: The caller vouches that the kernel holds it frozen at this moment.
+    """
     if identified.filesystem is None:
         return raw_map(reader, *identified.notices)
     try:
+        if is_frozen and identified.volume.filesystem in _FROZEN_MAPS:
+            return _FROZEN_MAPS[identified.volume.filesystem](reader)
         return identified.filesystem.used_map(reader)
     except (DiskFormatError, ReadFault) as error:
         notice = Notice(code="filesystem-broken", message=f"{error.message}: every byte is kept", hint=error.hint)

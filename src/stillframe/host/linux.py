@@ -3,6 +3,7 @@
 Answers nothing by itself. On another system a call is a ``MachineRefusal``, never a silent nothing.
 """
 
+import ctypes
 import errno
 import os
 import stat
@@ -17,6 +18,9 @@ from stillframe.block.syscalls import refusal
 if sys.platform == "linux" or TYPE_CHECKING:
     import fcntl
 
+FIFREEZE: Final = 0xC0045877  # Linux include/uapi/linux/fs.h: _IOWR('X', 119, int)
+FITHAW: Final = 0xC0045878  # the same file: _IOWR('X', 120, int)
+_MCL_CURRENT: Final = 1  # Linux include/uapi/asm-generic/mman.h
 LOOP_GET_STATUS64: Final = 0x4C05  # Linux include/uapi/linux/loop.h
 LOOP_STATUS_SIZE: Final = 232  # struct loop_info64, same file
 
@@ -143,3 +147,75 @@ def lock_whole(path: str, *, patience_s: float) -> int | None:
             raise
         else:
             return descriptor
+
+
+def open_for_reading(path: str, *, waits: bool = True) -> int:
+    """Open anything for reading; ``waits`` false makes a read that finds nothing a ``BlockingIOError``."""
+    if sys.platform != "linux":
+        raise refusal("reading what the kernel shows")
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if waits else os.O_NONBLOCK))
+
+
+def sync_filesystem(descriptor: int) -> None:
+    """Write out what one file system holds back. Source: syncfs(2).
+
+    Raises:
+        OSError: Something could not be written.
+    """
+    if sys.platform != "linux":
+        raise refusal("writing out one file system")
+    if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def freeze_filesystem(descriptor: int) -> None:
+    """Stop all writes to a file system, after everything is written. Source: Linux fs/super.c, freeze_super.
+
+    Raises:
+        OSError: ``EBUSY`` when it is frozen already, ``EOPNOTSUPP`` when it cannot be.
+    """
+    if sys.platform != "linux":
+        raise refusal("freezing a file system")
+    fcntl.ioctl(descriptor, FIFREEZE, 0)
+
+
+def thaw_filesystem(descriptor: int) -> None:
+    """Let writes go on. Source: Linux fs/super.c, thaw_super.
+
+    Raises:
+        OSError: ``EINVAL`` when it is not frozen.
+    """
+    if sys.platform != "linux":
+        raise refusal("thawing a file system")
+    fcntl.ioctl(descriptor, FITHAW, 0)
+
+
+def lock_memory(*, locked: bool) -> None:
+    """Keep every page this process has now in memory, or let them go again; as far as that is allowed.
+
+    Source: mlockall(2).
+    """
+    if sys.platform != "linux":
+        raise refusal("locking memory")
+    libc = ctypes.CDLL(None)
+    if locked:
+        libc.mlockall(_MCL_CURRENT)
+    else:
+        libc.munlockall()
+
+
+def stand_alone() -> None:
+    """Leave the session of whoever started this process, and keep all its pages in memory, as far as that is allowed.
+
+    Source: setsid(2), mlockall(2), proc_pid_oom_score_adj(5).
+    """
+    if sys.platform != "linux":
+        raise refusal("a process that outlives its parent")
+    os.setsid()
+    ctypes.CDLL(None).mlockall(_MCL_CURRENT)
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("-1000")
+    except OSError:  # not allowed: the rest protects as well as it can
+        pass

@@ -182,6 +182,14 @@ class Users:
         rank = ("mounted", "swap", "holder")
         return tuple(sorted(uses, key=lambda use: (rank.index(use.kind), use.device, use.where)))
 
+    def mounts_of(self, thing: Thing) -> tuple[Mount, ...]:
+        """Where the file system on a thing is mounted, the shortest path first."""
+        return tuple(sorted(self._mounted.get(thing, ()), key=lambda mount: (len(mount.where), mount.where)))
+
+    def is_swap(self, thing: Thing) -> bool:
+        """Whether the system swaps to it."""
+        return thing in self._swaps
+
     def _direct(self, thing: Thing, name: str) -> list[Use]:
         found = [
             Use(kind="mounted", device=name, where=mount.where, read_write=mount.read_write)

@@ -11,13 +11,14 @@ from typing import Final, Literal
 
 import stillframe
 from stillframe.capture import CapturedDisk, OpenSource, Selection
+from stillframe.capture.live import LiveSource
 from stillframe.clock import rfc3339
 from stillframe.errors import Cancelled, StorageFull, UsageError
 from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
-from stillframe.extents import ExtentSet
 from stillframe.jobs.baseline import WantedKind, choose_baseline
-from stillframe.jobs.chunking import KeptRange
+from stillframe.jobs.chunking import kept_ranges
 from stillframe.jobs.context import JobContext
+from stillframe.jobs.live import store_live
 from stillframe.jobs.manifests import describe_disk
 from stillframe.jobs.preflight import RESERVE, Estimate, PricedFolder, estimate, price_temporary
 from stillframe.jobs.readback import ReadBack, read_back
@@ -87,6 +88,12 @@ def plan_backup(
     paths = [source.facts.path for source in sources]
     if not paths or len(set(paths)) < len(paths):
         raise UsageError("name at least one source, each once", hint="'stillframe disks' lists them.")
+    if options.selection.exclude and any(isinstance(source, LiveSource) for source in sources):
+        raise UsageError(
+            "'--exclude' is not possible for a disk in use in this version: looking for the files takes too long for a "
+            "freeze",
+            hint="Leave it out, or unmount the disk first.",
+        )
     disks = tuple(source.capture(options.selection) for source in sources)
     images = [image.manifest for image in repository.images().images]
     baseline = choose_baseline(images, wanted=options.kind, name=options.name, machine_id=owner.machine.id, disks=disks)
@@ -135,34 +142,27 @@ def apply_backup(
         stack.callback(session.end)
         context.events.emit(JobStarted(verb="backup", what=_what(plan), bytes_total=plan.estimate.bytes_to_read))
         writer = ImageWriter(session, domain=bytes.fromhex(plan.domain), level=LEVELS[plan.options.compression])
-        ranges = [found for disk in plan.disks for found in kept_ranges(disk)]
-        stored, bytes_read = store_ranges(ranges, writer, chunk_size=repository.identity.chunk_size, context=context)
+        done = _store(repository, sources, plan, writer, context)
         context.events.emit(PhaseStarted(name="writing the index"))
         writer.flush()
-        torn = [not source.stayed_still() for source in sources]
         manifest = _make_manifest(
-            repository, plan, stored, torn=torn, created=created, session=session.id, owner=context.owner,
-            bytes_read=bytes_read, bytes_added=writer.bytes_added,
+            repository, plan, done, created=created, session=session.id, owner=context.owner,
+            bytes_added=writer.bytes_added,
         )  # fmt: skip
         context.cancel.check()
         writer.commit(manifest, lambda: _relied_on(repository, writer, manifest))
         checked = _read_back(repository, writer, manifest, plan, context)
     context.events.emit(JobFinished(verb="backup", seconds=clock.monotonic() - began))
-    complete = not manifest.is_torn and not any(found.unreadable.size for found in stored)
+    complete = not manifest.is_torn and not any(found.unreadable.size for found in done.ranges)
     return BackupResult(manifest=manifest, seconds=clock.monotonic() - began, read_back=checked, is_complete=complete)
 
 
-def kept_ranges(disk: CapturedDisk) -> Iterator[KeptRange]:
-    """The ranges of a disk that get a block map: outside first, then each volume in order."""
-    yield KeptRange(reader=disk.reader, kept=disk.outside, excluded=ExtentSet.empty())
-    for volume in disk.volumes:
-        yield KeptRange(reader=volume.reader, kept=volume.kept, excluded=volume.excluded)
-
-
 def _all_notices(sources: Sequence[OpenSource], disks: Sequence[CapturedDisk]) -> Iterator[Notice]:
-    for source in sources:
+    for source, disk in zip(sources, disks, strict=True):
         yield from source.notices
-    for disk in disks:
+        if isinstance(source, LiveSource):  # what a look at it says now need not hold under the freeze
+            yield source.announcement
+            continue
         yield from disk.notices
         for volume in disk.volumes:
             yield from volume.notices
@@ -172,13 +172,46 @@ def _what(plan: BackupPlan) -> str:
     return ", ".join(disk.facts.path for disk in plan.disks)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Done:
+    """What was stored: disks as they were saved, their ranges one disk after the other, and which disks are torn."""
+
+    disks: tuple[CapturedDisk, ...]
+    ranges: tuple[StoredRange, ...]
+    bytes_read: int
+    torn: tuple[bool, ...]
+    notices: tuple[Notice, ...] = ()
+
+
+def _store(
+    repository: Repository, sources: Sequence[OpenSource], plan: BackupPlan, writer: ImageWriter, context: JobContext
+) -> _Done:
+    """Store all sources: those that are in use as they are at one moment, the others as they lie there."""
+    live = [source for source in sources if isinstance(source, LiveSource)]
+    if live:
+        if len(live) < len(sources):
+            raise UsageError(
+                "disks in use and disks that are not cannot be saved in one image in this version",
+                hint="Make an image of each.",
+            )
+        found = store_live(repository, live, writer, plan.options.selection, context)
+        return _Done(
+            disks=found.disks, ranges=found.ranges, bytes_read=found.bytes_read, torn=(False,) * len(live),
+            notices=found.notices,
+        )  # fmt: skip
+    ranges = [found for disk in plan.disks for found in kept_ranges(disk)]
+    stored, bytes_read = store_ranges(ranges, writer, chunk_size=repository.identity.chunk_size, context=context)
+    torn = tuple(not source.stayed_still() for source in sources)
+    return _Done(disks=plan.disks, ranges=tuple(stored), bytes_read=bytes_read, torn=torn)
+
+
 def _make_manifest(
-    repository: Repository, plan: BackupPlan, stored: list[StoredRange], *, torn: list[bool], created: str,
-    session: str, owner: Owner, bytes_read: int, bytes_added: int,
+    repository: Repository, plan: BackupPlan, done: _Done, *, created: str, session: str, owner: Owner,
+    bytes_added: int,
 ) -> Manifest:  # fmt: skip
-    queue = iter(stored)
+    queue = iter(done.ranges)
     disks = []
-    for number, (disk, is_torn) in enumerate(zip(plan.disks, torn, strict=True), 1):
+    for number, (disk, is_torn) in enumerate(zip(done.disks, done.torn, strict=True), 1):
         ranges = [next(queue) for _ in range(1 + len(disk.volumes))]
         disks.append(describe_disk(number, disk, ranges, torn=is_torn))
     sequence, previous = _next_link(repository, owner)
@@ -187,8 +220,8 @@ def _make_manifest(
         finished=rfc3339(repository.clock.now()), machine=owner.machine, name=plan.options.name,
         comment=plan.options.comment, kind=plan.kind, baseline=plan.baseline, sequence=sequence, previous=previous,
         domain=plan.domain, chunk_size=repository.identity.chunk_size, session=session,
-        bytes_total=sum(disk.size for disk in disks), bytes_used=sum(disk.bytes_used for disk in plan.disks),
-        bytes_read=bytes_read, bytes_added=bytes_added, notices=_notices(plan, stored, torn), disks=tuple(disks),
+        bytes_total=sum(disk.size for disk in disks), bytes_used=sum(disk.bytes_used for disk in done.disks),
+        bytes_read=done.bytes_read, bytes_added=bytes_added, notices=_notices(plan, done), disks=tuple(disks),
     )  # fmt: skip
 
 
@@ -204,9 +237,9 @@ def _next_link(repository: Repository, owner: Owner) -> tuple[int, str]:
     return last + 1, newest.digest.hex() if newest else ""
 
 
-def _notices(plan: BackupPlan, stored: list[StoredRange], torn: list[bool]) -> tuple[StoredNotice, ...]:
-    notices = [stored_notice(notice) for notice in plan.notices]
-    lost = sum(found.unreadable.size for found in stored)
+def _notices(plan: BackupPlan, done: _Done) -> tuple[StoredNotice, ...]:
+    notices = [stored_notice(notice) for notice in (*plan.notices, *done.notices)]
+    lost = sum(found.unreadable.size for found in done.ranges)
     if lost:
         notices.append(
             StoredNotice(
@@ -215,7 +248,7 @@ def _notices(plan: BackupPlan, stored: list[StoredRange], torn: list[bool]) -> t
                 hint="The disk is failing: replace it. 'stillframe show' lists the ranges.",
             )
         )
-    if any(torn) and not any(notice.code == "source-torn" for notice in notices):
+    if any(done.torn) and not any(notice.code == "source-torn" for notice in notices):
         notices.append(
             StoredNotice(
                 code="source-torn",

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillframe.block import BlockReader, ExtentKind
+from stillframe.capture import CapturedDisk
 from stillframe.extents import Extent, ExtentSet
 from stillframe.jobs.careful import read_carefully
 from stillframe.repo.blockmap import FANOUT, Kind, chunk_count
@@ -32,11 +33,21 @@ class KeptRange:
         reader: The bytes, from 0.
         kept: Bytes that go into the image.
         excluded: Bytes that are in use and left out.
+        start: Where it begins in its disk.
     """
 
     reader: BlockReader
     kept: ExtentSet
     excluded: ExtentSet
+    start: int = 0
+
+
+def kept_ranges(disk: CapturedDisk) -> Iterator[KeptRange]:
+    """The ranges of a disk that get a block map: outside first, then each volume in order."""
+    yield KeptRange(reader=disk.reader, kept=disk.outside, excluded=ExtentSet.empty())
+    for volume in disk.volumes:
+        start = volume.partition.extent.start
+        yield KeptRange(reader=volume.reader, kept=volume.kept, excluded=volume.excluded, start=start)
 
 
 @dataclass(slots=True, kw_only=True)

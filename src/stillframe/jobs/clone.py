@@ -20,8 +20,7 @@ from stillframe.errors import DeviceError, TargetError
 from stillframe.events import BytesMoved, EventSink, JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.target import TargetIdentity, create_target_file, identify_target, open_target
-from stillframe.jobs.backup import kept_ranges
-from stillframe.jobs.chunking import UNIT_SIZE, KeptRange, Unit, fill, iter_leaves, nonzero_chunks
+from stillframe.jobs.chunking import UNIT_SIZE, KeptRange, Unit, fill, iter_leaves, kept_ranges, nonzero_chunks
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.pipeline import Workers
 from stillframe.jobs.placing import Written

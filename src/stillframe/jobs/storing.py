@@ -5,7 +5,8 @@ others each own a buffer and a pack.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +23,9 @@ from stillframe.repo.blockmap import Kind, MapBuilder, MapRoot
 from stillframe.repo.rows import EntryKind
 from stillframe.repo.writing import ImageWriter, Lane
 from stillframe.units import format_size
+
+TakeLeaf = Callable[[int, Leaf], None]
+"""Gets the number of a range and a leaf of it that is stored, leaf after leaf, range after range."""
 
 GIVE_UP_SIZE: Final = 64 << 20
 """Bytes in a row that fail before a backup is given up: an image of zeros helps nobody."""
@@ -118,7 +122,22 @@ def store_ranges(
     Raises:
         StillframeError: Of reading, of storage, or ``Cancelled``. What was stored stays for the next run.
     """
-    sources, tally, nodes = list(ranges), Tally(), writer.lane()
+    sources, tally = list(ranges), Tally()
+    with map_builders([source.reader.size for source in sources], writer, chunk_size) as builders:
+
+        def take(number: int, leaf: Leaf) -> None:
+            builders[number].add_leaf(leaf.kinds, leaf.joined_ids())
+
+        store_leaves(sources, writer, tally, take, chunk_size=chunk_size, context=context)
+        roots = [builder.finish() for builder in builders]
+    pairs = zip(roots, sources, strict=True)
+    return [StoredRange(root=root, unreadable=tally.unreadable(source)) for root, source in pairs], tally.bytes_read
+
+
+@contextmanager
+def map_builders(sizes: Sequence[int], writer: ImageWriter, chunk_size: int) -> Iterator[list[MapBuilder]]:
+    """Builders of the maps of some ranges, whose nodes are stored when the block ends well."""
+    nodes = writer.lane()
 
     def store_node(raw: bytes) -> bytes:
         node_id = writer.namer.name(raw)
@@ -126,28 +145,30 @@ def store_ranges(
             nodes.add(node_id, raw, EntryKind.NODE)
         return node_id
 
-    builders = [MapBuilder(source.reader.size, chunk_size, store_node) for source in sources]
-    waiting: deque[tuple[MapBuilder, Leaf]] = deque()
     try:
-        with Workers(lambda: Storer(writer, chunk_size, context.events, tally), cancel=context.cancel) as workers:
-            for source, builder in zip(sources, builders, strict=True):
-                for leaf, units in iter_leaves(source, chunk_size):
-                    for unit in units:
-                        workers.put(unit)
-                    waiting.append((builder, leaf))
-                    _take_done(waiting)
-        _take_done(waiting)
-        roots = [builder.finish() for builder in builders]
+        yield [MapBuilder(size, chunk_size, store_node) for size in sizes]
         nodes.close()
     except BaseException:
         nodes.abandon()
         raise
-    pairs = zip(roots, sources, strict=True)
-    return [StoredRange(root=root, unreadable=tally.unreadable(source)) for root, source in pairs], tally.bytes_read
 
 
-def _take_done(waiting: deque[tuple[MapBuilder, Leaf]]) -> None:
-    """Build on with the leaves at the front that no thread works on any more."""
-    while waiting and waiting[0][1].is_done:
-        builder, leaf = waiting.popleft()
-        builder.add_leaf(leaf.kinds, leaf.joined_ids())
+def store_leaves(
+    sources: Sequence[KeptRange], writer: ImageWriter, tally: Tally, take: TakeLeaf, *, chunk_size: int,
+    context: JobContext,
+) -> None:  # fmt: skip
+    """Store the chunks of some ranges, in several threads, and hand every leaf over in order once it is stored."""
+    waiting: deque[tuple[int, Leaf]] = deque()
+
+    def take_done() -> None:
+        while waiting and waiting[0][1].is_done:
+            take(*waiting.popleft())
+
+    with Workers(lambda: Storer(writer, chunk_size, context.events, tally), cancel=context.cancel) as workers:
+        for number, source in enumerate(sources):
+            for leaf, units in iter_leaves(source, chunk_size):
+                for unit in units:
+                    workers.put(unit)
+                waiting.append((number, leaf))
+                take_done()
+    take_done()

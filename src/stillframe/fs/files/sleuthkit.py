@@ -18,11 +18,12 @@ from stillframe.block import BlockReader
 from stillframe.errors import Cancelled, DiskFormatError, StillframeError
 from stillframe.fs.base import Volume
 from stillframe.fs.files.names import show_name
+from stillframe.fs.files.reserved import EXT_SYSTEM_COUNT
 
 # tsk_fs.h: TSK_FS_NAME_FLAG_ENUM, TSK_FS_META_TYPE_ENUM, TSK_FS_ATTR_FLAG_ENUM, TSK_FS_ATTR_RUN_FLAG_ENUM,
 # TSK_FS_ATTR_TYPE_ENUM.
 _NAME_ALLOCATED: Final = 0x01
-_META_REGULAR, _META_FOLDER = 1, 2
+_META_REGULAR, _META_FOLDER, _META_VIRTUAL = 1, 2, 10
 _ATTRIBUTE_OUTSIDE, _ATTRIBUTE_COMPRESSED = 0x02, 0x20
 _RUN_FILLER_OR_SPARSE: Final = 0x01 | 0x02
 DATA_TYPES: Final = frozenset({1, 128})
@@ -31,7 +32,6 @@ FILE_NAME_TYPE: Final = 48
 """TSK_FS_ATTR_TYPE_NTFS_FNAME: one for each name of a file, with the namespace in its byte 0x41."""
 
 _NTFS_SYSTEM_COUNT: Final = 24  # ntfs-3g layout.h, FILE_first_user
-_EXT_SYSTEM_COUNT: Final = 11  # ext4.h, EXT4_GOOD_OLD_FIRST_INO
 # tsk_exfatfs.h and fatxxfs_dent.c: entries of the root folder that are no files, and the names they are given.
 _FAT_MADE_UP: Final = frozenset({
     b"$EMPTY_VOLUME_LABEL", b"$VOLUME_GUID", b"$ALLOC_BITMAP", b"$UPCASE_TABLE", b"$TEX_FAT",
@@ -138,12 +138,22 @@ class SleuthVolume:
 
     def open_root(self) -> Entry | None:
         """The root folder itself; ``None`` when it cannot be read."""
-        handle, fault = self._ask(lambda: self._filesystem.open_meta(inode=self.root), "root folder")
-        if handle is None or handle.info.meta is None:
+        root = self.open_number(self.root)
+        return root if root is not None and root.is_folder else None
+
+    def open_number(self, number: int) -> Entry | None:
+        """What belongs to the file system and is found by its number, not by a name; ``None`` when nothing is there.
+
+        What cannot be read has a ``fault``.
+        """
+        handle, fault = self._ask(lambda: self._filesystem.open_meta(inode=number), f"file {number}")
+        meta = None if handle is None else handle.info.meta
+        if meta is None and fault is None:
             return None
+        kind = 0 if meta is None else int(meta.type)
         return Entry(
-            name="", number=self.root, size=handle.info.meta.size, links=1, is_file=False, is_folder=True,
-            is_system=True, fault=fault, handle=handle,
+            name="", number=number, size=0 if meta is None else meta.size, links=1, is_file=kind == _META_REGULAR,
+            is_folder=kind == _META_FOLDER, is_system=True, fault=fault, handle=handle,
         )  # fmt: skip
 
     def read_streams(self, entry: Entry) -> tuple[Stream, ...]:
@@ -216,12 +226,13 @@ class SleuthVolume:
             case "vfat" | "exfat":
                 return in_root and (raw in _FAT_MADE_UP or raw.endswith(_LABEL_ENDING))
             case _:
-                return number < _EXT_SYSTEM_COUNT
+                return number < EXT_SYSTEM_COUNT
 
     def _iter_streams(self, entry: Entry) -> Iterator[Stream]:
         unit, size = self._unit, self._reader.size
-        if not entry.handle.max_attr and entry.size:
-            # tsk_fs_file_attr_getsize: what lists the blocks could not be read, and the error is forgotten.
+        if not entry.handle.max_attr and entry.size and int(entry.handle.info.meta.type) != _META_VIRTUAL:
+            # tsk_fs_file_attr_getsize: what lists the blocks could not be read, and the error is forgotten. A table
+            # that the library shows as a file has no blocks where it is smaller than one: exFAT's $FAT1.
             raise DiskFormatError(f"{self._name}, file {entry.number}: nothing says where its contents are", hint=HINT)
         for attribute in entry.handle:
             facts = attribute.info

@@ -15,6 +15,7 @@ from stillframe.errors import StillframeError
 from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.base import LeftOutFile, Volume
 from stillframe.fs.files.patterns import Pattern, Trail
+from stillframe.fs.files.reserved import read_reserved
 from stillframe.fs.files.sleuthkit import DATA_TYPES, Entry, SleuthVolume, Stream, open_volume
 from stillframe.fs.files.support import is_read_rightly
 from stillframe.fs.files.temporary import TemporaryPlace, list_temporary
@@ -24,6 +25,8 @@ LOST_FILES_MAX: Final = 1000
 _TEMPORARY_LIMITS: Final = Limits(entry_count=1_000_000, depth=64)
 _LIMITS: Final = Limits()
 _CASE_FREE: Final = frozenset({"ntfs", "vfat", "exfat"})
+_OWNERS_PROVEN: Final = frozenset({"ntfs"})
+"""Whose used map is proven only when no two files have a cluster in common: ``fs/ntfs/scan.py``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,20 +65,35 @@ class LostFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Candidate:
-    """A file of which at least one name is in a pattern: how many names were found there, of how many."""
+    """A file of which at least one name is in a pattern.
+
+    Attributes:
+        path: The first name that was found.
+        size: Bytes of its main contents.
+        extents: The contents that may be left out.
+        others: What else it has: the lists of its blocks, compressed streams, what lies behind its end.
+        found_count, names_count: How many of its names patterns name, of how many.
+    """
 
     path: str
     size: int
     extents: ExtentSet
+    others: tuple[Extent, ...]
     found_count: int
     names_count: int
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether all of its names are named, and something can be left out."""
+        return self.found_count == self.names_count and len(self.extents) > 0
 
 
 class FileTree:
     """The files of one volume, for one thread. ``open_files`` makes it."""
 
-    def __init__(self, sleuth: SleuthVolume, volume: Volume) -> None:
+    def __init__(self, sleuth: SleuthVolume, reader: BlockReader, volume: Volume) -> None:
         self._sleuth = sleuth
+        self._reader = reader
         self._volume = volume
         self._ignores_case = volume.filesystem in _CASE_FREE
 
@@ -101,9 +119,12 @@ class FileTree:
         too. Never compressed streams, system files, or anything that describes files. A file with several names
         counts only when all of them are named; one that cannot be read whole does not.
 
+        Nothing is left out where one of these bytes is also something else's: the volume is damaged, and which of
+        the two is right nobody knows. NTFS's proven map rules that out; elsewhere a map proves only what is in use,
+        so all other files and folders are read, and what the file system keeps for itself. Not seen are values of
+        extended attributes, files without a name, and what cannot be read, which is noted.
+
         Ask it only of a volume whose used map is proven: an entry of a stale folder may name bytes of another file.
-        Where two of the files share bytes nothing is left out. Whether one of them shares bytes with a file that is
-        kept is not looked at: only NTFS's map proves that none does.
         """
         walk = Walk(self._sleuth)
         candidates: dict[int, _Candidate] = {}
@@ -114,16 +135,15 @@ class FileTree:
                 candidates[entry.number] = replace(known, found_count=known.found_count + 1)
             elif entry.is_file:
                 candidates[entry.number] = self._read_candidate(walk, f"{folder.path}/{entry.name}", entry)
-        files = [
+        doubt = self._find_doubt(walk, candidates)
+        if doubt:
+            walk.note_first(f"{doubt}, so nothing is left out")
+            return walk.answer(())
+        files = (
             LeftOutFile(path=one.path, size=one.size, extents=one.extents, kind="excluded")
             for one in candidates.values()
-            if one.found_count == one.names_count and len(one.extents)
-        ]
-        if ExtentSet.from_extents(piece for one in files for piece in one.extents).size < sum(
-            one.extents.size for one in files
-        ):
-            walk.note("two files that patterns name share blocks, so the volume is damaged: nothing is left out")
-            files = []
+            if one.is_left_out
+        )
         return walk.answer(sorted(files, key=lambda file: file.path))
 
     def name_lost(self, lost: ExtentSet, *, count_max: int = LOST_FILES_MAX) -> Found[LostFile]:
@@ -155,24 +175,63 @@ class FileTree:
 
     def _read_candidate(self, walk: Walk, path: str, entry: Entry) -> _Candidate:
         """A file that a pattern names; one that cannot be read whole has no extents."""
-        extents, count = ExtentSet.empty(), 0
+        contents, others, count = list[Extent](), list[Extent](), 0
         try:
             count = self._sleuth.count_names(entry)
-            extents = self._contents(self._sleuth.read_streams(entry))
+            contents, others = self._divide(self._sleuth.read_streams(entry))
         except StillframeError as error:
             walk.note(f"{path} is kept: {error.message}", error.hint)
-        return _Candidate(path=path, size=entry.size, extents=extents, found_count=1, names_count=count)
+        return _Candidate(
+            path=path, size=entry.size, extents=ExtentSet.from_extents(contents), others=tuple(others), found_count=1,
+            names_count=count,
+        )  # fmt: skip
 
-    def _contents(self, streams: tuple[Stream, ...]) -> ExtentSet:
-        """The blocks that hold what a program reads from the file."""
+    def _divide(self, streams: tuple[Stream, ...]) -> tuple[list[Extent], list[Extent]]:
+        """The blocks that hold what a program reads from the file, and all others."""
         unit = max(self._volume.block_size, 1)
-        pieces: list[Extent] = []
+        contents: list[Extent] = []
+        others: list[Extent] = []
         for stream in streams:
-            if stream.type in DATA_TYPES and not stream.is_compressed:
-                end = -(-stream.size // unit) * unit  # behind the end may lie what is no contents, as fs-verity's
-                runs = (run for run in stream.runs if run.offset < end)
-                pieces += [Extent(run.start, run.start + min(run.size, end - run.offset)) for run in runs]
-        return ExtentSet.from_extents(pieces)
+            is_content = stream.type in DATA_TYPES and not stream.is_compressed
+            # Behind the end may lie what is no contents, as fs-verity's.
+            end = -(-stream.size // unit) * unit if is_content else 0
+            for run in stream.runs:
+                cut = min(run.size, max(0, end - run.offset))
+                if cut:
+                    contents.append(Extent(run.start, run.start + cut))
+                if cut < run.size:
+                    others.append(Extent(run.start + cut, run.start + run.size))
+        return contents, others
+
+    def _find_doubt(self, walk: Walk, candidates: dict[int, _Candidate]) -> str:
+        """Why what is to be left out may belong to something else; empty when nothing says so."""
+        chosen = [one for one in candidates.values() if one.is_left_out]
+        out = ExtentSet.from_extents(piece for one in chosen for piece in one.extents)
+        if out.size < sum(one.extents.size for one in chosen):
+            return "two files that patterns name share blocks, the volume is damaged"
+        if not chosen or self._volume.filesystem in _OWNERS_PROVEN:
+            return ""
+        for one in candidates.values():
+            if any(_touches(out, piece) for piece in (*one.others, *(() if one.is_left_out else one.extents))):
+                return f"{one.path} shares blocks with a file that patterns name, the volume is damaged"
+        try:
+            reserved = read_reserved(self._reader, self._volume)
+            pieces = [*reserved.extents, *(piece for number in reserved.numbers for piece in self._read_number(number))]
+        except StillframeError as error:
+            return f"what belongs to the file system itself cannot be read ({error.message})"
+        if any(_touches(out, piece) for piece in pieces):
+            return "a file that patterns name has blocks of the file system itself, the volume is damaged"
+        strangers = ((path, entry) for path, entry in self._iter_all(walk) if entry.number not in candidates)
+        for path, entry in strangers:
+            if any(_touches(out, piece) for piece in _pieces(walk, path, entry) or ()):
+                return f"{path} shares blocks with a file that patterns name, the volume is damaged"
+        return ""
+
+    def _read_number(self, number: int) -> list[Extent]:
+        """The blocks of what has a number and no name."""
+        entry = self._sleuth.open_number(number)
+        streams = () if entry is None else self._sleuth.read_streams(entry)
+        return [Extent(run.start, run.start + run.size) for stream in streams for run in stream.runs]
 
     def _iter_all(self, walk: Walk) -> Iterator[tuple[str, Entry]]:
         """Every file and folder once, the root first."""
@@ -203,15 +262,22 @@ def _lose(walk: Walk, path: str, entry: Entry, lost: ExtentSet) -> LostFile | No
     """What of a file or folder lies in lost ranges; ``None`` when nothing does."""
     size = 0
     if entry.fault is None or entry.is_file or entry.is_folder:
-        streams = walk.read_streams(path, entry)
-        if streams is not None:
-            pieces = [Extent(run.start, run.start + run.size) for stream in streams for run in stream.runs]
+        pieces = _pieces(walk, path, entry)
+        if pieces is not None:
             if not any(_touches(lost, piece) for piece in pieces):
                 return None
             size = (ExtentSet.from_extents(pieces) & lost).size
         else:
             size = entry.size
     return LostFile(path=path, size=entry.size, bytes_lost=size, is_folder=entry.is_folder)
+
+
+def _pieces(walk: Walk, path: str, entry: Entry) -> list[Extent] | None:
+    """All blocks of a file or folder, those that list its blocks too; ``None`` when they cannot be read."""
+    streams = walk.read_streams(path, entry)
+    if streams is None:
+        return None
+    return [Extent(run.start, run.start + run.size) for stream in streams for run in stream.runs]
 
 
 def _touches(lost: ExtentSet, piece: Extent) -> bool:
@@ -236,4 +302,4 @@ def open_files(reader: BlockReader, volume: Volume) -> FileTree | None:
     """
     if not is_read_rightly(reader, volume):
         return None
-    return FileTree(open_volume(reader, volume), volume)
+    return FileTree(open_volume(reader, volume), reader, volume)

@@ -62,10 +62,16 @@ class Walk:
         return Found(records=tuple(records), is_complete=self._is_complete, notices=tuple(self._notices))
 
     def note(self, message: str, hint: str = "") -> None:
-        """Say that something is missing in the answer."""
+        """Say that something is missing in the answer; once, however many walks meet it."""
         self._is_complete = False
-        if len(self._notices) < NOTICES_MAX:
-            self._notices.append(Notice(code="files-not-read", message=message, hint=hint or HINT))
+        notice = Notice(code="files-not-read", message=message, hint=hint or HINT)
+        if len(self._notices) < NOTICES_MAX and notice not in self._notices:
+            self._notices.append(notice)
+
+    def note_first(self, message: str) -> None:
+        """Say what concerns the whole answer, before all else, however much was noted already."""
+        self._is_complete = False
+        self._notices.insert(0, Notice(code="files-not-read", message=message, hint=HINT))
 
     def iter_folder(self, folder: Folder) -> Iterator[Entry]:
         """What is in one folder."""

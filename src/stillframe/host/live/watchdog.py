@@ -1,0 +1,118 @@
+"""A process of its own that thaws file systems when this one cannot.
+
+Answers: "who thaws when the backup hangs or is killed?" It is a child made before anything is frozen, in a session of
+its own, locked in memory, that holds the mount points open and a pipe. It thaws when a freeze lasts longer than the
+limit, and when the pipe says that its parent is gone; then again every 100 ms until the kernel says that nothing is
+frozen: a parent killed inside the freeze may complete it afterwards.
+"""
+
+import errno
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Final, NoReturn, Self
+
+from stillframe.block.syscalls import refusal
+from stillframe.host.linux import stand_alone, thaw_filesystem
+
+LIMIT_S: Final = 10.0
+_STEP_S: Final = 0.1
+_ARM: Final = b"A"
+_DISARM: Final = b"D"
+
+
+class Watchdog:
+    """The parent's end. Use as a context; make it while this process has one thread.
+
+    Args:
+        descriptors: Of the mount points it may have to thaw.
+        limit_s: Longest time that they may be frozen.
+    """
+
+    def __init__(self, descriptors: Sequence[int], *, limit_s: float = LIMIT_S) -> None:
+        self._descriptors = tuple(descriptors)
+        self._limit_s = limit_s
+        self._pipe = -1
+        self.pid = -1
+
+    def __enter__(self) -> Self:
+        if sys.platform == "win32":
+            raise refusal("freezing a file system")
+        reading, self._pipe = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _watch(reading, self._descriptors, self._limit_s)
+        os.close(reading)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._pipe)
+        os.waitpid(self.pid, 0)
+
+    def arm(self) -> None:
+        """Begin to count: a freeze is about to begin."""
+        os.write(self._pipe, _ARM)
+
+    def disarm(self) -> None:
+        """Stop counting: everything was thawed."""
+        os.write(self._pipe, _DISARM)
+
+
+def _watch(pipe: int, descriptors: tuple[int, ...], limit_s: float) -> NoReturn:
+    """The child."""
+    code = 1
+    try:
+        _stand_alone(pipe, descriptors)
+        deadline: float | None = None
+        while True:
+            wait = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready, _, _ = select.select([pipe], [], [], wait)
+            word = os.read(pipe, 1) if ready else None
+            if word == _ARM:
+                deadline = time.monotonic() + limit_s
+            elif word == _DISARM:
+                deadline = None
+            elif word == b"":  # the parent is gone; a freeze that is not ours is left alone
+                if deadline is not None:
+                    _thaw_for_good(descriptors)
+                break
+            else:  # the time is up: thaw, and look again soon until the parent has noticed or is gone
+                _thaw_all(descriptors)
+                deadline = time.monotonic() + _STEP_S
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _stand_alone(pipe: int, descriptors: tuple[int, ...]) -> None:
+    """Survive what ends the parent: signals to its group, memory that runs out, pages that must be read again."""
+    stand_alone()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    keep = sorted({pipe, *descriptors})
+    for low, high in zip([3, *(number + 1 for number in keep)], [*keep, 1 << 16], strict=True):
+        os.closerange(low, high)
+
+
+def _thaw_all(descriptors: tuple[int, ...]) -> bool:
+    """Thaw each that is frozen; true when the kernel says that none is any more."""
+    none_left = True
+    for descriptor in reversed(descriptors):
+        try:
+            thaw_filesystem(descriptor)
+        except OSError as error:
+            none_left &= error.errno == errno.EINVAL
+        else:
+            none_left = False  # ask once more: freezes are counted
+    return none_left
+
+
+def _thaw_for_good(descriptors: tuple[int, ...]) -> None:
+    """Thaw until nothing is frozen, twice in a row: the parent is gone, so nobody freezes again."""
+    quiet = 0
+    while quiet < 2:
+        quiet = quiet + 1 if _thaw_all(descriptors) else 0
+        time.sleep(_STEP_S)

@@ -1,0 +1,74 @@
+"""A program that keeps a file system busy: ``python busy_writer.py FOLDER LEDGER SEED``.
+
+It creates, syncs, rewrites, renames, truncates, punches, deletes and maps files until it is killed. Files named
+``kept-*`` are written once and synced; after that the ledger, which lies elsewhere, gets a line with the name and the
+SHA-256: whoever reads a line knows that the file must be in every later state of the file system.
+"""
+
+import contextlib
+import hashlib
+import mmap
+import os
+import random
+import sys
+from typing import Final
+
+_ROOM: Final = 100 << 20
+
+
+def keep_file(folder: str, ledger: int, number: int, chance: random.Random) -> None:
+    """Write a file for good."""
+    data = chance.randbytes(chance.choice((100, 4096, 70_000, 900_000)))
+    path = f"{folder}/kept-{number}"
+    with open(f"{path}.new", "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(f"{path}.new", path)
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    os.write(ledger, f"{os.path.basename(path)} {hashlib.sha256(data).hexdigest()}\n".encode())
+
+
+def stir(folder: str, chance: random.Random) -> None:
+    """Do something to a file that nobody will look for."""
+    path = f"{folder}/stir-{chance.randrange(40)}"
+    match chance.randrange(7):
+        case 0:
+            os.unlink(path)
+        case 1:
+            os.truncate(path, chance.randrange(500_000))
+        case 2:
+            os.rename(path, f"{folder}/stir-{chance.randrange(40)}")
+        case 3:
+            with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+                at = chance.randrange(len(mapped))
+                mapped[at : at + 1] = b"x"
+        case 4:
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), chance.randrange(100_000), 50_000)
+        case _:
+            with open(path, "ab" if chance.randrange(2) else "wb") as longer:
+                longer.write(chance.randbytes(chance.randrange(1, 300_000)))
+                if chance.randrange(3) == 0:
+                    longer.flush()
+                    os.fsync(longer.fileno())
+
+
+def main() -> None:
+    """Write until killed, or until the room is used up."""
+    folder, ledger_path, seed = sys.argv[1:4]
+    chance = random.Random(int(seed))
+    ledger = os.open(ledger_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    number = 0
+    while os.statvfs(folder).f_bavail * os.statvfs(folder).f_bsize > _ROOM:
+        for _ in range(chance.randrange(1, 12)):
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                stir(folder, chance)
+        keep_file(folder, ledger, number, chance)
+        number += 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""The kernel's own freeze and trace: what is seen, what is refused, and who thaws when this process cannot."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stillframe.errors import Disturbed, MachineRefusal, SourceInUse, ThawedEarly
+from stillframe.extents import Extent, ExtentSet
+from stillframe.host.blocks import read_block_tree
+from stillframe.host.linux import DeviceNumber, thing_at
+from stillframe.host.live import trace as tracing
+from stillframe.host.live.freezing import frozen, open_mounted
+from stillframe.host.live.leaves import LeafRange, find_leaf
+from stillframe.host.live.trace import open_trace
+from stillframe.host.live.watchdog import Watchdog
+from stillframe.testing.command_line import call
+from stillframe.testing.real_disks import loop_device
+from stillframe.testing.volumes_windows import run_tool
+
+pytestmark = pytest.mark.root
+MIB = 1 << 20
+SIZE = 128 * MIB
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Path]:
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(SIZE)
+    with loop_device(image) as found:
+        yield found
+
+
+@pytest.fixture
+def mounted(device: Path, tmp_path: Path) -> Iterator[Path]:
+    run_tool("mkfs.ext4", "-q", "-F", str(device))
+    place = tmp_path / "mount"
+    place.mkdir()
+    run_tool("mount", str(device), str(place))
+    yield place
+    for _ in range(100):  # a watchdog whose parent was killed holds it open for some moments
+        if subprocess.run(["umount", str(place)], check=False, capture_output=True).returncode == 0:
+            return
+        time.sleep(0.1)
+    raise AssertionError("it stays busy")
+
+
+def leaf_of(device: Path) -> LeafRange:
+    number = thing_at(str(device))
+    assert isinstance(number, DeviceNumber)
+    return find_leaf(read_block_tree(), number)
+
+
+def write(device: Path, offset: int, size: int) -> None:
+    run_tool("dd", "if=/dev/urandom", f"of={device}", "bs=4096", f"seek={offset // 4096}", f"count={size // 4096}",
+             "conv=notrunc", "oflag=direct")  # fmt: skip
+
+
+def test_every_write_discard_and_zeroing_is_seen_and_proven(device: Path) -> None:
+    with open_trace(leaf_of(device), size=SIZE) as trace:
+        write(device, 8 * MIB, 65_536)
+        run_tool("blkdiscard", "-o", str(40 * MIB), "-l", str(MIB), str(device))
+        run_tool("blkdiscard", "-z", "-o", str(60 * MIB), "-l", str(MIB), str(device))
+        run_tool("dd", f"if={device}", "of=/dev/null", "bs=1M", "iflag=direct")  # reads are no change
+        trace.drain()
+        expected = [Extent(8 * MIB, 8 * MIB + 65_536), Extent(40 * MIB, 41 * MIB), Extent(60 * MIB, 61 * MIB)]
+        assert trace.changed.changed() == ExtentSet.of(*expected)
+        assert trace.shortfall() == ""
+    assert not [name for name in os.listdir(f"{tracing.TRACEFS}/instances") if name.startswith("stillframe")]
+
+
+def test_a_partition_is_followed_on_its_disk(device: Path) -> None:
+    run_tool("sgdisk", "-n1:2048:+32M", "-n2:0:0", str(device))
+    run_tool("partx", "-a", str(device))
+    try:
+        part = Path(f"{device}p2")
+        leaf = leaf_of(part)
+        assert leaf.place == Extent(33 * MIB, leaf.place.end)
+        with open_trace(leaf, size=SIZE) as trace:
+            write(part, MIB, 4096)
+            trace.drain()
+            assert trace.changed.changed() == ExtentSet.of(Extent(34 * MIB, 34 * MIB + 4096))
+    finally:
+        run_tool("partx", "-d", str(device))
+
+
+def test_a_buffer_that_overflows_is_no_proof(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "_BUFFER_KIB", 4)
+    with open_trace(leaf_of(device), size=SIZE) as trace:
+        run_tool("fio", "--name=a", f"--filename={device}", "--rw=randwrite", "--bs=4k", "--size=40M", "--direct=1",
+                 "--allow_mounted_write=1")  # fmt: skip
+        trace.drain()
+        assert "overflowed" in trace.shortfall()
+        trace.begin_again()
+        assert trace.shortfall() == ""
+        write(device, 0, 4096)
+        trace.drain()
+        assert trace.shortfall() == ""
+
+
+def test_writes_that_the_trace_does_not_show_are_noticed(device: Path) -> None:
+    with open_trace(leaf_of(device), size=SIZE) as trace:
+        (instance,) = (name for name in os.listdir(f"{tracing.TRACEFS}/instances") if name.startswith("stillframe"))
+        Path(tracing.TRACEFS, "instances", instance, tracing._EVENT, "enable").write_text("0")
+        write(device, 0, 4096)
+        trace.drain()
+        assert "8 sectors" in trace.shortfall()
+
+
+def test_a_disk_that_does_not_count_is_refused(device: Path) -> None:
+    switch = Path(leaf_of(device).folder, "queue/iostats")
+    switch.write_text("0")
+    try:
+        with pytest.raises(MachineRefusal, match="does not count") as caught:
+            leaf_of(device)
+        assert "iostats" in caught.value.hint
+    finally:
+        switch.write_text("1")
+
+
+def test_what_was_thawed_early_is_told(mounted: Path) -> None:
+    place = open_mounted(str(mounted))
+    with Watchdog([place.descriptor], limit_s=30) as dog, pytest.raises(ThawedEarly), frozen([place], dog):
+        run_tool("fsfreeze", "--unfreeze", str(mounted))
+    os.close(place.descriptor)
+
+
+def test_the_watchdog_thaws_after_its_limit(mounted: Path) -> None:
+    place = open_mounted(str(mounted))
+    with Watchdog([place.descriptor], limit_s=0.5) as dog:
+        with pytest.raises(Disturbed), frozen([place], dog):
+            (mounted / "after").write_text("this waits until the watchdog has thawed")
+        with frozen([place], dog) as stillness:
+            pass
+        assert stillness.seconds < 5
+    os.close(place.descriptor)
+
+
+def test_one_that_is_frozen_already_is_refused_and_stays_so(mounted: Path) -> None:
+    place = open_mounted(str(mounted))
+    run_tool("fsfreeze", "--freeze", str(mounted))
+    try:
+        with (
+            Watchdog([place.descriptor], limit_s=30) as dog,
+            pytest.raises(MachineRefusal, match="frozen already"),
+            frozen([place], dog),
+        ):
+            raise AssertionError
+    finally:
+        run_tool("fsfreeze", "--unfreeze", str(mounted))  # fails unless it is frozen still
+    os.close(place.descriptor)
+
+
+FREEZE_AND_HANG = """
+import sys, time
+from stillframe.host.live.freezing import frozen, open_mounted
+from stillframe.host.live.watchdog import Watchdog
+place = open_mounted(sys.argv[1])
+with Watchdog([place.descriptor], limit_s=60) as dog, frozen([place], dog):
+    print("frozen", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_a_killed_backup_leaves_a_writable_system(mounted: Path, whole_group: bool) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", FREEZE_AND_HANG, str(mounted)], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"frozen\n"
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGKILL) if whole_group else process.kill()
+    (mounted / "after").write_text("written")
+    assert time.monotonic() - began < 30  # generous: it takes a tenth of a second
+    process.wait()
+    process.stdout.close()
+
+
+def test_refusals_name_the_next_step(
+    mounted: Path, device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STILLFRAME_PASSWORD", "secret")
+    inside = mounted / "repository"
+    assert call("init", inside).exit_code == 0
+    refused = call("backup", device, "--repo", inside)
+    assert refused.exit_code == SourceInUse.exit_code
+    assert "another disk" in refused.errors
+    elsewhere = tmp_path / "repository"
+    assert call("init", elsewhere).exit_code == 0
+    refused = call("backup", device, "--exclude", "*.iso", "--repo", elsewhere)
+    assert refused.exit_code == 2
+    assert "Leave it out" in refused.errors
+    cloned = call("clone", device, tmp_path / "copy", "--yes")
+    assert cloned.exit_code == SourceInUse.exit_code
+    monkeypatch.setattr(tracing, "TRACEFS", str(tmp_path))
+    monkeypatch.setattr(tracing, "_TRACEFS_OLD", str(tmp_path))
+    refused = call("backup", device, "--repo", elsewhere)
+    assert refused.exit_code == 20
+    assert "tracefs" in refused.errors
+    file = call("backup", tmp_path / "disk.img", "--repo", elsewhere)
+    assert file.exit_code == 20
+    assert "name the device" in file.errors
+
+
+def test_a_mounted_disk_is_saved_restored_and_its_files_are_there(
+    mounted: Path, device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STILLFRAME_PASSWORD", "secret")
+    (mounted / "letter").write_bytes(os.urandom(3 * MIB))
+    expected = (mounted / "letter").read_bytes()
+    repository, target = tmp_path / "repository", tmp_path / "target.img"
+    assert call("init", repository).exit_code == 0
+    plan = call("backup", device, "--dry-run", "--json", "--repo", repository)
+    assert plan.result["volumes"][0]["consistency"] == "frozen"
+    made = call("backup", device, "--json", "--repo", repository)
+    assert made.exit_code == 0, made.errors
+    assert made.result["volumes"] == [{"disk": 1, "partition": 1, "consistency": "frozen", "map": "used"}]
+    assert any(notice["code"] == "frozen" for notice in made.result["notices"])
+    (mounted / "later").write_text("not in the image")
+    again = call("backup", device, "--json", "--repo", repository)
+    assert (again.exit_code, again.result["kind"]) == (0, "incremental")
+    assert call("restore", made.result["image"], target, "--yes", "--repo", repository).exit_code == 0
+    place = tmp_path / "again"
+    place.mkdir()
+    run_tool("mount", "-o", "loop", str(target), str(place))
+    try:
+        assert (place / "letter").read_bytes() == expected
+        assert not (place / "later").exists()
+    finally:
+        run_tool("umount", str(place))
+    run_tool("e2fsck", "-fn", str(target))
