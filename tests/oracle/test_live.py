@@ -20,6 +20,7 @@ from stillframe.capture.live import LiveSource, Watch
 from stillframe.extents import ExtentSet
 from stillframe.jobs import live as live_job
 from stillframe.jobs.backup import BackupResult
+from stillframe.jobs.storing import store_leaves
 from stillframe.repo.repository import Repository
 from stillframe.store import LocalStore
 from stillframe.testing.job_runs import backup_paths, make_repository, restore
@@ -182,3 +183,53 @@ def test_a_busy_file_system_is_saved_as_it_was_at_one_moment(
         assert len(judge.promised) >= 5
         compare(judge, repository, result)
         shutil.rmtree(tmp_path / "repository")
+
+
+@pytest.mark.parametrize("filesystem", MAKE)
+def test_what_is_new_since_the_copy_began_does_not_have_to_fit_into_the_freeze(
+    filesystem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large new file lies in blocks that were free in the first map."""
+    monkeypatch.setattr(live, "HELD_BYTES_MAX", 24 * MIB)
+    monkeypatch.setattr(live_job, "_CALM_BYTES", 4 * MIB)
+    with busy(tmp_path, filesystem) as volume:
+        judge = Judge(volume)
+        calls = 0
+
+        def store_and_write(*arguments: object, **named: object) -> None:
+            nonlocal calls
+            store_leaves(*arguments, **named)  # type: ignore[arg-type]
+            calls += 1
+            if calls == 1:
+                data = os.urandom(120 * MIB)
+                (volume.mount / "large").write_bytes(data)
+                os.sync()
+                volume.ledger.write_text(f"large {hashlib.sha256(data).hexdigest()}\n")
+
+        monkeypatch.setattr(live_job, "store_leaves", store_and_write)
+        repository, result = save(volume, judge, monkeypatch)
+        assert calls >= 2
+        assert "large" in judge.promised
+        compare(judge, repository, result)
+
+
+def test_a_freeze_that_did_not_hold_is_repeated_and_nothing_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first, spoilt freeze had read counts as changed again."""
+    with busy(tmp_path, "ext4") as volume:
+        volume.write("buffered", 3)
+        while len(volume.promised()) < 5:
+            pass
+        judge = Judge(volume)
+        look = judge.look
+
+        def look_and_spoil() -> None:
+            look()
+            if judge.calls == 1:
+                run_tool("fsfreeze", "--unfreeze", str(volume.mount))
+
+        monkeypatch.setattr(judge, "look", look_and_spoil)
+        repository, result = save(volume, judge, monkeypatch)
+        assert judge.calls == 2
+        compare(judge, repository, result)

@@ -35,6 +35,7 @@ from stillframe.host.live.volumes import UsedVolume, find_used_volumes
 from stillframe.host.live.watchdog import LIMIT_S, Watchdog
 from stillframe.host.mounts import Users
 
+_State = tuple[tuple[CapturedDisk, ...], tuple[tuple[tuple["Piece", ...], ...], ...]]
 HELD_BYTES_MAX: Final = 256 << 20
 """Bytes that may be read into memory under the freeze; with more, another round of copying comes first."""
 _ROOM_MIN: Final = 16 << 20
@@ -185,16 +186,19 @@ class Watch:
         """
         settle(self._mounted)
         room = _Room(self._expected_size())
-        with frozen(self._freezable, self._watchdog) as stillness:
-            held = self._read_held(selection, already, room)
-            if held is not None and self.on_hold is not None:
-                self.on_hold()
-        if held is None:
-            return None
-        with self._lock:
-            reasons = [trace.shortfall() for trace in self._traces]
-        for reason in filter(None, reasons):
-            raise Disturbed(f"not every write was seen: {reason}", hint="Run it again, or use the rescue medium.")
+        taken: tuple[ExtentSet, ...] = ()
+        good = False
+        try:
+            with frozen(self._freezable, self._watchdog) as stillness:
+                taken = self._take_changed()
+                held = self._read_held(selection, already, taken, room)
+            if held is None:
+                return None
+            self._require_proof()
+            good = True
+        finally:
+            if not good and taken:  # what was read is discarded, whatever failed: it counts as changed again
+                self._unclear(taken)
         return Held(disks=held[0], pieces=held[1], seconds=stillness.seconds)
 
     @property
@@ -203,31 +207,39 @@ class Watch:
         return tuple(one for one in self._mounted if ways[one.where] == "frozen")
 
     def _read_held(
-        self, selection: Selection, already: Sequence[Sequence[ExtentSet]], room: "_Room"
-    ) -> tuple[tuple[CapturedDisk, ...], tuple[tuple[tuple[Piece, ...], ...], ...]] | None:
-        """Maps and missing bytes, while everything is frozen."""
+        self, selection: Selection, already: Sequence[Sequence[ExtentSet]], changed: tuple[ExtentSet, ...],
+        room: "_Room",
+    ) -> _State | None:  # fmt: skip
+        """Maps and missing bytes, while everything is frozen; ``None`` when they do not fit into the room."""
+        disks = tuple(source.capture(selection) for source in self._sources)
+        missing = [
+            [_missing(disk, number, change, read) for number, read in enumerate(reads)]
+            for disk, change, reads in zip(disks, changed, already, strict=True)
+        ]
+        if sum(extents.size for ranges in missing for extents in ranges) > room.size:
+            return None
+        pieces = tuple(
+            tuple(self._read_pieces(disk, number, extents, room) for number, extents in enumerate(ranges))
+            for disk, ranges in zip(disks, missing, strict=True)
+        )
+        self._require_quiet(disks)
+        if self.on_hold is not None:
+            self.on_hold()
+        return disks, pieces
+
+    def _take_changed(self) -> tuple[ExtentSet, ...]:
+        """What has changed, which is cleared because it is about to be read."""
         changed = self.changed()
         for number, extents in enumerate(changed):
             self.clear(number, extents)
-        good = False
-        try:
-            disks = tuple(source.capture(selection) for source in self._sources)
-            missing = [
-                [_missing(disk, number, change, read) for number, read in enumerate(reads)]
-                for disk, change, reads in zip(disks, changed, already, strict=True)
-            ]
-            if sum(extents.size for ranges in missing for extents in ranges) > room.size:
-                return None
-            pieces = tuple(
-                tuple(self._read_pieces(disk, number, extents, room) for number, extents in enumerate(ranges))
-                for disk, ranges in zip(disks, missing, strict=True)
-            )
-            self._require_quiet(disks)
-            good = True
-        finally:
-            if not good:
-                self._unclear(changed)
-        return disks, pieces
+        return changed
+
+    def _require_proof(self) -> None:
+        """Every write must have been seen."""
+        with self._lock:
+            reasons = [trace.shortfall() for trace in self._traces]
+        for reason in filter(None, reasons):
+            raise Disturbed(f"not every write was seen: {reason}", hint="Run it again, or use the rescue medium.")
 
     def _expected_size(self) -> int:
         """Room that the freeze will most likely need, twice over."""

@@ -99,6 +99,7 @@ class _LiveStore:
         self._context = context
         self._chunk_size = repository.identity.chunk_size
         self._tally = Tally()
+        self._already: list[list[ExtentSet]] = []
         self.rounds = 0
         self.bytes_again = 0
 
@@ -108,8 +109,8 @@ class _LiveStore:
         sources = [list(kept_ranges(disk)) for disk in disks]
         maps = [[_LiveMap(one.reader.size, self._chunk_size) for one in ranges] for ranges in sources]
         self._copy(sources, maps)
-        already = [[one.kept for one in ranges] for ranges in sources]
-        held = self._hold(sources, maps, already)
+        self._already = [[one.kept for one in ranges] for ranges in sources]
+        held = self._hold(sources, maps)
         flat = [one for ranges in maps for one in ranges]
         self._writer.flush()
         self._finish(held, flat)
@@ -134,17 +135,14 @@ class _LiveStore:
             chunk_size=self._chunk_size, context=self._context,
         )  # fmt: skip
 
-    def _hold(
-        self, sources: Sequence[Sequence[KeptRange]], maps: Sequence[Sequence[_LiveMap]],
-        already: Sequence[Sequence[ExtentSet]],
-    ) -> Held:  # fmt: skip
+    def _hold(self, sources: Sequence[Sequence[KeptRange]], maps: Sequence[Sequence[_LiveMap]]) -> Held:
         """Rounds of copying until little changes, then the freeze; again when it was disturbed."""
         failure: Disturbed | None = None
         for _ in range(_TRIES_MAX):
             self._copy_changes(sources, maps)
             self._context.events.emit(PhaseStarted(name="freezing for a moment"))
             try:
-                held = self._watching.hold(self._selection, already)
+                held = self._watching.hold(self._selection, self._already)
             except Disturbed as error:
                 failure = error
                 continue
@@ -160,7 +158,7 @@ class _LiveStore:
         before: int | None = None
         while self.rounds < _ROUNDS_MAX:
             parts = [
-                [self._changed_part(one, change) for one in ranges]
+                [self._changed_part(one, change, is_outside=index == 0) for index, one in enumerate(ranges)]
                 for ranges, change in zip(sources, self._watching.changed(), strict=True)
             ]
             size = sum(one.kept.size for ranges in parts for one in ranges)
@@ -171,16 +169,19 @@ class _LiveStore:
             self.bytes_again += size
             self._context.events.emit(PhaseStarted(name="reading again what changed", bytes_total=size))
             for number, ranges in enumerate(parts):
-                for one in ranges:
+                for index, one in enumerate(ranges):
                     self._watching.clear(number, ExtentSet(one.kept.starts + one.start, one.kept.ends + one.start))
+                    self._already[number][index] |= one.kept
             self._copy(parts, maps)
 
-    def _changed_part(self, one: KeptRange, changed: ExtentSet) -> KeptRange:
-        """The whole chunks of a range that changed, as far as they are kept."""
+    def _changed_part(self, one: KeptRange, changed: ExtentSet, *, is_outside: bool) -> KeptRange:
+        """The whole chunks of a range that changed. In a volume also what was free: it may be a new file by now."""
         here, size = changed.clipped(Extent(one.start, one.start + one.reader.size)), self._chunk_size
         starts = (here.starts - one.start) // size * size
         ends = np.minimum(-(-(here.ends - one.start) // size) * size, one.reader.size)
-        return replace(one, kept=one.kept & ExtentSet.from_arrays(starts, ends), excluded=ExtentSet.empty())
+        chunks = ExtentSet.from_arrays(starts, ends)
+        kept = one.kept & chunks if is_outside else chunks - one.excluded
+        return replace(one, kept=kept, excluded=ExtentSet.empty())
 
     def _finish(self, held: Held, maps: Sequence[_LiveMap]) -> None:
         """Lay what was read under the freeze over what is stored."""

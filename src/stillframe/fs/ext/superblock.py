@@ -169,7 +169,7 @@ class Superblock:
         """``ext2``, ``ext3``, ``ext4`` or ``jbd``, as ``blkid`` tells them apart."""
         if Incompat.JOURNAL_DEV in self.incompat:
             return "jbd"
-        if self.ro_compat & ~_OLD_RO_COMPAT or self.incompat & ~_OLD_INCOMPAT:
+        if self.ro_compat & ~int(_OLD_RO_COMPAT) or self.incompat & ~int(_OLD_INCOMPAT):
             return "ext4dev" if self.flags & _TEST_FILESYSTEM else "ext4"
         return "ext3" if Compat.HAS_JOURNAL in self.compat else "ext2"
 
@@ -178,7 +178,7 @@ class Superblock:
         """Everything that places bitmaps and metadata; a replayed journal must not change it."""
         layout = (self.blocks_count, self.first_data_block, self.block_size, self.cluster_blocks, self.desc_size)
         groups = (self.blocks_per_group, self.inodes_per_group, self.inode_size, self.reserved_gdt_blocks)
-        flags = (self.incompat & ~Incompat.RECOVER, self.ro_compat & ~RoCompat.ORPHAN_PRESENT)
+        flags = (self.incompat & ~int(Incompat.RECOVER), self.ro_compat & ~int(RoCompat.ORPHAN_PRESENT))
         return layout, groups, flags, self.first_meta_bg, self.backup_groups, self.uuid, self.checksum_seed
 
 

@@ -58,7 +58,7 @@ def _is_plain_ext(reader: BlockReader) -> bool:
     superblock = parse_superblock(reader.read_at(SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE))
     return (
         superblock is not None
-        and not superblock.incompat & ~_EXT_INCOMPAT
+        and not superblock.incompat & ~int(_EXT_INCOMPAT)  # "~" of the flags alone has no bits without a name
         and not superblock.ro_compat & ~sum(RoCompat)
         and not superblock.ro_compat & _EXT_RO_COMPAT_NOT
         and superblock.blocks_count <= _EXT_BLOCKS_MAX
