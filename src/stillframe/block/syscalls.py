@@ -9,6 +9,7 @@ import errno
 import os
 import struct
 import sys
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from stillframe.errors import MachineRefusal
@@ -26,6 +27,8 @@ BLKRRPART: Final = 0x125F  # read the partition table again
 # Linux include/uapi/linux/falloc.h
 FALLOC_FL_KEEP_SIZE: Final = 0x01
 FALLOC_FL_PUNCH_HOLE: Final = 0x02
+
+_SYNC_FILE_RANGE_WRITE: Final = 2  # Linux include/uapi/linux/fs.h
 
 NOT_SUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS, errno.EINVAL})
 """Answers of a system or device that cannot do a call at all."""
@@ -87,6 +90,23 @@ def punch_hole(descriptor: int, extent: Extent) -> None:
         code = ctypes.get_errno()
         if code != errno.EINTR:
             raise OSError(code, os.strerror(code))
+
+
+def start_writeback(descriptor: int) -> None:
+    """Have the system begin to write a file's bytes to its disk, without waiting for it; a hint, nothing more.
+
+    Source: sync_file_range(2), SYNC_FILE_RANGE_WRITE.
+    """
+    if sys.platform == "linux":
+        call = getattr(_libc(), "sync_file_range", None)
+        if call is not None:
+            call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+            call(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def next_data(descriptor: int, offset: int, end: int) -> tuple[int, int]:
