@@ -168,8 +168,15 @@ def kept_of(frozen: Path, result: BackupResult) -> ExtentSet:
         return read_used_map(reader, identify(reader), is_frozen=True).extents
 
 
-@pytest.mark.parametrize("writer", WRITERS)
-@pytest.mark.parametrize("filesystem", MAKE)
+def combinations() -> Iterator[object]:
+    """Every writer on ext4, the two most different ones on the others; the rest belongs to ``make test-all``."""
+    for filesystem in MAKE:
+        for writer in WRITERS:
+            quick = filesystem == "ext4" or writer in ("files", "buffered")
+            yield pytest.param(filesystem, writer, marks=[] if quick else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize(("filesystem", "writer"), combinations())
 def test_a_busy_file_system_is_saved_as_it_was_at_one_moment(
     filesystem: str, writer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
