@@ -176,7 +176,7 @@ def combinations() -> Iterator[object]:
             yield pytest.param(filesystem, writer, marks=[] if quick else [pytest.mark.slow])
 
 
-@pytest.mark.parametrize(("filesystem", "writer"), combinations())
+@pytest.mark.parametrize(("filesystem", "writer"), list(combinations()))
 def test_a_busy_file_system_is_saved_as_it_was_at_one_moment(
     filesystem: str, writer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
