@@ -86,6 +86,8 @@ class Busy:
             program.wait()
         run_tool("umount", str(self.mount))
         run_tool("losetup", "--detach", self.device)
+        if self.filesystem == "btrfs":  # or the kernel takes the restored copy for the device it has seen before
+            run_tool("btrfs", "device", "scan", "--forget", accept=(0, 1))
 
 
 @contextlib.contextmanager
@@ -188,8 +190,8 @@ def test_a_busy_file_system_is_saved_as_it_was_at_one_moment(
         repository, result = save(volume, judge, monkeypatch)
         assert judge.calls >= 1
         assert len(judge.promised) >= 5
-        compare(judge, repository, result)
-        shutil.rmtree(tmp_path / "repository")
+    compare(judge, repository, result)
+    shutil.rmtree(tmp_path / "repository")
 
 
 @pytest.mark.parametrize("filesystem", MAKE)
@@ -217,7 +219,7 @@ def test_what_is_new_since_the_copy_began_does_not_have_to_fit_into_the_freeze(
         repository, result = save(volume, judge, monkeypatch)
         assert calls >= 2
         assert "large" in judge.promised
-        compare(judge, repository, result)
+    compare(judge, repository, result)
 
 
 def test_a_freeze_that_did_not_hold_is_repeated_and_nothing_is_forgotten(
@@ -239,4 +241,4 @@ def test_a_freeze_that_did_not_hold_is_repeated_and_nothing_is_forgotten(
         monkeypatch.setattr(judge, "look", look_and_spoil)
         repository, result = save(volume, judge, monkeypatch)
         assert judge.calls == 2
-        compare(judge, repository, result)
+    compare(judge, repository, result)

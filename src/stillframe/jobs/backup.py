@@ -6,7 +6,7 @@ only read. The order of writing is that of ``docs/format/v1-draft.md``, section 
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import stillframe
@@ -145,6 +145,7 @@ def apply_backup(
         done = _store(repository, sources, plan, writer, context)
         context.events.emit(PhaseStarted(name="writing the index"))
         writer.flush()
+        done = replace(done, torn=tuple(not source.stayed_still() for source in sources))
         manifest = _make_manifest(
             repository, plan, done, created=created, session=session.id, owner=context.owner,
             bytes_added=writer.bytes_added,
@@ -179,7 +180,7 @@ class _Done:
     disks: tuple[CapturedDisk, ...]
     ranges: tuple[StoredRange, ...]
     bytes_read: int
-    torn: tuple[bool, ...]
+    torn: tuple[bool, ...] = ()
     notices: tuple[Notice, ...] = ()
 
 
@@ -195,14 +196,10 @@ def _store(
                 hint="Make an image of each.",
             )
         found = store_live(repository, live, writer, plan.options.selection, context)
-        return _Done(
-            disks=found.disks, ranges=found.ranges, bytes_read=found.bytes_read, torn=(False,) * len(live),
-            notices=found.notices,
-        )  # fmt: skip
+        return _Done(disks=found.disks, ranges=found.ranges, bytes_read=found.bytes_read, notices=found.notices)
     ranges = [found for disk in plan.disks for found in kept_ranges(disk)]
     stored, bytes_read = store_ranges(ranges, writer, chunk_size=repository.identity.chunk_size, context=context)
-    torn = tuple(not source.stayed_still() for source in sources)
-    return _Done(disks=plan.disks, ranges=tuple(stored), bytes_read=bytes_read, torn=torn)
+    return _Done(disks=plan.disks, ranges=tuple(stored), bytes_read=bytes_read)
 
 
 def _make_manifest(
