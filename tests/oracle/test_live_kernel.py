@@ -15,6 +15,7 @@ from stillframe.extents import Extent, ExtentSet
 from stillframe.host.blocks import read_block_tree
 from stillframe.host.linux import DeviceNumber, thing_at
 from stillframe.host.live import trace as tracing
+from stillframe.host.live import tracefs
 from stillframe.host.live.freezing import frozen, open_mounted
 from stillframe.host.live.leaves import LeafRange, find_leaf
 from stillframe.host.live.trace import open_trace
@@ -72,7 +73,7 @@ def test_every_write_discard_and_zeroing_is_seen_and_proven(device: Path) -> Non
         expected = [Extent(8 * MIB, 8 * MIB + 65_536), Extent(40 * MIB, 41 * MIB), Extent(60 * MIB, 61 * MIB)]
         assert trace.changed.changed() == ExtentSet.of(*expected)
         assert trace.shortfall() == ""
-    assert not [name for name in os.listdir(f"{tracing.TRACEFS}/instances") if name.startswith("stillframe")]
+    assert not [name for name in os.listdir(f"{tracefs.TRACEFS}/instances") if name.startswith("stillframe")]
 
 
 def test_a_partition_is_followed_on_its_disk(device: Path) -> None:
@@ -104,10 +105,25 @@ def test_a_buffer_that_overflows_is_no_proof(device: Path, monkeypatch: pytest.M
         assert trace.shortfall() == ""
 
 
+def test_the_trace_file_system_is_mounted_and_leftovers_of_a_killed_run_go(device: Path) -> None:
+    subprocess.run(["umount", tracefs.TRACEFS], check=False, capture_output=True)  # busy: another test uses it
+    with open_trace(leaf_of(device), size=SIZE) as trace:
+        stale = Path(tracefs.TRACEFS, "instances", "stillframe-999999999-0000")  # no process has this number
+        stale.mkdir()
+        (stale / "events/block/block_rq_complete/enable").write_text("1")
+        with open_trace(leaf_of(device), size=SIZE) as second:
+            assert not stale.exists()
+            write(device, 5 * MIB, 4096)
+            for one in (trace, second):
+                one.drain()
+                assert one.changed.changed() == ExtentSet.of(Extent(5 * MIB, 5 * MIB + 4096))
+    assert not [name for name in os.listdir(f"{tracefs.TRACEFS}/instances") if name.startswith("stillframe")]
+
+
 def test_writes_that_the_trace_does_not_show_are_noticed(device: Path) -> None:
     with open_trace(leaf_of(device), size=SIZE) as trace:
-        (instance,) = (name for name in os.listdir(f"{tracing.TRACEFS}/instances") if name.startswith("stillframe"))
-        Path(tracing.TRACEFS, "instances", instance, tracing._EVENT, "enable").write_text("0")
+        (instance,) = (name for name in os.listdir(f"{tracefs.TRACEFS}/instances") if name.startswith("stillframe"))
+        Path(tracefs.TRACEFS, "instances", instance, tracing._EVENT, "enable").write_text("0")
         write(device, 0, 4096)
         trace.drain()
         assert "8 sectors" in trace.shortfall()
@@ -199,8 +215,8 @@ def test_refusals_name_the_next_step(
     assert "Leave it out" in refused.errors
     cloned = call("clone", device, tmp_path / "copy", "--yes")
     assert cloned.exit_code == SourceInUse.exit_code
-    monkeypatch.setattr(tracing, "TRACEFS", str(tmp_path))
-    monkeypatch.setattr(tracing, "_TRACEFS_OLD", str(tmp_path))
+    monkeypatch.setattr(tracefs, "TRACEFS", str(tmp_path / "none"))
+    monkeypatch.setattr(tracefs, "_TRACEFS_OLD", str(tmp_path / "none"))
     refused = call("backup", device, "--repo", elsewhere)
     assert refused.exit_code == 20
     assert "tracefs" in refused.errors

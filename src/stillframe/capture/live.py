@@ -62,7 +62,7 @@ class LiveSource(OpenSource):
         places = frozenset(volume.place for volume in self.volumes if volume.way != "swap")
         wanted = Selection(
             all_sectors=selection.all_sectors, include_paging=selection.include_paging, exclude=selection.exclude,
-            frozen=places,
+            held=places,
         )  # fmt: skip
         return capture_disk(self.reader, self.facts, wanted)
 

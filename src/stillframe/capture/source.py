@@ -1,7 +1,7 @@
 """A source as a view that holds still: per volume a reader, its consistency, and the bytes that are kept.
 
-Answers: "what exactly will an image of this disk hold, and why?" This version has one way to hold still: the source is
-not mounted (``offline``); ``torn`` is what remains when the person insists. Snapshots and freezing come later, here.
+Answers: "what exactly will an image of this disk hold, and why?" How it holds still is for ``opening``: it is not mounted
+(``offline``), a ``snapshot`` of it is read, it is ``frozen`` for a moment; ``torn`` remains when the person insists.
 """
 
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from stillframe.host.disks import DiskFacts
 TABLE_BROKEN: Final = "table-broken"
 """The notice that a partition table was not used, so that the disk is kept as one piece."""
 
-Consistency = Literal["offline", "frozen", "torn"]
+Consistency = Literal["offline", "snapshot", "frozen", "torn"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,14 +32,16 @@ class Selection:
         all_sectors: Keep every byte, in use or not.
         include_paging: Keep the contents of paging, hibernation and swap.
         exclude: Files whose contents are left out, where the used map is proven.
-        frozen: Partitions that are mounted and held frozen while they are looked at.
+        held: Partitions that are mounted, and whose file systems stand still while they are looked at.
+        held_by: What holds those still.
         consistency: ``torn`` when the source is in use and the person insists.
     """
 
     all_sectors: bool = False
     include_paging: bool = False
     exclude: tuple[Pattern, ...] = ()
-    frozen: frozenset[Extent] = frozenset()
+    held: frozenset[Extent] = frozenset()
+    held_by: Consistency = "frozen"
     consistency: Consistency = "offline"
 
 
@@ -129,8 +131,8 @@ def _whole(layout: Layout) -> Partition:
 def _capture_volume(disk: BlockReader, partition: Partition, selection: Selection) -> CapturedVolume:
     reader = WindowReader(disk, partition.extent)
     identified = identify(reader)
-    is_frozen = partition.extent in selection.frozen
-    used = read_used_map(reader, identified, is_frozen=is_frozen)
+    is_held = partition.extent in selection.held
+    used = read_used_map(reader, identified, is_frozen=is_held)
     everything = ExtentSet.of(Extent(0, reader.size))
     notices = [*used.notices]
     left_out: list[LeftOutFile] = []
@@ -147,7 +149,7 @@ def _capture_volume(disk: BlockReader, partition: Partition, selection: Selectio
     return CapturedVolume(
         partition=partition, reader=reader, volume=identified.volume, used=used, kept=used.extents - excluded,
         excluded=excluded, left_out=tuple(left_out),
-        consistency="frozen" if is_frozen else selection.consistency, notices=tuple(notices),
+        consistency=selection.held_by if is_held else selection.consistency, notices=tuple(notices),
     )  # fmt: skip
 
 

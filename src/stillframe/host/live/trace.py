@@ -10,8 +10,6 @@ Source: Linux Documentation/trace/{ftrace,events}.rst; Documentation/block/stat.
 block/blk-mq.c (blk_update_request traces a completion, then counts it).
 """
 
-import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,16 +25,14 @@ from stillframe.host.blocks import SYSFS_SECTOR, read_text
 from stillframe.host.linux import open_for_reading, require_linux
 from stillframe.host.live.leaves import LeafRange
 from stillframe.host.live.ring import Completed, EventLayout, parse_layout, parse_page
+from stillframe.host.live.tracefs import HINT, find_tracefs, trace_instance, write_setting
 
-TRACEFS: Final = "/sys/kernel/tracing"
-_TRACEFS_OLD: Final = "/sys/kernel/debug/tracing"
 _EVENT: Final = "events/block/block_rq_complete"
 _BUFFER_KIB: Final = 8192
 """For each processor: at 64 bytes an event, 130,000 writes between two drains."""
 _PAGE_SIZE_MAX: Final = 64 << 10
 _GRANULES_MAX: Final = 16 << 20
 GRANULE_SIZE_MIN: Final = 4096
-_HINT: Final = "Back up from the rescue medium, or put the volume on LVM and use its snapshots."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,30 +188,20 @@ def open_trace(leaf: LeafRange, *, size: int) -> Iterator[WriteTrace]:
         MachineRefusal: The kernel has no trace of requests, or this user may not use it.
     """
     require_linux("following writes")
-    root = _find_tracefs()
-    folder = f"{root}/instances/stillframe-{os.getpid()}-{leaf.name.replace('/', '!')}"
-    try:
-        os.mkdir(folder)
-    except OSError as error:
-        raise _refused(error) from error
-    try:
+    root = find_tracefs(event=_EVENT)
+    with trace_instance(root) as folder:
         layout = parse_layout(read_text(f"{root}/{_EVENT}/format"))
         device = leaf.number.major << 20 | leaf.number.minor
         for name, value in (
             ("buffer_size_kb", str(_BUFFER_KIB)), (f"{_EVENT}/filter", f"dev == {device}"), (f"{_EVENT}/enable", "1"),
             ("tracing_on", "1"),
         ):  # fmt: skip
-            _write(f"{folder}/{name}", value)
+            write_setting(f"{folder}/{name}", value)
         trace = WriteTrace(folder, leaf, layout, size=size)
         try:
             yield trace
         finally:
             trace.close()
-    finally:
-        with contextlib.suppress(OSError):
-            _write(f"{folder}/{_EVENT}/enable", "0")
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)
 
 
 def read_count(leaf: LeafRange) -> WriteCount:
@@ -226,37 +212,8 @@ def read_count(leaf: LeafRange) -> WriteCount:
     """
     fields = read_text(f"{leaf.folder}/stat").split()
     if len(fields) < 14 or not all(field.isdecimal() for field in fields):
-        raise MachineRefusal(f"{leaf.folder}/stat does not count discards: this kernel is too old", hint=_HINT)
+        raise MachineRefusal(f"{leaf.folder}/stat does not count discards: this kernel is too old", hint=HINT)
     return WriteCount(written=int(fields[6]), discarded=int(fields[13]))
-
-
-def _find_tracefs() -> str:
-    for folder in (TRACEFS, _TRACEFS_OLD):
-        if os.path.isdir(f"{folder}/instances"):
-            if not os.path.exists(f"{folder}/{_EVENT}/format"):
-                break
-            return folder
-    raise MachineRefusal(
-        "this kernel does not show which blocks it writes (no tracefs with the event block_rq_complete)",
-        hint=f"Mount it with 'mount -t tracefs tracefs {TRACEFS}' if it is not mounted. {_HINT}",
-    )
-
-
-def _refused(error: OSError) -> MachineRefusal:
-    if error.errno in (errno.EPERM, errno.EACCES):
-        return MachineRefusal(
-            "the kernel's trace may not be used: by this user, or because the kernel is locked down (Secure Boot)",
-            hint=f"Run it as root. Where root may not either: {_HINT}",
-        )
-    return MachineRefusal(f"the kernel's trace could not be set up: {error.strerror}", hint=_HINT)
-
-
-def _write(path: str, value: str) -> None:
-    try:
-        with open(path, "w", encoding="ascii") as file:
-            file.write(value)
-    except OSError as error:
-        raise _refused(error) from error
 
 
 def _read_page(pipe: int) -> bytes:
