@@ -218,8 +218,9 @@ def test_refusals_name_the_next_step(
     refused = call("backup", device, "--exclude", "*.iso", "--repo", elsewhere)
     assert refused.exit_code == 2
     assert "Leave it out" in refused.errors
-    cloned = call("clone", device, tmp_path / "copy", "--yes")
-    assert cloned.exit_code == SourceInUse.exit_code
+    cloned = call("clone", device, mounted / "copy", "--yes")
+    assert cloned.exit_code == 22
+    assert "lies on the source" in cloned.errors
     monkeypatch.setattr(tracefs, "TRACEFS", str(tmp_path / "none"))
     monkeypatch.setattr(tracefs, "_TRACEFS_OLD", str(tmp_path / "none"))
     refused = call("backup", device, "--repo", elsewhere)
@@ -243,7 +244,10 @@ def test_a_mounted_disk_is_saved_restored_and_its_files_are_there(
     made = call("backup", device, "--json", "--repo", repository)
     assert made.exit_code == 0, made.errors
     assert made.result["volumes"] == [{"disk": 1, "partition": 1, "consistency": "frozen", "map": "used"}]
-    assert any(notice["code"] == "frozen" for notice in made.result["notices"])
+    assert 0 < made.result["held"]["seconds"] < 10
+    shown = call("show", made.result["image"], "--json", "--repo", repository)
+    assert shown.result["held"] == made.result["held"]
+    assert "held still" in call("show", made.result["image"], "--repo", repository).output
     (mounted / "later").write_text("not in the image")
     again = call("backup", device, "--json", "--repo", repository)
     assert (again.exit_code, again.result["kind"]) == (0, "incremental")
