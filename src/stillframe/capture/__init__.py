@@ -1,7 +1,17 @@
 """A source that holds still: a reader, what lies where, which bytes matter, and how consistent they are."""
 
-from stillframe.capture.offline import OpenSource
-from stillframe.capture.opening import open_source
+from stillframe.capture.offline import Holding, OpenSource, Still
+from stillframe.capture.opening import open_source, open_sources
 from stillframe.capture.source import CapturedDisk, CapturedVolume, Selection, capture_disk
 
-__all__ = ["CapturedDisk", "CapturedVolume", "OpenSource", "Selection", "capture_disk", "open_source"]
+__all__ = [
+    "CapturedDisk",
+    "CapturedVolume",
+    "Holding",
+    "OpenSource",
+    "Selection",
+    "Still",
+    "capture_disk",
+    "open_source",
+    "open_sources",
+]

@@ -4,6 +4,8 @@ Answers: "what of it matters, and did anybody write to it meanwhile?" Which way 
 """
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -14,6 +16,29 @@ from stillframe.events import Notice
 from stillframe.host.changes import ChangeStamp, change_stamp
 from stillframe.host.disks import DiskFacts
 from stillframe.host.mounts import Use, users_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What a source is told when it is to be held still.
+
+    Attributes:
+        selection: Which bytes the person wants.
+        around: Entered right around the moment that counts: programs of the person's run there.
+        note: Told of what the person should know.
+    """
+
+    selection: Selection
+    around: Callable[[], AbstractContextManager[None]]
+    note: Callable[[Notice], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Still:
+    """A source that holds still from now on, and what is in it."""
+
+    source: "OpenSource"
+    disk: CapturedDisk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +63,20 @@ class OpenSource:
         if self.claim is not None:
             os.close(self.claim)
 
+    @property
+    def announcement(self) -> Notice | None:
+        """For a source in use, how it is going to be held still; what ``capture`` says of it is an estimate."""
+        return None
+
+    @contextmanager
+    def hold(self, disk: CapturedDisk, holding: Holding) -> Iterator[Still]:  # noqa: ARG002 others need it
+        """Hold it still while the block runs. ``disk`` is what was planned, which is what it is when it is not in use.
+
+        Raises:
+            MachineRefusal: It cannot be held still.
+        """
+        yield Still(source=self, disk=disk)
+
     def capture(self, selection: Selection) -> CapturedDisk:
         """Decide which bytes matter; the source's own consistency counts, not the selection's."""
         wanted = Selection(
@@ -49,7 +88,11 @@ class OpenSource:
         return capture_disk(self.reader, self.facts, wanted)
 
     def stayed_still(self) -> bool:
-        """Whether, seen from now, nothing has written to it since it was opened, and nobody can."""
+        """Whether, seen from now, nothing has written to it since it was opened, and nobody can.
+
+        Raises:
+            Disturbed: What held it still is lost.
+        """
         path, is_ours = self.facts.path, self.claim is not None
         writers = writers_of(path, probe=not is_ours)
         return self.consistency == "offline" and not writers and change_stamp(path) == self.stamp

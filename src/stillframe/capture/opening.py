@@ -1,27 +1,58 @@
-"""Opening a source the best way there is: offline when nothing uses it, else by a tracked freeze, else not at all.
+"""Opening a source the best way there is.
 
-Answers: "may this be copied, and how does it hold still?" A source in use that cannot be held still is copied only
-when the person insists, and then it is ``torn``: never called good, never a baseline.
+Answers: "may this be copied, and how does it hold still?" Offline when nothing uses it, else by a snapshot of LVM, else
+by a tracked freeze, else not at all. A source in use that cannot be held still is copied only when the person insists,
+and then it is ``torn``: never called good, never a baseline.
 """
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 from stillframe.block.file import open_file_reader
 from stillframe.capture.live import open_live_source
+from stillframe.capture.lvm import SnapshotSource, open_snapshot_source
 from stillframe.capture.offline import OpenSource, writers_of
 from stillframe.errors import MachineRefusal, SourceInUse
 from stillframe.events import Notice
+from stillframe.host.blocks import BlockNode
 from stillframe.host.changes import change_stamp
 from stillframe.host.disks import DiskFacts, describe
 from stillframe.host.linux import DeviceNumber, hold_exclusively, thing_at
-from stillframe.host.mounts import Use, read_users
+from stillframe.host.lvm import is_logical_volume
+from stillframe.host.mounts import Use, Users, read_users
 
 
-def open_source(path: str, *, allow_torn: bool = False, may_be_live: bool = True) -> OpenSource:
+@contextmanager
+def open_sources(paths: Sequence[str], *, allow_torn: bool = False) -> Iterator[tuple[OpenSource, ...]]:
+    """Open what one image is made of, until the block ends; arguments and errors as of ``open_source``.
+
+    Several sources in use are held still together, at one moment, which only the tracked freeze can do: a snapshot is
+    made where only one of them is in use.
+    """
+    may_snapshot = len(paths) == 1 or sum(bool(writers_of(describe(path).path)) for path in paths) == 1
+    with ExitStack() as stack:
+        sources = [
+            stack.enter_context(open_source(path, allow_torn=allow_torn, may_snapshot=may_snapshot)) for path in paths
+        ]
+        in_use = [source for source in sources if source.announcement is not None]
+        if len(in_use) > 1 and any(isinstance(source, SnapshotSource) for source in in_use):
+            raise SourceInUse(
+                f"{in_use[-1].facts.path} came into use while the sources were opened", hint="Run the backup again."
+            )
+        yield tuple(sources)
+
+
+def open_source(
+    path: str, *, allow_torn: bool = False, may_be_live: bool = True, may_snapshot: bool = False
+) -> OpenSource:
     """Open a disk, a partition or a disk file for reading.
 
     Args:
         path: The source.
         allow_torn: Copy it as it changes, when it is in use.
         may_be_live: Hold it still while it is in use, where that is possible.
+        may_snapshot: A snapshot of LVM may be made for it: the caller will ``hold`` it.
 
     Raises:
         UsageError: There is no such thing.
@@ -31,7 +62,7 @@ def open_source(path: str, *, allow_torn: bool = False, may_be_live: bool = True
     facts = describe(path)
     writers = writers_of(facts.path)
     if writers and not allow_torn:
-        return _open_live(facts, writers, may_be_live=may_be_live)
+        return _open_live(facts, writers, may_be_live=may_be_live, may_snapshot=may_snapshot)
     notices: tuple[Notice, ...] = ()
     if writers:
         notices = (
@@ -50,7 +81,7 @@ def open_source(path: str, *, allow_torn: bool = False, may_be_live: bool = True
     )  # fmt: skip
 
 
-def _open_live(facts: DiskFacts, writers: tuple[Use, ...], *, may_be_live: bool) -> OpenSource:
+def _open_live(facts: DiskFacts, writers: tuple[Use, ...], *, may_be_live: bool, may_snapshot: bool) -> OpenSource:
     """A source in use, to be held still; refused with the reason where that cannot be."""
     number = thing_at(facts.path)
     reason = "a disk file in use cannot be held still; name the device that was made of it"
@@ -58,13 +89,33 @@ def _open_live(facts: DiskFacts, writers: tuple[Use, ...], *, may_be_live: bool)
         reason = "it cannot be held still for this in this version"
     elif isinstance(number, DeviceNumber):
         users = read_users()
-        try:
-            return open_live_source(facts, users, users.tree.nodes[number])
-        except SourceInUse as error:
-            raise _refused(facts, writers, error.message) from error
-        except MachineRefusal as error:
-            raise _refused(facts, writers, f"{error.message}. {error.hint}") from error
+        node = users.tree.nodes[number]
+        if may_snapshot and is_logical_volume(node):
+            return _open_volume(facts, writers, users, node)
+        return _open_followed(facts, writers, users, node)
     raise _refused(facts, writers, reason)
+
+
+def _open_volume(facts: DiskFacts, writers: tuple[Use, ...], users: Users, node: BlockNode) -> OpenSource:
+    """A logical volume in use: from a snapshot, or else followed."""
+    try:
+        return open_snapshot_source(facts, users, node)
+    except MachineRefusal as error:
+        why = Notice(code="no-snapshot", message=f"no LVM snapshot: {error.message}", hint=error.hint)
+    try:
+        followed = _open_followed(facts, writers, users, node)
+    except SourceInUse as error:
+        raise SourceInUse(f"{error.message}; {why.message}", hint=f"{why.hint} {error.hint}".strip()) from error
+    return replace(followed, notices=(why,))
+
+
+def _open_followed(facts: DiskFacts, writers: tuple[Use, ...], users: Users, node: BlockNode) -> OpenSource:
+    try:
+        return open_live_source(facts, users, node)
+    except SourceInUse as error:
+        raise _refused(facts, writers, error.message) from error
+    except MachineRefusal as error:
+        raise _refused(facts, writers, f"{error.message}. {error.hint}") from error
 
 
 def _refused(facts: DiskFacts, writers: tuple[Use, ...], reason: str) -> SourceInUse:

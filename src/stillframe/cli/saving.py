@@ -1,10 +1,9 @@
 """The verb that saves: ``backup``. The plan is shown before anything is written."""
 
 import argparse
-import contextlib
 from typing import Final
 
-from stillframe.capture import OpenSource, Selection, open_source
+from stillframe.capture import Selection, open_sources
 from stillframe.cli.call import Call, refuse_later, running
 from stillframe.cli.results import backup_plan_fields, backup_result_fields
 from stillframe.cli.words import backup_plan_lines, backup_result_lines
@@ -33,10 +32,7 @@ def backup(call: Call) -> int:
     require_raw_sources(options.sources)
     require_power(options.then)
     repository = call.open_repository()
-    with contextlib.ExitStack() as stack:
-        sources: list[OpenSource] = [
-            stack.enter_context(open_source(path, allow_torn=options.allow_torn)) for path in options.sources
-        ]
+    with open_sources(options.sources, allow_torn=options.allow_torn) as sources:
         require_elsewhere(call.folder, sources)
         plan = plan_backup(repository, sources, _backup_options(options), this_owner())
         if options.dry_run:

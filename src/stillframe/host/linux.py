@@ -170,6 +170,13 @@ def open_for_reading(path: str, *, waits: bool = True) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if waits else os.O_NONBLOCK))
 
 
+def memory_file(name: str) -> int:
+    """An open descriptor of a new file that lies in memory, whatever becomes of the disks. Source: memfd_create(2)."""
+    if sys.platform != "linux":
+        raise refusal("a file in memory")
+    return os.memfd_create(name)
+
+
 def sync_filesystem(descriptor: int) -> None:
     """Write out what one file system holds back. Source: syncfs(2).
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from stillframe.errors import MachineRefusal, MissingProgram
+from stillframe.host.linux import memory_file
 
 TIMEOUT_S: Final = 60.0
 _ERROR_LINES: Final = 3
@@ -117,16 +118,14 @@ def run(arguments: Sequence[str], *, given: bytes = b"", timeout_s: float = TIME
         MachineRefusal: It could not be started, or did not end in time.
     """
     command = [find_program(arguments[0]), *arguments[1:]]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("LC_")}
-    environment |= {"LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", "LANGUAGE": "C"}
     pipe = subprocess.PIPE
     try:
-        # S603: this is the one call; every argument list comes from our own code.
+        # S603: here and below; every argument list comes from our own code.
         process = subprocess.Popen(  # noqa: S603
-            command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, start_new_session=True
+            command, stdin=pipe, stdout=pipe, stderr=pipe, env=_environment(), start_new_session=True
         )
     except OSError as error:
-        raise MachineRefusal(f"{command[0]} could not be started: {error.strerror}", hint="Is it damaged?") from error
+        raise _not_started(command[0], error) from error
     with process:
         try:
             output, errors = process.communicate(given, timeout=timeout_s)
@@ -140,6 +139,62 @@ def run(arguments: Sequence[str], *, given: bytes = b"", timeout_s: float = TIME
             _stop(process)
             raise
     return Finished(arguments=tuple(arguments), exit_code=process.returncode, output=output, errors=errors)
+
+
+def run_to_the_end(arguments: Sequence[str]) -> Finished:
+    """Run a program that does harm when it is stopped halfway: one that holds volumes still while it works.
+
+    It has no time limit, Ctrl-C waits for it, and when this process is killed it goes on: it writes to memory, and not
+    to a pipe that would break, nor to a disk that it may hold still itself.
+
+    Raises:
+        MissingProgram: It is not installed.
+        MachineRefusal: It could not be started.
+    """
+    command = [find_program(arguments[0]), *arguments[1:]]
+    output, errors = memory_file("output"), memory_file("errors")
+    try:
+        try:
+            process = subprocess.Popen(  # noqa: S603
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=_environment(),
+                start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise _not_started(command[0], error) from error
+        _wait_for(process)
+        return Finished(
+            arguments=tuple(arguments), exit_code=process.returncode, output=_all_of(output), errors=_all_of(errors)
+        )
+    finally:
+        os.close(output)
+        os.close(errors)
+
+
+def _environment() -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LC_")}
+    return environment | {"LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", "LANGUAGE": "C"}
+
+
+def _not_started(program: str, error: OSError) -> MachineRefusal:
+    return MachineRefusal(f"{program} could not be started: {error.strerror}", hint="Is it damaged?")
+
+
+def _wait_for(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a program's end, then be interrupted, if we were."""
+    interrupted: KeyboardInterrupt | None = None
+    while process.returncode is None:
+        try:
+            process.wait()
+        except KeyboardInterrupt as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
+
+
+def _all_of(descriptor: int) -> bytes:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with open(descriptor, "rb", closefd=False) as file:
+        return file.read()
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

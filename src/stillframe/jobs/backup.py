@@ -19,6 +19,7 @@ from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.jobs.baseline import WantedKind, choose_baseline
 from stillframe.jobs.chunking import kept_ranges
 from stillframe.jobs.context import JobContext
+from stillframe.jobs.holding import held_still
 from stillframe.jobs.hooks import Hooks
 from stillframe.jobs.live import StoredLive, store_live
 from stillframe.jobs.manifests import describe_disk
@@ -145,10 +146,15 @@ def apply_backup(
         stack.callback(session.end)
         context.events.emit(JobStarted(verb="backup", what=_what(plan), bytes_total=plan.estimate.bytes_to_read))
         writer = ImageWriter(session, domain=bytes.fromhex(plan.domain), level=LEVELS[plan.options.compression])
-        done = _store(repository, sources, plan, writer, context)
-        context.events.emit(PhaseStarted(name="writing the index"))
-        writer.flush()
-        done = replace(done, torn=tuple(not source.stayed_still() for source in sources))
+        wanted = plan.options
+        with held_still(
+            sources, plan.disks, selection=wanted.selection, hooks=wanted.hooks, context=context
+        ) as held:  # fmt: skip
+            done = _store(repository, held.sources, replace(plan, disks=held.disks), writer, context)
+            context.events.emit(PhaseStarted(name="writing the index"))
+            writer.flush()
+            done = replace(done, torn=tuple(not source.stayed_still() for source in held.sources))
+        done = replace(done, notices=(*done.notices, *held.notices))
         manifest = _make_manifest(
             repository, plan, done, created=created, session=session.id, owner=context.owner,
             bytes_added=writer.bytes_added,
@@ -164,7 +170,7 @@ def apply_backup(
 def _all_notices(sources: Sequence[OpenSource], disks: Sequence[CapturedDisk]) -> Iterator[Notice]:
     for source, disk in zip(sources, disks, strict=True):
         yield from source.notices
-        if isinstance(source, LiveSource):  # what a look at it says now need not hold under the freeze
+        if source.announcement is not None:  # what a look at it says now need not hold when it stands still
             yield source.announcement
             continue
         yield from disk.notices

@@ -163,13 +163,15 @@ class _LiveStore:
 
 
 def require_elsewhere(repository_folder: str, sources: Sequence[OpenSource]) -> None:
-    """Refuse to freeze the disk that the repository lies on: nothing could be written there meanwhile.
+    """Refuse to hold still what the repository lies on.
+
+    Nothing can be written there under a freeze, and what is written there would fill a snapshot.
 
     Raises:
         SourceInUse: It lies on one of the sources, or nobody can say.
     """
     for source in sources:
-        if isinstance(source, LiveSource) and lies_on(repository_folder, source.facts.path) is not False:
+        if source.announcement is not None and lies_on(repository_folder, source.facts.path) is not False:
             raise SourceInUse(
                 f"{source.facts.path} is in use, and the repository {repository_folder} lies on it: a file system that "
                 "is held still cannot take the image of itself",

@@ -4,14 +4,13 @@ Answers: "make an image of this, and put it there." Sources are disks in memory 
 has a default.
 """
 
-import contextlib
 import os
 from collections.abc import Sequence
 from typing import Final, cast
 
 from stillframe.block import BlockReader
 from stillframe.block.file import FileReader
-from stillframe.capture import OpenSource, Selection, open_source
+from stillframe.capture import OpenSource, Selection, open_source, open_sources
 from stillframe.clock import Clock
 from stillframe.events import EventSink, NoEvents
 from stillframe.host.disks import DiskFacts
@@ -81,8 +80,7 @@ def backup_paths(
     events: EventSink | None = None, allow_torn: bool = False,
 ) -> BackupResult:  # fmt: skip
     """An image of disks or disk files."""
-    with contextlib.ExitStack() as stack:
-        sources = [stack.enter_context(open_source(os.fspath(path), allow_torn=allow_torn)) for path in paths]
+    with open_sources([os.fspath(path) for path in paths], allow_torn=allow_torn) as sources:
         return _backup(repository, sources, options, owner, events)
 
 
