@@ -61,7 +61,9 @@ class Machine:
         """
         began = time.monotonic()
         with (self.folder / "qemu.log").open("wb") as said:
-            process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+            process = subprocess.Popen(  # noqa: S603 - made here
+                self._command(), stdin=subprocess.DEVNULL, stdout=said, stderr=said
+            )
             try:
                 code = process.wait(limit_s)
             except subprocess.TimeoutExpired as error:
