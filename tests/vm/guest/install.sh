@@ -71,6 +71,7 @@ echo 'GRUB_TIMEOUT=0
 GRUB_CMDLINE_LINUX="console=ttyS0,115200 systemd.show_status=0"
 GRUB_TERMINAL="serial console"
 GRUB_DISABLE_OS_PROBER=true' > /target/etc/default/grub
+printf 'COMPRESS=gzip\nCOMPRESSLEVEL=1\n' > /target/etc/initramfs-tools/conf.d/quick
 [ "$layout" = plain ] || chroot /target update-initramfs -u
 if [ "$layout" = plain ]; then
     chroot /target grub-install --target=x86_64-efi --efi-directory=/boot/efi --removable --no-nvram
