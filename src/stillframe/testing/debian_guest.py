@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from stillframe.testing.virtual_machine import Drive, Machine
+from stillframe.testing.volumes_windows import run_tool
 
 PROJECT: Final = Path(__file__).parents[3]
 GUEST: Final = PROJECT / "tests" / "vm" / "guest"
@@ -30,6 +31,7 @@ PACKAGES: Final = (
     "gdisk", "fio", "python3", "grub-pc-bin", "grub-efi-amd64-bin", "grub2-common", "util-linux-extra", "procps",
 )  # fmt: skip
 _ROOT_SIZE: Final = 3 << 30
+_LIMIT_S: Final = 1800
 _MIRROR: Final = "$(REPO_URI) $(CODENAME) $(COMPONENT)"
 
 
@@ -54,7 +56,7 @@ class Finished:
 
 def base() -> Base:
     """The root file system, made when it is not there yet (some minutes)."""
-    found = cache() / _digest()
+    found = cache() / recipe_digest()
     if not (found / "done").exists():
         shutil.rmtree(found, ignore_errors=True)
         found.mkdir(parents=True)
@@ -115,7 +117,7 @@ def make_job(folder: Path, script: str, files: Path | None = None) -> Path:
     (tree / "run").write_text(f"set -eu\n{script}\n")
     disk = folder / "job.img"
     make_disk(disk, 512 << 20)
-    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(disk)], check=True)
+    run_tool("mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(disk))
     shutil.rmtree(tree)
     return disk
 
@@ -132,11 +134,11 @@ def mounted(disk: Path, *options: str) -> Iterator[Path]:
     """A disk without partitions, mounted on this machine."""
     place = disk.parent / f"{disk.name}.mounted"
     place.mkdir()
-    subprocess.run(["mount", "-o", ",".join(("loop", *options)), str(disk), str(place)], check=True)
+    run_tool("mount", "-o", ",".join(("loop", *options)), str(disk), str(place))
     try:
         yield place
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        run_tool("umount", str(place))
         place.rmdir()
 
 
@@ -146,31 +148,29 @@ def _recipe() -> list[str]:
     return [*PACKAGES, *pins, *((file.name + file.read_text()) for file in sorted((GUEST / "base").iterdir()))]
 
 
-def _digest() -> str:
+def recipe_digest() -> str:
+    """Names the root file system by what it is made of."""
     return hashlib.sha256(json.dumps(_recipe()).encode()).hexdigest()[:16]
 
 
 def _make_base(folder: Path) -> None:
     tar = folder / "root.tar"
-    subprocess.run(
-        [
-            "mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", "--aptopt=APT::Install-Recommends \"false\"",
-            "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
-            "--dpkgopt=path-exclude=/usr/share/doc/*", f"--include={','.join(PACKAGES)}",
-            "--customize-hook=rm -rf \"$1\"/var/lib/apt/lists/*", "bookworm", str(tar), f"deb {_mirror()} bookworm main",
-        ],
-        check=True,
+    _make(
+        "mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", '--aptopt=APT::Install-Recommends "false"',
+        "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
+        "--dpkgopt=path-exclude=/usr/share/doc/*", f"--include={','.join(PACKAGES)}",
+        '--customize-hook=rm -rf "$1"/var/lib/apt/lists/*', "bookworm", str(tar), f"deb {_mirror()} bookworm main",
     )  # fmt: skip
     disk = make_disk(folder / "root.img", _ROOT_SIZE)
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-L", "base", str(disk)], check=True)
+    run_tool("mkfs.ext4", "-q", "-F", "-L", "base", str(disk))
     with mounted(disk) as root:
-        subprocess.run(["tar", "-xpf", str(tar), "-C", str(root), "--xattrs", "--numeric-owner"], check=True)
+        run_tool("tar", "-xpf", str(tar), "-C", str(root), "--xattrs", "--numeric-owner")
         _install_dependencies(root)
         for file in (GUEST / "base").iterdir():
             target = root / file.name.replace("%", "/").lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target)
-        subprocess.run(["chroot", str(root), "systemctl", "--quiet", "enable", "stillframe-job.service"], check=True)
+        run_tool("chroot", str(root), "systemctl", "--quiet", "enable", "stillframe-job.service")
         (root / "etc/hostname").write_text("guest\n")
         (root / "etc/fstab").write_text("/dev/vda / ext4 defaults 0 1\n")
         for name in ("vmlinuz", "initrd.img"):
@@ -179,19 +179,22 @@ def _make_base(folder: Path) -> None:
     tar.unlink()
 
 
+def _make(*command: str) -> None:
+    """Run what may take minutes, with this environment: mirrors and package indexes may be named in it."""
+    result = subprocess.run(  # noqa: S603 - made here
+        command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=_LIMIT_S
+    )
+    assert result.returncode == 0, f"{command[0]}: {result.stdout.decode(errors='replace')[-4000:]}"
+
+
 def _install_dependencies(root: Path) -> None:
     """The product's dependencies for the guest's Python, which is of the same version as ours."""
     pins = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["dependencies"]
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(root / "opt/tool"), *pins], check=True
-    )
+    _make(sys.executable, "-m", "pip", "install", "--quiet", "--target", str(root / "opt/tool"), *pins)
 
 
 def _mirror() -> str:
     """The Debian mirror that this machine uses."""
-    listed = subprocess.run(
-        ["apt-get", "indextargets", "--format", _MIRROR, "Created-By: Packages"], check=True, capture_output=True,
-        text=True,
-    )  # fmt: skip
-    rows = (line.split() for line in listed.stdout.splitlines())
+    listed = run_tool("apt-get", "indextargets", "--format", _MIRROR, "Created-By: Packages")
+    rows = (line.split() for line in listed.splitlines())
     return next(row[0] for row in rows if row[1:] == ["bookworm", "main"])
