@@ -287,15 +287,16 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return open_it
 
     tree = type("Tree", (), {"nodes": {DeviceNumber(252, 0): node(ROOT)}})()
+    users = type("Made", (), {"tree": tree})()
     monkeypatch.setattr(opening, "describe", lambda path: DiskFacts(path=path, kind="disk", size=4096))
     monkeypatch.setattr(opening, "writers_of", lambda path: (WRITER,) if path in told["used"] else ())
     monkeypatch.setattr(opening, "thing_at", lambda _: DeviceNumber(252, 0))
-    monkeypatch.setattr(opening, "read_users", lambda: type("Made", (), {"tree": tree})())
+    monkeypatch.setattr(opening, "read_users", lambda: users)
     monkeypatch.setattr(opening, "open_snapshot_source", way("snapshot"))
     monkeypatch.setattr(opening, "open_live_source", way("live"))
     monkeypatch.setattr(opening, "change_stamp", lambda _: None)
     monkeypatch.setattr(opening, "hold_exclusively", lambda _: None)
-    monkeypatch.setattr(opening, "open_file_reader", lambda _: io.BytesIO())
+    monkeypatch.setattr(opening, "open_file_reader", lambda _: io.BytesIO(bytes(4096)))
     return told
 
 
