@@ -324,6 +324,10 @@ def test_the_tracked_freeze_is_next(ways: dict[str, Any]) -> None:
         pytest.fail("nothing is left")
     assert "Add a disk." in refused.value.hint
     assert "--allow-torn" in refused.value.hint
+    ways["snapshot"] = ways["live"] = SourceInUse("/dev/dm-0 is used by /dev/loop3", hint="Detach it.")
+    with pytest.raises(SourceInUse) as refused, open_sources(["/dev/vg/root"]):
+        pytest.fail("nothing is left")
+    assert refused.value.message.count("is used by /dev/loop3") == 1
 
 
 def test_several_in_use_are_held_still_together(ways: dict[str, Any]) -> None:

@@ -101,10 +101,13 @@ def _open_volume(facts: DiskFacts, writers: tuple[Use, ...], users: Users, node:
     try:
         return open_snapshot_source(facts, users, node)
     except MachineRefusal as error:
-        why = Notice(code="no-snapshot", message=f"no LVM snapshot: {error.message}", hint=error.hint)
+        reason, message = error.message, f"no LVM snapshot: {error.message}"
+        why = Notice(code="no-snapshot", message=message, hint=error.hint)
     try:
         followed = _open_followed(facts, writers, users, node)
     except SourceInUse as error:
+        if reason in error.message:  # both for the same reason
+            raise
         raise SourceInUse(f"{error.message}; {why.message}", hint=f"{why.hint} {error.hint}".strip()) from error
     return replace(followed, notices=(why,))
 
