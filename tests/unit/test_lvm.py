@@ -18,7 +18,15 @@ from stillframe.errors import MachineRefusal, MissingProgram
 from stillframe.extents import Extent
 from stillframe.host.blocks import BlockNode, KernelPaths
 from stillframe.host.linux import DeviceNumber
-from stillframe.host.lvm import find_leftovers, is_logical_volume, make_snapshot, plan_snapshot, remove_own, snapshots
+from stillframe.host.lvm import (
+    find_leftovers,
+    is_logical_volume,
+    make_snapshot,
+    plan_snapshot,
+    remove_own,
+    require_makeable,
+    snapshots,
+)
 from stillframe.host.lvm.report import LogicalVolume, owner_tag, parse_filling, parse_report
 from stillframe.host.machine import ProcessIdentity, this_process
 from stillframe.host.run import Finished, run_to_the_end
@@ -57,6 +65,19 @@ def test_the_report_of_lvm() -> None:
     assert THIN_SNAPSHOT.owner is None  # no owner
     assert is_logical_volume(node(ROOT_UUID))
     assert not is_logical_volume(node("CRYPT-LUKS2-0123-root"))
+
+
+def test_yes_and_no_in_numbers() -> None:
+    """As ``report/binary_values_as_numeric`` makes them."""
+    fields = ("vg_shared", "vg_clustered", "lv_merging")
+    sample = SAMPLE.replace('"lv_merging":"unknown"', '"lv_merging":"-1"')
+    for field in fields:
+        sample = sample.replace(f'"{field}":""', f'"{field}":"0"')
+    assert parse_report(sample) == parse_report(SAMPLE)
+    for field in fields:
+        is_set = {one.name: one for one in parse_report(sample.replace(f'"{field}":"0"', f'"{field}":"1"'))}
+        root = is_set["root"]
+        assert (root.is_shared, root.is_merging) == (field != "lv_merging", field == "lv_merging")
 
 
 @pytest.mark.parametrize(
@@ -202,6 +223,8 @@ class MadeLvm:
     def __init__(self, volumes: Sequence[LogicalVolume]) -> None:
         self.volumes = list(volumes)
         self.asked: list[list[str]] = []
+        self.tried: list[list[str]] = []
+        self.errors = b"  It did not work.\n"
         self.exit_code = 0
         self.removes = True
         self.makes: LogicalVolume | None = None
@@ -215,13 +238,19 @@ class MadeLvm:
             tags = {command[at + 1] for at, word in enumerate(command) if word == "--addtag"}
             name = command[command.index("-n") + 1]
             self.volumes.append(replace(self.makes, name=name, tags=frozenset(tags)))
-        return Finished(arguments=tuple(command), exit_code=self.exit_code, output=b"", errors=b"  It did not work.\n")
+        return Finished(arguments=tuple(command), exit_code=self.exit_code, output=b"", errors=self.errors)
+
+    def run(self, command: Sequence[str], *, timeout_s: float) -> Finished:
+        assert timeout_s > 0
+        self.tried.append(list(command))
+        return Finished(arguments=tuple(command), exit_code=self.exit_code, output=b"", errors=self.errors)
 
 
 @pytest.fixture
 def lvm(monkeypatch: pytest.MonkeyPatch) -> MadeLvm:
     made = MadeLvm(list(VOLUMES.values()))
     monkeypatch.setattr(snapshots, "run_to_the_end", made.run_to_the_end)
+    monkeypatch.setattr(snapshots, "run", made.run)
     monkeypatch.setattr(snapshots, "read_volumes", lambda: tuple(made.volumes))
     return made
 
@@ -276,7 +305,7 @@ def test_making_a_snapshot(lvm: MadeLvm, kind: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(snapshots, "this_process", lambda *_: ProcessIdentity(boot_id=BOOT, pid=7, start_time=9))
     plan = plan_snapshot(lvm.volumes, of(origin), ())
     snapshot = make_snapshot(plan, "stillframe-00000001", kernel=kernel)
-    how = ["-L", f"{320 * MIB}b"] if kind == "classic" else ["-kn", "-ay"]
+    how = ["-L", f"{320 * MIB}b"] if kind == "classic" else ["-ky", "-K", "-ay"]
     assert lvm.asked == [[
         "lvcreate", "-s", "-pr", "-n", "stillframe-00000001", "--addtag", "stillframe", "--addtag",
         f"stillframe-owner={BOOT}.7.9", *how, origin.full_name,
@@ -289,6 +318,42 @@ def test_making_a_snapshot(lvm: MadeLvm, kind: str, monkeypatch: pytest.MonkeyPa
     lvm.exit_code = 5
     with pytest.raises(MachineRefusal, match="It did not work"):
         make_snapshot(plan, "stillframe-00000003", kernel=kernel)
+
+
+# Said by LVM 2.03.16 to ``lvcreate --test``.
+LOCKED = b"""  TEST MODE: Metadata will NOT be updated and volumes will not be (de)activated.
+  Snapshots of locked volumes are not supported.
+"""
+MISSING = b"""  TEST MODE: Metadata will NOT be updated and volumes will not be (de)activated.
+  WARNING: Couldn't find device with uuid pDMKzB-Up41-i59W-z12k-wlqm-jePD-6UjjjZ.
+  WARNING: VG vga is missing PV pDMKzB-Up41-i59W-z12k-wlqm-jePD-6UjjjZ (last written to /dev/loop0).
+  Cannot change VG vga while PVs are missing.
+  See vgreduce --removemissing and vgextend --restoremissing.
+  Cannot process volume group vga
+"""
+
+
+@pytest.mark.parametrize(
+    ("errors", "reason"),
+    [
+        (LOCKED, "Snapshots of locked volumes are not supported."),
+        (MISSING, "Cannot change VG vga while PVs are missing."),
+        (b"", "it gave no reason"),
+    ],
+)
+def test_lvm_is_asked_before_anything_is_made(lvm: MadeLvm, errors: bytes, reason: str) -> None:
+    plan = plan_snapshot([ROOT], of(ROOT), ())
+    lvm.errors = errors
+    require_makeable(plan)
+    (tried,) = lvm.tried
+    assert tried[:6] == ["lvcreate", "--test", "-s", "-pr", "-n", tried[5]]
+    assert tried[-3:] == ["-L", f"{320 * MIB}b", "vg-a/root"]
+    lvm.exit_code = 5
+    with pytest.raises(MachineRefusal) as refused:
+        require_makeable(plan)
+    assert refused.value.message.startswith(f"LVM would not make one of vg-a/root: {reason}")
+    assert "WARNING" not in refused.value.message
+    assert lvm.asked == []
 
 
 def test_a_program_that_must_not_be_stopped(tmp_path: Path) -> None:

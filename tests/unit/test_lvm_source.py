@@ -4,6 +4,7 @@ import contextlib
 import io
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -370,8 +371,25 @@ def test_what_lvm_would_not_hold_still(
     with pytest.raises(MachineRefusal, match=reason):
         open_snapshot_source(facts, users, node(ROOT))
     monkeypatch.setattr(lvm, "find_used_volumes", lambda *_: (used(),))
+    monkeypatch.setattr(lvm, "require_makeable", lambda plan: made.happened.append(f"ask for {plan.origin.name}"))
     with open_snapshot_source(facts, users, node(ROOT)) as source:
         assert (source.name, source.where, source.filesystem) == ("vg-a/root", "/", "ext4")
     with pytest.raises(MachineRefusal, match="is a snapshot itself"):
         open_snapshot_source(facts, users, node(CLASSIC))
-    assert made.happened == []
+    assert made.happened == ["ask for root"]
+
+
+def test_what_lvm_itself_refuses(made: MadeLvm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: SnapshotPlan) -> None:
+        raise MachineRefusal("LVM would not make one", hint="")
+
+    facts, users = DiskFacts(path=str(made.live), kind="disk", size=MIB), cast("Users", None)
+    monkeypatch.setattr(lvm, "find_used_volumes", lambda *_: (used(),))
+    monkeypatch.setattr(lvm, "require_makeable", refuse)
+    with pytest.raises(MachineRefusal, match="would not make one"):
+        open_snapshot_source(facts, users, node(ROOT))
+    full = [replace(one, group_free=8 * MIB) for one in VOLUMES.values()]
+    monkeypatch.setattr(lvm, "read_volumes", lambda: tuple(full))
+    monkeypatch.setattr(lvm, "find_leftovers", lambda _: (replace(CLASSIC, size=400 * MIB),))
+    with open_snapshot_source(facts, users, node(ROOT)) as source:  # there is room when that is gone
+        assert source.name == "vg-a/root"

@@ -38,6 +38,7 @@ from stillframe.host.lvm import (
     read_volumes,
     remove_leftovers,
     remove_own,
+    require_makeable,
 )
 from stillframe.host.mounts import Users
 from stillframe.units import format_size
@@ -271,6 +272,8 @@ def open_snapshot_source(facts: DiskFacts, users: Users, node: BlockNode) -> Sna
         raise MachineRefusal(what, hint="")
     volumes = read_volumes()
     plan = plan_snapshot(volumes, node, find_leftovers(volumes))
+    if plan.size <= plan.origin.group_free:  # else there is no room until leftovers are removed
+        require_makeable(plan)
     (used,) = found
     reader = open_file_reader(facts.path)
     return SnapshotSource(

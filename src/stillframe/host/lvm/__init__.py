@@ -15,6 +15,7 @@ from stillframe.host.lvm.snapshots import (
     read_volumes,
     remove_leftovers,
     remove_own,
+    require_makeable,
 )
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "read_volumes",
     "remove_leftovers",
     "remove_own",
+    "require_makeable",
 ]

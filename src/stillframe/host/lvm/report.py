@@ -174,13 +174,18 @@ def _volume(row: Mapping[str, str]) -> LogicalVolume:
         role=_words(row["lv_role"]), origin=row["origin"], pool=row["pool_lv"], tags=_words(row["lv_tags"]),
         data_percent=_number(row["data_percent"]), metadata_percent=_number(row["metadata_percent"]),
         number=DeviceNumber(major, minor) if major >= 0 and minor >= 0 else None,
-        is_merging=row["lv_merging"] not in ("", "unknown"), group_free=int(row["vg_free"]),
-        extent_size=int(row["vg_extent_size"]), is_shared=bool(row["vg_shared"] or row["vg_clustered"]),
+        is_merging=_is_set(row["lv_merging"]), group_free=int(row["vg_free"]),
+        extent_size=int(row["vg_extent_size"]), is_shared=_is_set(row["vg_shared"]) or _is_set(row["vg_clustered"]),
     )  # fmt: skip
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(filter(None, text.split(",")))
+
+
+def _is_set(text: str) -> bool:
+    """A yes or no of LVM's: a word or a number, as its ``report/binary_values_as_numeric`` says (lvmreport(7))."""
+    return text not in ("", "unknown", "0", "-1")
 
 
 def _number(text: str) -> float | None:

@@ -22,10 +22,11 @@ from stillframe.host.blocks import THIS_MACHINE, KernelPaths, read_block_tree
 from stillframe.host.linux import DeviceNumber
 from stillframe.host.lvm.report import COLUMNS, TAG, Filling, LogicalVolume, owner_tag, parse_filling, parse_report
 from stillframe.host.lvm.rooms import SnapshotPlan
-from stillframe.host.machine import process_alive, this_process
+from stillframe.host.machine import ProcessIdentity, process_alive, this_process
 from stillframe.host.run import run, run_to_the_end
 
 _ASK_S: Final = 120.0
+_SAID_ANYWAY: Final = ("TEST MODE", "WARNING")
 _HINT: Final = "'lvs' and 'dmesg' say more."
 
 
@@ -103,6 +104,22 @@ def new_name() -> str:
     return f"stillframe-{secrets.token_hex(4)}"
 
 
+def require_makeable(plan: SnapshotPlan) -> None:
+    """Ask LVM whether it would make a snapshot. Nothing is changed, and nothing is suspended.
+
+    It knows more reasons against it than this program: a missing disk, one that nothing may be put on, ``pvmove``.
+
+    Raises:
+        MachineRefusal: It would not; in its own words.
+    """
+    done = run(["lvcreate", "--test", *_order(plan, new_name(), this_process())], timeout_s=_ASK_S)
+    if done.exit_code != 0:
+        lines = [line.strip() for line in done.errors.decode("utf-8", "replace").splitlines()]
+        said = "; ".join(line for line in lines if line and not line.startswith(_SAID_ANYWAY)) or "it gave no reason"
+        hint = f"'vgs {plan.origin.group}' and 'pvs' show more."
+        raise MachineRefusal(f"LVM would not make one of {plan.origin.full_name}: {said}", hint=hint)
+
+
 def make_snapshot(plan: SnapshotPlan, name: str, *, kernel: KernelPaths = THIS_MACHINE) -> Snapshot:
     """Make a snapshot, read-only. Whatever comes of it: ``remove_own`` removes it.
 
@@ -114,10 +131,7 @@ def make_snapshot(plan: SnapshotPlan, name: str, *, kernel: KernelPaths = THIS_M
     Raises:
         MachineRefusal: LVM does not make it.
     """
-    origin = plan.origin
-    how = ["-L", f"{plan.size}b"] if plan.pool is None else ["-kn", "-ay"]
-    tags = ["--addtag", TAG, "--addtag", owner_tag(this_process(kernel))]
-    command = ["lvcreate", "-s", "-pr", "-n", name, *tags, *how, origin.full_name]
+    origin, command = plan.origin, ["lvcreate", *_order(plan, name, this_process(kernel))]
     run_to_the_end(command).require_success(hint=f"Try it by hand: {' '.join(command)}")
     volume = _find_own(read_volumes(), origin, name)
     node = read_block_tree(kernel).nodes.get(volume.number) if volume is not None and volume.number else None
@@ -136,6 +150,17 @@ def remove_own(origin: LogicalVolume, name: str) -> None:
     volume = _find_own(read_volumes(), origin, name)
     if volume is not None:
         _remove(volume)
+
+
+def _order(plan: SnapshotPlan, name: str, owner: ProcessIdentity) -> list[str]:
+    """What ``lvcreate`` is told.
+
+    A thin snapshot is activated once and marked as one to be skipped: when a power cut leaves it behind, the next start
+    of the system must not find two file systems of one id.
+    """
+    how = ["-L", f"{plan.size}b"] if plan.pool is None else ["-ky", "-K", "-ay"]
+    tags = ["--addtag", TAG, "--addtag", owner_tag(owner)]
+    return ["-s", "-pr", "-n", name, *tags, *how, plan.origin.full_name]
 
 
 def _find_own(volumes: Sequence[LogicalVolume], origin: LogicalVolume, name: str) -> LogicalVolume | None:
