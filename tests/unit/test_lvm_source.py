@@ -26,9 +26,11 @@ from stillframe.host.lvm import Filling, LogicalVolume, Snapshot, SnapshotPlan
 from stillframe.host.lvm.report import parse_report
 from stillframe.host.mounts import Use, Users
 from stillframe.jobs.backup import BackupOptions, apply_backup, plan_backup
+from stillframe.jobs.clone import CloneOptions, apply_clone, plan_clone
 from stillframe.jobs.hooks import Hooks
 from stillframe.jobs.live import require_elsewhere
 from stillframe.store import MemoryStore
+from stillframe.testing.clocks import FakeClock
 from stillframe.testing.job_runs import ANNA, job_context, make_repository, memory_source, restore
 
 SAMPLE = (Path(__file__).parent / "samples" / "lvs.json").read_text()
@@ -272,6 +274,22 @@ def test_an_image_is_of_the_snapshot(made: MadeLvm, tmp_path: Path) -> None:
 WRITER = Use(kind="mounted", device="/dev/dm-0", where="/", read_write=True)
 
 
+def test_a_clone_is_of_the_snapshot(made: MadeLvm, tmp_path: Path) -> None:
+    source, target = made.source(), str(tmp_path / "clone")
+    plan = plan_clone(source, target, CloneOptions(selection=Selection()))
+    assert [one.code for one in plan.notices] == ["in-use"]
+    result = apply_clone(source, plan, clock=FakeClock(), context=job_context())
+    assert result.is_complete
+    assert Path(target).read_bytes() == THEN * 64
+    assert made.happened == ["leftovers", "write out", "make", "remove"]
+    made.filling = lambda: FULL
+    lost = str(tmp_path / "lost")
+    plan = plan_clone(source, lost, CloneOptions(selection=Selection()))
+    with pytest.raises(Disturbed, match="was lost"):
+        apply_clone(source, plan, clock=FakeClock(), context=job_context())
+    assert made.happened[-1] == "remove"
+
+
 @pytest.fixture
 def ways(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What each path is, and what each way of opening says."""
@@ -309,7 +327,8 @@ def way_of(source: OpenSource) -> str:
 def test_a_volume_in_use_is_saved_from_a_snapshot() -> None:
     with open_sources(["/dev/vg/root"]) as (source,):
         assert way_of(source) == "snapshot"
-    assert way_of(open_source("/dev/vg/root")) == "live"  # whoever does not hold it: a clone
+    assert way_of(open_source("/dev/vg/root", may_snapshot=True)) == "snapshot"
+    assert way_of(open_source("/dev/vg/root")) == "live"  # whoever does not hold it
 
 
 def test_the_tracked_freeze_is_next(ways: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from stillframe.testing.virtual_machine import Drive
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 WRITER = Path(__file__).parents[1] / "oracle" / "busy_writer.py"
-CHAPTERS = ("ext4", "xfs", "btrfs", "thin", "killed", "full", "refused")
+CHAPTERS = ("ext4", "xfs", "btrfs", "thin", "cloned", "killed", "full", "refused")
 
 Seen = dict[str, Any]
 
@@ -63,6 +63,16 @@ def test_looking_makes_no_snapshot(seen: dict[str, Seen], chapter: str) -> None:
     assert found["dry"]["code"] == 0, found["dry"]
     assert "in-use" in codes(found["dry"])
     assert found["dry_run_changed_the_group"] is False
+
+
+def test_a_clone_has_every_synced_file(seen: dict[str, Seen]) -> None:
+    found = seen["cloned"]
+    assert found["saved"]["code"] == 0, found["saved"]
+    assert found["saved"]["last"]["complete"]
+    assert found["promised"] >= 15
+    assert found["missing"] == []
+    assert found["mounted"]
+    assert found["left"] == {}
 
 
 def test_a_run_that_was_killed_leaves_a_snapshot_that_the_next_one_removes(seen: dict[str, Seen]) -> None:

@@ -8,7 +8,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -26,6 +26,7 @@ from stillframe.host.places import lies_on
 from stillframe.host.target import TargetIdentity, create_target_file, identify_target, open_target
 from stillframe.jobs.chunking import UNIT_SIZE, KeptRange, Unit, fill, iter_leaves, kept_ranges, nonzero_chunks
 from stillframe.jobs.context import JobContext
+from stillframe.jobs.holding import held_still
 from stillframe.jobs.hooks import Hooks
 from stillframe.jobs.pipeline import Workers
 from stillframe.jobs.placing import Written
@@ -104,7 +105,7 @@ def plan_clone(source: OpenSource, target_path: str, options: CloneOptions) -> C
 
 def _notices(source: OpenSource, disk: CapturedDisk) -> Iterator[Notice]:
     yield from source.notices
-    if isinstance(source, LiveSource):  # what a look at it says now need not hold under the freeze
+    if source.announcement is not None:  # what a look at it says now need not hold when it stands still
         yield source.announcement
         return
     yield from disk.notices
@@ -113,8 +114,8 @@ def _notices(source: OpenSource, disk: CapturedDisk) -> Iterator[Notice]:
 
 
 def _refuse_own_disk(source: OpenSource, target_path: str) -> None:
-    """A file on the disk that is held still could not be written meanwhile, and would be part of its own copy."""
-    if isinstance(source, LiveSource) and lies_on(target_path, source.facts.path) is not False:
+    """A file on what is held still could not be written meanwhile, or would fill the snapshot."""
+    if source.announcement is not None and lies_on(target_path, source.facts.path) is not False:
         raise TargetError(f"{target_path} lies on the source {source.facts.path}", hint="Choose another disk.")
 
 
@@ -128,6 +129,12 @@ def apply_clone(source: OpenSource, plan: ClonePlan, *, clock: Clock, context: J
     """
     began = clock.monotonic()
     with ExitStack() as stack:
+        held = stack.enter_context(
+            held_still(
+                [source], [plan.disk], selection=plan.options.selection, hooks=plan.options.hooks, context=context
+            )
+        )  # fmt: skip
+        plan = _as_held(plan, held.disks[0])
         following = stack.enter_context(_follow(source, plan))  # before anything is written, and before any thread
         target = open_target(plan.target) if plan.target else create_target_file(plan.target_path, plan.target_size)
         stack.enter_context(target)
@@ -148,12 +155,24 @@ def apply_clone(source: OpenSource, plan: ClonePlan, *, clock: Clock, context: J
         target.flush()
         if plan.target is not None and plan.target.kind == "disk":
             target.reread_partitions()
+        stayed_still = held.sources[0].stayed_still()
     seconds = clock.monotonic() - began
     context.events.emit(JobFinished(verb="clone", seconds=seconds))
     return CloneResult(
         bytes_written=copier.written.bytes_written, bytes_skipped=copier.written.bytes_skipped, seconds=seconds,
-        is_complete=source.stayed_still(),
+        is_complete=stayed_still,
     )  # fmt: skip
+
+
+def _as_held(plan: ClonePlan, disk: CapturedDisk) -> ClonePlan:
+    """The plan with what the source is while it is held still.
+
+    Raises:
+        Disturbed: Its partitions are others than were planned.
+    """
+    if disk.layout != plan.disk.layout:
+        raise Disturbed(f"the partitions of {disk.facts.path} were changed", hint="Make the clone again.")
+    return replace(plan, disk=disk)
 
 
 @contextmanager

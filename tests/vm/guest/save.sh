@@ -9,9 +9,9 @@ mkdir -p /mnt/repository /var/kept /var/stir
 mkfs.ext4 -q "$repository"
 mount "$repository" /mnt/repository
 lsblk
-python3 /job/busy_writer.py /var/kept /job/ledger 1 &
+nice -n 19 python3 /job/busy_writer.py /var/kept /job/ledger 1 &
 writer=$!
-fio --name=a --rw=randwrite --bs=4k --size=30M --time_based --runtime=3600 --rate=4m --thread --directory=/var/stir > /dev/null &
+nice -n 19 fio --name=a --rw=randwrite --bs=4k --size=30M --time_based --runtime=3600 --rate=2m --thread --directory=/var/stir > /dev/null &
 fio=$!
 while [ "$(wc -l < /job/ledger || echo 0)" -lt 20 ]; do sleep 0.2; done
 stillframe init /mnt/repository/images

@@ -8,6 +8,7 @@ volumes and takes them away.
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,6 +171,24 @@ def thin() -> dict[str, object]:
     return seen
 
 
+def cloned() -> dict[str, object]:
+    """A busy XFS on a thin volume is copied into a file."""
+    promised, copy = Path("/run/promised"), REPO / "copy.img"
+    run("lvcreate", "-q", "-y", "--type", "thin-pool", "-n", "pool", "-L", "500m", GROUP)
+    volume = Mounted("c", "xfs", mib=320, thin=True)
+    volume.mount()
+    volume.write()
+    shutil.copy(volume.ledger, promised)
+    saved = stillframe("clone", volume.device, str(copy), "--yes")
+    seen: dict[str, object] = {"saved": saved, "left": ours(), "mounted": volume.is_mounted()}
+    volume.remove()
+    run("lvremove", "-f", f"{GROUP}/pool")
+    seen["promised"] = len(promised.read_text().splitlines())
+    seen["missing"] = missing(copy, promised, "xfs")
+    copy.unlink()
+    return seen
+
+
 def killed() -> dict[str, object]:
     """A run is killed while its snapshot exists; foreign ones look nearly like ours."""
     volume = Mounted("k", "ext4", mib=200)
@@ -249,7 +268,7 @@ def refused() -> dict[str, object]:
 
 CHAPTERS: dict[str, Callable[[], dict[str, object]]] = {
     "ext4": lambda: classic("ext4"), "xfs": lambda: classic("xfs"), "btrfs": lambda: classic("btrfs"), "thin": thin,
-    "killed": killed, "full": full, "refused": refused,
+    "cloned": cloned, "killed": killed, "full": full, "refused": refused,
 }  # fmt: skip
 
 
