@@ -82,3 +82,32 @@ def test_a_system_in_use_is_saved_restored_and_boots(layout: str, tmp_path: Path
     promised = len((files / "promised").read_text().splitlines())
     assert promised >= 20
     assert f"RIGHT {promised}\n" in booted.output
+
+
+def test_the_root_volume_is_saved_from_a_snapshot(tmp_path: Path) -> None:
+    (disk,) = installed("lvm", tmp_path)
+    files, work = tmp_path / "files", tmp_path / "work"
+    shutil.copytree(GUEST, files, ignore=shutil.ignore_patterns("base"))
+    shutil.copy(WRITER, files)
+    work.mkdir()
+    places = [make_disk(tmp_path / f"{name}.img", 3 << 30) for name in ("repository", "target")]
+    script = "sh /job/save_root.sh /dev/vg0/root /dev/disk/by-id/virtio-repository /dev/disk/by-id/virtio-target"
+    job = make_job(work, script, files)
+    machine = Machine(
+        folder=work, uefi=False,
+        drives=[
+            Drive(file=disk, form="qcow2", throw_away=True), Drive(file=job, serial="job"),
+            *(Drive(file=place, serial=place.stem) for place in places),
+        ],
+    )  # fmt: skip
+    done = finish_job(machine, job, limit_s=2400)
+    assert done.code == 0, done.output
+    result = json.loads((done.folder / "result.json").read_text())
+    assert [(part["consistency"], part["map"]) for part in result["volumes"]] == [("snapshot", "used")]
+    assert result["complete"]
+    assert "killed: 137" in done.output
+    assert "snapshot-removed" in {notice["code"] for notice in result["notices"]}
+    assert (done.folder / "left").read_text().split()[0].startswith("stillframe-")
+    promised = len((done.folder / "promised").read_text().splitlines())
+    assert promised >= 20
+    assert f"RIGHT {promised}\n" in done.output
