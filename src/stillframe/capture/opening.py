@@ -104,11 +104,10 @@ def _open_volume(facts: DiskFacts, writers: tuple[Use, ...], users: Users, node:
         reason, message = error.message, f"no LVM snapshot: {error.message}"
         why = Notice(code="no-snapshot", message=message, hint=error.hint)
     try:
-        followed = _open_followed(facts, writers, users, node)
-    except SourceInUse as error:
-        if reason in error.message:  # both for the same reason
-            raise
-        raise SourceInUse(f"{error.message}; {why.message}", hint=f"{why.hint} {error.hint}".strip()) from error
+        followed = open_live_source(facts, users, node)
+    except MachineRefusal as error:  # mostly for another reason
+        both = error.message if reason in error.message else f"{error.message}; {message}"
+        raise _refused(facts, writers, both, hint=why.hint) from error
     return replace(followed, notices=(why,))
 
 
@@ -121,11 +120,11 @@ def _open_followed(facts: DiskFacts, writers: tuple[Use, ...], users: Users, nod
         raise _refused(facts, writers, f"{error.message}. {error.hint}") from error
 
 
-def _refused(facts: DiskFacts, writers: tuple[Use, ...], reason: str) -> SourceInUse:
+def _refused(facts: DiskFacts, writers: tuple[Use, ...], reason: str, *, hint: str = "") -> SourceInUse:
     return SourceInUse(
         f"{facts.path} is in use: {_in_words(writers)}; {reason}",
-        hint="Unmount it, or start the computer from a rescue stick. "
-        "'--allow-torn' copies it as it changes: such an image may be unusable and is never called good.",
+        hint=f"{hint} Unmount it, or start the computer from a rescue stick. "
+        "'--allow-torn' copies it as it changes: such an image may be unusable and is never called good.".lstrip(),
     )
 
 
