@@ -12,6 +12,7 @@ from typing import Final, Literal
 import stillframe
 from stillframe.capture import CapturedDisk, OpenSource, Selection
 from stillframe.capture.live import LiveSource
+from stillframe.capture.windows import WindowsSource, hold
 from stillframe.clock import rfc3339
 from stillframe.errors import Cancelled, StorageFull, UsageError
 from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
@@ -161,7 +162,7 @@ def apply_backup(
 def _all_notices(sources: Sequence[OpenSource], disks: Sequence[CapturedDisk]) -> Iterator[Notice]:
     for source, disk in zip(sources, disks, strict=True):
         yield from source.notices
-        if isinstance(source, LiveSource):  # what a look at it says now need not hold under the freeze
+        if isinstance(source, LiveSource | WindowsSource):  # what a look at it says now need not hold under the freeze
             yield source.announcement
             continue
         yield from disk.notices
@@ -197,9 +198,20 @@ def _store(
             )
         found = store_live(repository, live, writer, plan.options.selection, context)
         return _Done(disks=found.disks, ranges=found.ranges, bytes_read=found.bytes_read, notices=found.notices)
-    ranges = [found for disk in plan.disks for found in kept_ranges(disk)]
+    shadowed = [source for source in sources if isinstance(source, WindowsSource)]
+    if shadowed:
+        with hold(shadowed, plan.options.selection, sink=context.events, check=context.cancel.check) as held:
+            return _store_disks(repository, held.disks, writer, context, notices=held.notices)
+    return _store_disks(repository, plan.disks, writer, context)
+
+
+def _store_disks(
+    repository: Repository, disks: tuple[CapturedDisk, ...], writer: ImageWriter, context: JobContext, *,
+    notices: tuple[Notice, ...] = (),
+) -> _Done:  # fmt: skip
+    ranges = [found for disk in disks for found in kept_ranges(disk)]
     stored, bytes_read = store_ranges(ranges, writer, chunk_size=repository.identity.chunk_size, context=context)
-    return _Done(disks=plan.disks, ranges=tuple(stored), bytes_read=bytes_read)
+    return _Done(disks=disks, ranges=tuple(stored), bytes_read=bytes_read, notices=notices)
 
 
 def _make_manifest(

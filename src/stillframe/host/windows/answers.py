@@ -7,6 +7,7 @@ Source: learn.microsoft.com, winioctl.h, the page of each structure.
 """
 
 import ctypes
+import struct
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
@@ -92,6 +93,18 @@ class NtfsVolume:
     sector_size: int
     cluster_size: int
     cluster_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeBitmap:
+    """A piece of the map of a volume: a bit for each cluster from ``first_cluster`` on, least significant bit first.
+
+    ``cluster_count`` is that of the volume from there to its end; there may be fewer bits.
+    """
+
+    first_cluster: int
+    cluster_count: int
+    bits: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +203,20 @@ def parse_ntfs_volume(answer: bytes) -> NtfsVolume:
         cluster_size=raw.BytesPerCluster,
         cluster_count=raw.TotalClusters,
     )
+
+
+def parse_volume_bitmap(answer: bytes) -> VolumeBitmap:
+    """Parse FSCTL_GET_VOLUME_BITMAP: VOLUME_BITMAP_BUFFER, whose StartingLcn is at 0, BitmapSize at 8, Buffer at 16.
+
+    Raises:
+        DiskFormatError: It is too short, or counts what no volume has.
+    """
+    if len(answer) < 16:
+        raise _wrong("the map of a volume", "16 bytes", len(answer))
+    first, count = struct.unpack_from("<qq", answer)
+    if not 0 <= first < 1 << 51 or not 0 < count < 1 << 51:
+        raise _wrong("the map of a volume", "clusters from 0", (first, count))
+    return VolumeBitmap(first_cluster=first, cluster_count=count, bits=answer[16:])
 
 
 def parse_device_number(answer: bytes) -> DeviceNumber:
