@@ -17,7 +17,7 @@ from stillframe.host.linux import DeviceNumber, thing_at
 from stillframe.host.live import trace as tracing
 from stillframe.host.live import tracefs
 from stillframe.host.live.freezing import frozen, open_mounted
-from stillframe.host.live.leaves import LeafRange, find_leaf
+from stillframe.host.live.leaves import LeafDisk, LeafShare, find_leaves
 from stillframe.host.live.trace import open_trace
 from stillframe.host.live.watchdog import Watchdog
 from stillframe.testing.command_line import call
@@ -52,10 +52,15 @@ def mounted(device: Path, tmp_path: Path) -> Iterator[Path]:
     raise AssertionError("it stays busy")
 
 
-def leaf_of(device: Path) -> LeafRange:
+def share_of(device: Path) -> LeafShare:
     number = thing_at(str(device))
     assert isinstance(number, DeviceNumber)
-    return find_leaf(read_block_tree(), number)
+    (share,) = find_leaves(read_block_tree(), number)
+    return share
+
+
+def leaf_of(device: Path) -> LeafDisk:
+    return share_of(device).disk
 
 
 def write(device: Path, offset: int, size: int) -> None:
@@ -64,7 +69,7 @@ def write(device: Path, offset: int, size: int) -> None:
 
 
 def test_every_write_discard_and_zeroing_is_seen_and_proven(device: Path) -> None:
-    with open_trace(leaf_of(device), size=SIZE) as trace:
+    with open_trace(leaf_of(device)) as trace:
         write(device, 8 * MIB, 65_536)
         run_tool("blkdiscard", "-o", str(40 * MIB), "-l", str(MIB), str(device))
         run_tool("blkdiscard", "-z", "-o", str(60 * MIB), "-l", str(MIB), str(device))
@@ -81,19 +86,19 @@ def test_a_partition_is_followed_on_its_disk(device: Path) -> None:
     run_tool("partx", "-a", str(device))
     try:
         part = Path(f"{device}p2")
-        leaf = leaf_of(part)
-        assert leaf.place == Extent(33 * MIB, leaf.place.end)
-        with open_trace(leaf, size=SIZE) as trace:
+        share = share_of(part)
+        with open_trace(share.disk) as trace:
             write(part, MIB, 4096)
             trace.drain()
             assert trace.changed.changed() == ExtentSet.of(Extent(34 * MIB, 34 * MIB + 4096))
+            assert share.pieces.up(trace.changed.changed()) == ExtentSet.of(Extent(MIB, MIB + 4096))
     finally:
         run_tool("partx", "-d", str(device))
 
 
 def test_a_buffer_that_overflows_is_no_proof(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "_BUFFER_KIB", 4)
-    with open_trace(leaf_of(device), size=SIZE) as trace:
+    with open_trace(leaf_of(device)) as trace:
         run_tool("fio", "--name=a", f"--filename={device}", "--rw=randwrite", "--bs=4k", "--size=40M", "--direct=1",
                  "--allow_mounted_write=1")  # fmt: skip
         trace.drain()
@@ -107,11 +112,11 @@ def test_a_buffer_that_overflows_is_no_proof(device: Path, monkeypatch: pytest.M
 
 def test_the_trace_file_system_is_mounted_and_leftovers_of_a_killed_run_go(device: Path) -> None:
     subprocess.run(["umount", tracefs.TRACEFS], check=False, capture_output=True)  # busy: another test uses it
-    with open_trace(leaf_of(device), size=SIZE) as trace:
+    with open_trace(leaf_of(device)) as trace:
         stale = Path(tracefs.TRACEFS, "instances", "stillframe-999999999-0000")  # no process has this number
         stale.mkdir()
         (stale / "events/block/block_rq_complete/enable").write_text("1")
-        with open_trace(leaf_of(device), size=SIZE) as second:
+        with open_trace(leaf_of(device)) as second:
             assert not stale.exists()
             write(device, 5 * MIB, 4096)
             for one in (trace, second):
@@ -121,7 +126,7 @@ def test_the_trace_file_system_is_mounted_and_leftovers_of_a_killed_run_go(devic
 
 
 def test_writes_that_the_trace_does_not_show_are_noticed(device: Path) -> None:
-    with open_trace(leaf_of(device), size=SIZE) as trace:
+    with open_trace(leaf_of(device)) as trace:
         (instance,) = (name for name in os.listdir(f"{tracefs.TRACEFS}/instances") if name.startswith("stillframe"))
         Path(tracefs.TRACEFS, "instances", instance, tracing._EVENT, "enable").write_text("0")
         write(device, 0, 4096)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stillframe.capture import CapturedDisk, OpenSource, Selection
 from stillframe.capture.live import Held, LiveSource, Piece, Watch, watch
 from stillframe.capture.windows import WindowsSource
-from stillframe.errors import Disturbed, SourceInUse
+from stillframe.errors import Disturbed, SourceInUse, Unseen
 from stillframe.events import Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.places import lies_on
@@ -105,7 +105,15 @@ class _LiveStore:
         self.bytes_again = 0
 
     def store(self) -> StoredLive:
-        """Copy, follow, freeze, finish."""
+        """Copy, follow, freeze, finish; everything once more when some writes were not seen."""
+        try:
+            return self._store()
+        except Unseen as error:
+            self._context.events.emit(Notice(code=error.code, message=f"{error.message}: everything is read again"))
+        return self._store()
+
+    def _store(self) -> StoredLive:
+        self.rounds = 0
         disks = self._watching.begin(self._selection)
         sources = [list(kept_ranges(disk)) for disk in disks]
         maps = [[_LiveMap(one.reader.size, self._chunk_size) for one in ranges] for ranges in sources]
@@ -144,6 +152,8 @@ class _LiveStore:
             self._context.events.emit(PhaseStarted(name="freezing for a moment"))
             try:
                 held = self._watching.hold(self._selection, self._already)
+            except Unseen:
+                raise
             except Disturbed as error:
                 failure = error
                 continue
