@@ -58,11 +58,8 @@ class Selection:
         exclude: Files whose contents are left out, where the used map is proven.
         held: Partitions that are mounted, and whose file systems stand still while they are looked at.
         held_by: What holds those still.
-<<<<<<< HEAD
         said_used: What the running system says of shadows; counts for NTFS only.
-=======
         stacked: Volumes that rest on partitions.
->>>>>>> main
         consistency: ``torn`` when the source is in use and the person insists.
     """
 
