@@ -27,9 +27,12 @@ from stillframe.host.windows.reader import HandleReader, ntfs_size, open_handle_
 from stillframe.host.windows.volumes import look_at_disks
 from stillframe.host.windows.vss import ShadowVolume, open_shadow_set
 from stillframe.host.windows.vss_session import SnapshotFailed
+from stillframe.units import GIB
 
 PAUSE_S: Final = 2.0
 """Between two passes over a volume without a shadow: FAT writes what it holds back within about a second."""
+AGREED_SIZE_MAX: Final = GIB
+"""Of a volume without a shadow: it is kept in memory until it is stored."""
 _OWNERS_MAX: Final = 8
 
 
@@ -193,7 +196,7 @@ class _HeldSource:
 
     def _take_agreed(self, part: Part, live: HandleReader) -> None:
         try:
-            agreed = read_until_agreed(live, [Extent(0, live.size)], pause=self._pause)
+            agreed = read_until_agreed(live, [Extent(0, live.size)], pause=self._pause, size_max=AGREED_SIZE_MAX)
         except SourceInUse as error:
             raise SourceInUse(
                 f"{part.name} of {self._source.facts.path} has no shadow: {error.message}", hint=error.hint

@@ -7,7 +7,6 @@ Source: learn.microsoft.com, winioctl.h, the page of each structure.
 """
 
 import ctypes
-import struct
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
@@ -206,17 +205,16 @@ def parse_ntfs_volume(answer: bytes) -> NtfsVolume:
 
 
 def parse_volume_bitmap(answer: bytes) -> VolumeBitmap:
-    """Parse FSCTL_GET_VOLUME_BITMAP: VOLUME_BITMAP_BUFFER, whose StartingLcn is at 0, BitmapSize at 8, Buffer at 16.
+    """Parse FSCTL_GET_VOLUME_BITMAP.
 
     Raises:
         DiskFormatError: It is too short, or counts what no volume has.
     """
-    if len(answer) < 16:
-        raise _wrong("the map of a volume", "16 bytes", len(answer))
-    first, count = struct.unpack_from("<qq", answer)
-    if not 0 <= first < 1 << 51 or not 0 < count < 1 << 51:
-        raise _wrong("the map of a volume", "clusters from 0", (first, count))
-    return VolumeBitmap(first_cluster=first, cluster_count=count, bits=answer[16:])
+    raw = _take(structures.VolumeBitmapHeader, answer, 0, "the map of a volume")
+    if not 0 <= raw.StartingLcn < 1 << 51 or not 0 < raw.BitmapSize < 1 << 51:
+        raise _wrong("the map of a volume", "clusters from 0", (raw.StartingLcn, raw.BitmapSize))
+    bits = answer[ctypes.sizeof(raw) :]
+    return VolumeBitmap(first_cluster=raw.StartingLcn, cluster_count=raw.BitmapSize, bits=bits)
 
 
 def parse_device_number(answer: bytes) -> DeviceNumber:
