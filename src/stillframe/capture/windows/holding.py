@@ -13,7 +13,7 @@ from typing import Final
 from stillframe.block import AssembledReader, BlockReader, Piece
 from stillframe.capture.agreeing import read_until_agreed
 from stillframe.capture.source import CapturedDisk, SaidUsed, Selection, capture_disk
-from stillframe.capture.windows.parts import Part, require_fit
+from stillframe.capture.windows.parts import Part, open_fitting
 from stillframe.capture.windows.source import WindowsSource
 from stillframe.disk.layout import read_layout
 from stillframe.errors import DiskFormatError, Disturbed, MachineRefusal, SourceInUse
@@ -23,14 +23,14 @@ from stillframe.host.windows import codes
 from stillframe.host.windows.asking import ask_used
 from stillframe.host.windows.calls import Win32Failure, WindowsCalls
 from stillframe.host.windows.exclusions import exclusions
-from stillframe.host.windows.reader import HandleReader, ntfs_size, open_handle_reader
+from stillframe.host.windows.reader import HandleReader, ntfs_size
 from stillframe.host.windows.volumes import look_at_disks
 from stillframe.host.windows.vss import ShadowVolume, open_shadow_set
 from stillframe.host.windows.vss_session import SnapshotFailed
 from stillframe.units import GIB
 
-PAUSE_S: Final = 2.0
-"""Between two passes over a volume without a shadow: FAT writes what it holds back within about a second."""
+PAUSE_S: Final = 5.0
+"""Between two passes over a volume without a shadow: time for the system to write what it holds back."""
 AGREED_SIZE_MAX: Final = GIB
 """Of a volume without a shadow: it is kept in memory until it is stored."""
 _OWNERS_MAX: Final = 8
@@ -135,7 +135,7 @@ class _HeldSource:
                 self._take_shadow(part, shadow, stack)
         for part in source.parts:
             if part.live is not None and part.volume_name not in shadows:
-                self._take_agreed(part, part.live)
+                self._take_agreed(part, part.live.path, stack)
 
     def capture(self, selection: Selection) -> CapturedDisk:
         """What it looked like at that moment.
@@ -178,23 +178,28 @@ class _HeldSource:
                 hint="A partitioning tool may be at work. Run the backup again when it has ended.",
             )
 
+    def _open(self, device: str, part: Part) -> HandleReader:
+        source = self._source
+        return open_fitting(source.calls, device, sector_size=source.named.disk.sector_size, place=part.place)
+
     def _take_shadow(self, part: Part, shadow: ShadowVolume, stack: ExitStack) -> None:
-        calls, sector_size = self._source.calls, self._source.named.disk.sector_size
-        reader = stack.enter_context(open_handle_reader(calls, shadow.device, sector_size=sector_size))
-        require_fit(reader, part.place)
-        first = reader.read_at(0, sector_size)
+        reader = stack.enter_context(self._open(shadow.device, part))
+        first = reader.read_at(0, reader.sector_size)
         self._pieces.append(Piece(start=part.place.start, reader=reader))
         self._shadowed.add(part.place)
         self._first.append((reader, first))
         self.notices += reader.notices
-        used = ask_used(calls, shadow.device)
+        used = ask_used(self._source.calls, shadow.device)
         if used is not None:
             self._said.append(SaidUsed(place=part.place, used=used))
         elif ntfs_size(first) is not None:
             message = f"Windows does not say which clusters are in use in the shadow of {part.name}"
             self.notices += (Notice(code="shadow-map-unknown", message=message),)
 
-    def _take_agreed(self, part: Part, live: HandleReader) -> None:
+    def _take_agreed(self, part: Part, device: str, stack: ExitStack) -> None:
+        # Opened anew: FAT writes itself out when a handle of the whole volume is read for the first time.
+        # Source: fastfat of the Windows driver samples, read.c, FatCommonRead, CCB_FLAG_DASD_FLUSH_DONE.
+        live = stack.enter_context(self._open(device, part))
         try:
             agreed = read_until_agreed(live, [Extent(0, live.size)], pause=self._pause, size_max=AGREED_SIZE_MAX)
         except SourceInUse as error:

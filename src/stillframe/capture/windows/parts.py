@@ -28,6 +28,8 @@ _AGREED: Final = frozenset({"vfat", "exfat", ""})
 _BITLOCKER: Final = "BitLocker"
 # UEFI Specification 2.10, table 5.7; of the types of an MBR, EFh.
 _EFI: Final = frozenset({"c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "ef"})
+# PARTITION_INFORMATION_GPT, PARTITION_MSFT_RESERVED_GUID: never holds a volume.
+_RESERVED: Final = "e3c9e316-0b5c-4db8-817d-f92df00215ae"
 # learn.microsoft.com, PARTITION_INFORMATION_GPT and "Disk Partition Types": several of them make up other volumes.
 _MANAGED: Final = {
     "af9b60a0-1431-4f62-bc68-3311714a69ad": "a dynamic disk",
@@ -92,6 +94,7 @@ def require_placed(calls: WindowsCalls, seen: DisksSeen, named: NamedSource) -> 
                 f"{name_of(partition)} of {named.disk.path} belongs to {kind}, whose volumes lie across disks",
                 hint=_RESCUE,
             )
+    is_bare = any(p.volume is None and p.entry.type.lower() != _RESERVED for p in named.partitions)
     for volume in seen.elsewhere:
         for place in volume.places:
             if place.disk == named.disk.number and place.extent.clipped(named.place) is not None:
@@ -99,9 +102,10 @@ def require_placed(calls: WindowsCalls, seen: DisksSeen, named: NamedSource) -> 
                     f"a part of {named.path} belongs to the volume {volume.name}, which is no single partition",
                     hint=_RESCUE,
                 )
-        if not volume.places and disk_of(calls, volume) in (None, named.disk.number):
+        if is_bare and not volume.places and disk_of(calls, volume) in (None, named.disk.number):
             raise SourceInUse(
-                f"the volume {volume.name} does not say where it lies: it may be on {named.disk.path}", hint=_RESCUE
+                f"the volume {volume.name} does not say where it lies: it may be a partition of {named.disk.path}",
+                hint=_RESCUE,
             )
 
 
@@ -161,10 +165,8 @@ class _Opener:
         return Part(partition=partition, place=place, way=way, live=live, notices=notices)
 
     def _open_live(self, device: str, place: Extent) -> HandleReader:
-        reader = open_handle_reader(self._calls, device, sector_size=self._named.disk.sector_size)
-        self._stack.enter_context(reader)
-        require_fit(reader, place)
-        return reader
+        sector_size = self._named.disk.sector_size
+        return self._stack.enter_context(open_fitting(self._calls, device, sector_size=sector_size, place=place))
 
 
 def _way_of(filesystem: str) -> Way:
@@ -174,17 +176,27 @@ def _way_of(filesystem: str) -> Way:
     return "agreed" if filesystem in _AGREED else "disk"
 
 
-def require_fit(reader: HandleReader, place: Extent) -> None:
-    """Refuse a volume or shadow that is larger than the partition it lies in.
+def open_fitting(calls: WindowsCalls, device: str, *, sector_size: int, place: Extent) -> HandleReader:
+    """Open a volume or shadow that lies in a partition.
+
+    Args:
+        calls: Windows.
+        device: Its name without a backslash at the end.
+        sector_size: Of its disk, bytes.
+        place: The partition.
 
     Raises:
-        DeviceError: It is. A smaller one is a file system that was not grown; the rest is read from the disk.
+        DeviceError: It is larger than that. A smaller one is a volume that was not grown; the disk shows the rest.
+        StillframeError: It cannot be opened.
     """
+    reader = open_handle_reader(calls, device, sector_size=sector_size)
     if reader.size > place.size:
+        reader.close()
         raise DeviceError(
-            f"{reader.path} has {reader.size} bytes, its partition only {place.size}",
+            f"{device} has {reader.size} bytes, its partition only {place.size}",
             hint="Run it again; the Linux rescue system saves the disk too.",
         )
+    return reader
 
 
 def _locked(partition: PartitionSeen, place: Extent) -> Part:

@@ -138,7 +138,7 @@ def open_windows_source(
         parts = open_parts(calls, named, WindowReader(reader, named.place), stack)
         return WindowsSource(
             facts=named.facts, reader=reader, consistency="snapshot", stamp=None,
-            notices=(*seen.notices, *(notice for part in parts for notice in part.notices)), calls=calls,
+            notices=tuple(notice for part in parts for notice in part.notices), calls=calls,
             clock=clock or SystemClock(), named=named, parts=parts, opened=stack.pop_all(),
         )  # fmt: skip
 
