@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -21,6 +22,7 @@ from stillframe.errors import (
     DeviceError,
     DiskFormatError,
     Disturbed,
+    HookFailed,
     MachineRefusal,
     SourceInUse,
     StillframeError,
@@ -33,7 +35,9 @@ from stillframe.fs.ntfs.mft import LOG_INDEX
 from stillframe.host.windows import codes
 from stillframe.host.windows.vss_session import SnapshotFailed
 from stillframe.jobs.backup import BackupOptions, BackupPlan, BackupResult, apply_backup, plan_backup
+from stillframe.jobs.clone import CloneOptions, plan_clone
 from stillframe.jobs.context import JobContext
+from stillframe.jobs.hooks import Hooks
 from stillframe.jobs.live import require_elsewhere
 from stillframe.repo.records import StoredPartition
 from stillframe.repo.repository import Repository
@@ -299,13 +303,42 @@ def test_looking_makes_no_shadow(built: Built, repository: Repository) -> None:
     it = machine(built, [])
     with open_it(it) as source:
         plan = plan_backup(repository, [source], BackupOptions(), ANNA)
-        assert source.stayed_still()
+        assert not source.stayed_still()  # whoever saves it as it lies there has saved it torn
     assert (it.pauses, it.open_paths) == ([], [])
     assert plan.disks[0].facts.model == "Made-up SSD"
     expected = sum(volume.kept.size for volume in plan.disks[0].volumes)
     assert expected < SIZE // 2  # the estimate uses what NTFS says of the volume, whose journal is in use
     assert [notice.code for notice in plan.notices] == ["in-use"]
     assert "C:, partition 4" in plan.notices[0].message
+
+
+@pytest.mark.parametrize("failure", [None, "stop", "continue"])
+def test_programs_run_around_the_making_of_the_shadow(
+    built: Built, repository: Repository, tmp_path: Path, failure: Literal["stop", "continue"] | None
+) -> None:
+    log = tmp_path / "log"
+    lines = [*START, *opening((C,)), *prepared((C,)), *made((C,)), *COMPLETE, *DELETE, *RELEASE]
+    it = machine(built, lines if failure != "stop" else [])
+
+    def note() -> None:
+        log.write_text(log.read_text() + "shadow\n")
+
+    it.on_shadow = note
+    before = ("sh", "-c", f"echo before >> {log}; exit {int(failure is not None)}")
+    hooks = Hooks(before=before, after=("sh", "-c", f"echo after >> {log}"), on_failure=failure or "stop")
+    with open_it(it, "C:") as source, it.transcript:
+        plan = plan_backup(repository, [source], BackupOptions(hooks=hooks), ANNA)
+        error = raised_by(lambda: apply_backup(repository, [source], plan, job_context()))
+        assert source.stayed_still() == (failure != "stop")
+    assert log.read_text().split() == ["before", *(["shadow"] if failure != "stop" else []), "after"]
+    assert nothing_made(repository) == isinstance(error, HookFailed) == (failure == "stop")
+    codes_told = [notice.code for image in repository.images().images for notice in image.manifest.notices]
+    assert ("hook-before-failed" in codes_told) == (failure == "continue")
+
+
+def test_a_disk_of_a_running_windows_is_not_cloned(built: Built, tmp_path: Path) -> None:
+    with open_it(machine(built, [])) as source, pytest.raises(SourceInUse, match="not be cloned"):
+        plan_clone(source, str(tmp_path / "clone"), CloneOptions(selection=Selection()))
 
 
 def test_all_sources_of_a_run_are_in_one_set(built: Built, repository: Repository) -> None:

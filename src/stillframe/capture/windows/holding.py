@@ -6,7 +6,7 @@ afterwards the table must be what it was, and the shadows must still be there.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -46,8 +46,9 @@ class HeldDisks:
 
 @contextmanager
 def hold(
-    sources: Sequence[WindowsSource], selection: Selection, *, sink: EventSink, check: Callable[[], None]
-) -> Iterator[HeldDisks]:
+    sources: Sequence[WindowsSource], selection: Selection, *, sink: EventSink, check: Callable[[], None],
+    around: AbstractContextManager[None] | None = None,
+) -> Iterator[HeldDisks]:  # fmt: skip
     """Hold sources still. Enter and leave it in the same thread; read in any.
 
     Args:
@@ -55,6 +56,7 @@ def hold(
         selection: Which bytes the person wants.
         sink: Takes phases, and notices of the end.
         check: Called now and then while it is waited; raises when the person has given up.
+        around: Entered before the shadow is made and left when it exists: programs of the person's.
 
     Raises:
         SnapshotFailed: Windows could not make the shadow; nothing is left behind.
@@ -63,10 +65,13 @@ def hold(
         DeviceError: A shadow went away while it was read, or a disk fails.
     """
     calls = sources[0].calls
+    for source in sources:
+        source.proof.is_given = False
     _require_unchanged(sources)
     with ExitStack() as stack:
         sink.emit(PhaseStarted(name="holding still"))
-        shadows = _ShadowSet(stack, sources, sink)
+        with around or nullcontext():
+            shadows = _ShadowSet(stack, sources, sink)
         check()
 
         def pause() -> None:
@@ -80,6 +85,8 @@ def hold(
         for one in held:
             one.require_still()
         _require_unchanged(sources)
+        for source in sources:
+            source.proof.is_given = True
 
 
 class _ShadowSet:

@@ -6,7 +6,7 @@ looked at, so it is an estimate. ``holding`` makes the shadow when the copy begi
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from stillframe.block import AssembledReader, BlockReader, Piece, WindowReader
@@ -23,6 +23,13 @@ from stillframe.host.windows.reader import open_handle_reader
 from stillframe.host.windows.volumes import DiskSeen, DisksSeen, look_at_disks
 
 
+@dataclass(slots=True)
+class Proof:
+    """Whether a source was held still, from before the first byte was read until after the last."""
+
+    is_given: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowsSource(OpenSource):
     """A disk or a volume of a running Windows. ``reader`` is the whole disk, as it lies there.
@@ -33,6 +40,7 @@ class WindowsSource(OpenSource):
         named: Which disk, and which partition of it.
         parts: Its partitions.
         opened: Closes everything that is open.
+        proof: ``hold`` gives it.
     """
 
     calls: WindowsCalls
@@ -40,6 +48,7 @@ class WindowsSource(OpenSource):
     named: NamedSource
     parts: tuple[Part, ...]
     opened: ExitStack
+    proof: Proof = field(default_factory=Proof)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.opened.close()
@@ -72,8 +81,8 @@ class WindowsSource(OpenSource):
         return Notice(code="in-use", message=f"{self.facts.path} is in use: {way}{more}")
 
     def stayed_still(self) -> bool:
-        """It did not; a shadow of it was read, which ``hold`` has proven."""
-        return True
+        """It never does. What was read is of one moment only when it was read while ``hold`` lasted, to its end."""
+        return self.proof.is_given
 
     def require_unchanged(self, seen: DisksSeen) -> None:
         """Refuse when the disk is arranged otherwise than when it was opened. Only names of volumes may have changed.
