@@ -31,7 +31,8 @@ from stillframe.errors import (
 from stillframe.events import EventSink, NoEvents, RecordedEvents
 from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.ntfs import NtfsFilesystem, read_shadow_map
-from stillframe.fs.ntfs.mft import LOG_INDEX
+from stillframe.fs.ntfs.mft import BITMAP_INDEX, LOG_INDEX
+from stillframe.fs.ntfs.scan import scan_clusters
 from stillframe.host.windows import codes
 from stillframe.host.windows.vss_session import SnapshotFailed
 from stillframe.jobs.backup import BackupOptions, BackupPlan, BackupResult, apply_backup, plan_backup
@@ -660,6 +661,16 @@ def test_a_file_system_that_is_not_of_windows_is_nobodys(built: Built, tmp_path:
     assert (parts_of(result)[4].filesystem, parts_of(result)[4].consistency) == ("ext4", "offline")
 
 
+def test_a_volume_that_nobody_knows_may_be_in_use(built: Built, repository: Repository) -> None:
+    alone = (C,)
+    it = machine(built, [*START, *opening(alone), *prepared(alone), *made(alone), *COMPLETE, *DELETE, *RELEASE])
+    it.disk[PLACES[4].start : PLACES[4].end] = random.Random(9).randbytes(PLACES[4].size)
+    it.volumes[2].cluster_size = 0
+    with it.transcript:
+        _, result = save(it, repository)
+    assert (parts_of(result)[4].consistency, parts_of(result)[4].map) == ("frozen", "raw")
+
+
 def test_boot_files_without_a_volume_are_agreed_on_too(built: Built, repository: Repository) -> None:
     it = machine(built)
     del it.volumes[0]
@@ -738,6 +749,17 @@ def test_the_map_of_a_shadow_is_never_less_than_any_of_its_three_sources(built: 
         found = read_shadow_map(reader, clusters)
         assert found.kind == "used"
         assert found.extents == known | clusters
+
+
+def test_a_file_that_the_bitmap_of_a_shadow_calls_free_is_kept(built: Built) -> None:
+    shadow = shadow_of(built)
+    table = volumes.open_table(MemoryDisk(bytes(shadow)))
+    files = scan_clusters(MemoryDisk(bytes(shadow)), table)
+    bitmap = volumes.place_of(MemoryDisk(bytes(shadow)), BITMAP_INDEX)
+    last = max(extent.end for extent in files)
+    shadow[bitmap.start + (last // CLUSTER - 1) // 8] = 0
+    found = read_shadow_map(MemoryDisk(shadow), ExtentSet.of(Extent(0, CLUSTER)))
+    assert (files - found.extents).size == 0
 
 
 @pytest.mark.parametrize("said", [ExtentSet.empty(), ExtentSet.of(Extent(0, PLACES[3].size))])
