@@ -285,6 +285,41 @@ def assert_files(windows: bytes, built: Built, folder: Path) -> None:
     assert len(found) == len(built.hashes) > 10
 
 
+def test_an_mbr_disk_with_a_logical_drive_comes_back(built: Built, repository: Repository, tmp_path: Path) -> None:
+    """Windows counts logical drives from 1, Linux from 5: they are the same by where they lie."""
+    ntfs, sectors = built.disk[PLACES[4].start : PLACES[4].end], PLACES[4].size // 512
+    script = f"label: dos\n2048,{sectors},7\n26624,30720,5\n28672,{sectors},7\n"
+    disk = bytearray(make_disk(30 * MIB, sfdisk=script))
+    places = {number: Extent(start * 512, (start + sectors) * 512) for number, start in ((1, 2048), (2, 28672))}
+    for place in places.values():
+        disk[place.start : place.end] = ntfs
+    entries = [
+        documented.mbr_entry(1, places[1].start, places[1].size, 7, active=True),
+        documented.mbr_entry(0, 26624 * 512, 30720 * 512, 5),
+        *[documented.mbr_entry(0, 0, 0, 0)] * 2,
+        documented.mbr_entry(2, places[2].start, places[2].size, 7),
+        *[documented.mbr_entry(0, 0, 0, 0)] * 3,
+    ]
+    count = PLACES[4].size // CLUSTER - 1
+    bits = bits_of(NtfsFilesystem().used_map(MemoryDisk(ntfs)).extents, count)
+    found = [
+        MachineVolume(name=name, number=number, paths=(path,), cluster_size=CLUSTER, cluster_count=count, bits=bits)
+        for number, (name, path) in enumerate(((C, "C:\\"), (D, "D:\\")), 1)
+    ]
+    it = WindowsMachine(disk, entries, places, found, GOOD)
+    it.is_mbr = True
+    before = bytes(disk)
+    it.on_shadow = lambda: live(it, D).__setitem__(slice(0, MIB), b"\x70" * MIB)
+    with it.transcript:
+        _, result = save(it, repository)
+    numbers = {number: part.consistency for number, part in parts_of(result).items()}
+    assert numbers == {1: "snapshot", 5: "snapshot"}
+    back = put_back(repository, result, tmp_path)
+    used = NtfsFilesystem().used_map(MemoryDisk(ntfs)).extents
+    assert same(back, before, used.shifted(places[1].start) | used.shifted(places[2].start))
+    assert back[:MIB] == before[:MIB]
+
+
 @pytest.mark.parametrize("name", ["C:", "c:\\", r"\\.\C:", C, C.removesuffix("\\").upper()])
 def test_a_drive_is_a_source_by_itself(built: Built, repository: Repository, tmp_path: Path, name: str) -> None:
     it = machine(built, [*START, *opening((C,)), *prepared((C,)), *made((C,)), *COMPLETE, *DELETE, *RELEASE])
@@ -760,6 +795,15 @@ def test_a_file_that_the_bitmap_of_a_shadow_calls_free_is_kept(built: Built) -> 
     shadow[bitmap.start + (last // CLUSTER - 1) // 8] = 0
     found = read_shadow_map(MemoryDisk(shadow), ExtentSet.of(Extent(0, CLUSTER)))
     assert (files - found.extents).size == 0
+
+
+def test_what_the_bitmap_of_a_shadow_calls_used_is_kept_though_no_file_has_it(built: Built) -> None:
+    shadow = shadow_of(built)
+    bitmap = volumes.place_of(MemoryDisk(bytes(shadow)), BITMAP_INDEX)
+    free = next(iter(built.used.complement(Extent(0, PLACES[3].size - MIB)))).start // CLUSTER
+    shadow[bitmap.start + free // 8] |= 1 << free % 8
+    found = read_shadow_map(MemoryDisk(shadow), ExtentSet.of(Extent(0, CLUSTER)))
+    assert found.extents.contains(Extent(free * CLUSTER, (free + 1) * CLUSTER))
 
 
 @pytest.mark.parametrize("said", [ExtentSet.empty(), ExtentSet.of(Extent(0, PLACES[3].size))])

@@ -73,6 +73,8 @@ class MachineDevices:
         self.entries = list(entries)
         self.places = places
         self.volumes = list(volumes)
+        self.is_mbr = False
+        """Whether ``entries`` are of an MBR (``windows_documented.mbr_entry``)."""
         self.shadows: dict[str, bytes] = {}
         self.elsewhere: dict[str, object] = {}
         """Volumes on no partition: by name, the answer to the question where they lie, or an error."""
@@ -175,7 +177,9 @@ class MachineDevices:
             codes.IOCTL_STORAGE_QUERY_PROPERTY: documented.description(
                 "", "Made-up SSD", "SN 1", bus=17, removable=False
             ),
-            codes.IOCTL_DISK_GET_DRIVE_LAYOUT_EX: documented.gpt_layout(self.entries, size=size),
+            codes.IOCTL_DISK_GET_DRIVE_LAYOUT_EX: documented.mbr_layout(self.entries)
+            if self.is_mbr
+            else documented.gpt_layout(self.entries, size=size),
         }
         if code not in answers:
             raise Win32Failure("DeviceIoControl", codes.ERROR_INVALID_FUNCTION)
