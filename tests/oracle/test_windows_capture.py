@@ -17,6 +17,7 @@ import pytest
 from stillframe.block import MemoryDisk
 from stillframe.capture import Selection, open_source
 from stillframe.capture.windows import HeldDisks, WindowsSource, hold, open_windows_source
+from stillframe.capture.windows.holding import PAUSE_S
 from stillframe.errors import (
     Cancelled,
     DeviceError,
@@ -30,6 +31,7 @@ from stillframe.errors import (
 )
 from stillframe.events import EventSink, NoEvents, RecordedEvents
 from stillframe.extents import Extent, ExtentSet
+from stillframe.fs.files import parse_pattern
 from stillframe.fs.ntfs import NtfsFilesystem, read_shadow_map
 from stillframe.fs.ntfs.mft import BITMAP_INDEX, LOG_INDEX
 from stillframe.fs.ntfs.scan import scan_clusters
@@ -539,6 +541,31 @@ def test_ctrl_c_is_heard_while_it_is_waited(built: Built, repository: Repository
     assert it.pauses == []
 
 
+def test_ctrl_c_is_heard_between_two_passes(built: Built, repository: Repository) -> None:
+    it = machine(built, GIVEN_UP)
+    context = job_context()
+
+    def write() -> None:
+        context.cancel.cancel()
+        live(it, ESP)[100] = len(it.pauses)
+
+    it.on_pause = write
+    with it.transcript, pytest.raises(Cancelled):
+        save(it, repository, context=context)
+    assert it.pauses == [PAUSE_S]
+
+
+def test_files_that_a_person_excludes_are_looked_for_in_the_shadow(built: Built, repository: Repository) -> None:
+    it = machine(built)
+    wanted = Selection(exclude=(parse_pattern("/folder 1/"),))
+    with it.transcript:
+        plan, result = save(it, repository, selection=wanted)
+    assert (plan.temporary, [file.kind for v in plan.disks[0].volumes for file in v.left_out]) == ((), ["paging"])
+    excluded = [file.path for file in parts_of(result)[3].left_out if file.kind == "excluded"]
+    assert {path.split("/")[1] for path in excluded} == {"folder 1"}
+    assert len(excluded) > 5
+
+
 def test_a_table_that_is_written_meanwhile_leaves_no_image(built: Built, repository: Repository) -> None:
     it = machine(built, GIVEN_UP)
     it.on_read = lambda path: it.disk.__setitem__(446, 0x5A) if it.pauses and "ShadowCopy" in path else None
@@ -560,8 +587,26 @@ def test_a_partition_that_only_windows_knows_is_refused(built: Built) -> None:
     broken = bytearray(it.disk)
     broken[512:520] = broken[-512:-504] = b"NO TABLE"
     it.disk[:] = broken
-    with it.transcript, open_it(it) as source, pytest.raises(MachineRefusal, match="a partition for Windows"):
+    with it.transcript, open_it(it) as source, pytest.raises(MachineRefusal, match="a partition for Windows, and none"):
         holding(source).__enter__()
+
+
+def test_a_partition_that_windows_does_not_know_is_refused(built: Built) -> None:
+    alone = (C,)
+    it = machine(built, [*START, *opening(alone), *prepared(alone), *made(alone), *ABORT, *DELETE, *RELEASE])
+    it.volumes.pop()
+    it.entries.pop()
+    with it.transcript, open_it(it) as source, pytest.raises(MachineRefusal, match="and none for Windows"):
+        holding(source).__enter__()
+
+
+def test_a_disk_without_a_table_is_one_volume_of_nobody(built: Built, repository: Repository) -> None:
+    it = machine(built, [])
+    it.disk[:] = random.Random(4).randbytes(SIZE)
+    it.volumes.clear()
+    it.entries.clear()
+    _, result = save(it, repository)
+    assert [(part.size, part.consistency) for part in parts_of(result).values()] == [(SIZE, "offline")]
 
 
 def test_an_open_bitlocker_drive_is_kept_as_clear_text(built: Built, repository: Repository, tmp_path: Path) -> None:

@@ -109,10 +109,19 @@ def plan_backup(
     )  # fmt: skip
     return BackupPlan(
         kind=baseline.kind, baseline=baseline.image, domain=baseline.domain, options=options, disks=disks,
-        estimate=cost, temporary=price_temporary(disks, [one.text for one in options.selection.exclude]),
+        estimate=cost, temporary=_price(sources, disks, options),
         free_space=repository.box.store.free_space(),
         notices=(*baseline.notices, *_all_notices(sources, disks)),
     )  # fmt: skip
+
+
+def _price(
+    sources: Sequence[OpenSource], disks: tuple[CapturedDisk, ...], options: BackupOptions
+) -> tuple[PricedFolder, ...]:
+    """What temporary files cost. Not on Windows: nothing stands still yet, and a library that crashed would end us."""
+    if any(isinstance(source, WindowsSource) for source in sources):
+        return ()
+    return price_temporary(disks, [one.text for one in options.selection.exclude])
 
 
 def require_room(plan: BackupPlan) -> None:

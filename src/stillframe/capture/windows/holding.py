@@ -148,7 +148,7 @@ class _HeldSource:
         """What it looked like at that moment.
 
         Raises:
-            MachineRefusal: What Windows calls a partition is none by the table on the disk.
+            MachineRefusal: Windows and the table on the disk speak of different partitions.
         """
         wanted = replace(
             selection, held=frozenset(self._shadowed), held_by="snapshot", said_used=tuple(self._said),
@@ -156,13 +156,7 @@ class _HeldSource:
         )  # fmt: skip
         reader = AssembledReader(self._source.base, self._pieces)
         disk = capture_disk(reader, self._source.facts, wanted)
-        places = {volume.partition.extent for volume in disk.volumes}
-        for part in self._source.parts:
-            if part.place not in places:
-                raise MachineRefusal(
-                    f"{part.name} is a partition for Windows, and none by the table on {self._source.facts.path}",
-                    hint="Save this disk from the Linux rescue system, while Windows is shut down.",
-                )
+        self._require_same_partitions(disk)
         volumes = tuple(
             replace(volume, consistency="frozen") if volume.partition.extent in self._agreed else volume
             for volume in disk.volumes
@@ -183,6 +177,21 @@ class _HeldSource:
             raise Disturbed(
                 f"the partition table of {self._source.facts.path} was written while the disk was copied",
                 hint="A partitioning tool may be at work. Run the backup again when it has ended.",
+            )
+
+    def _require_same_partitions(self, disk: CapturedDisk) -> None:
+        """What only one of the two knows would be taken as used by nobody, or not be taken at all."""
+        for_windows = {part.place for part in self._source.parts}
+        by_table = {volume.partition.extent for volume in disk.volumes}
+        if disk.layout.scheme == "none" and not for_windows:
+            return  # a disk without a table is one volume to us, and nothing to Windows
+        for place in (*sorted(for_windows - by_table), *sorted(by_table - for_windows)):
+            where = f"bytes {place.start} to {place.end} of {self._source.facts.path}"
+            found = "a partition for Windows, and none by the table on the disk"
+            if place in by_table:
+                found = "a partition by the table on the disk, and none for Windows"
+            raise MachineRefusal(
+                f"{where} are {found}", hint="Save this disk from the Linux rescue system, while Windows is shut down."
             )
 
     def _open(self, device: str, part: Part) -> HandleReader:

@@ -59,7 +59,10 @@ class WindowsSource(OpenSource):
         return WindowReader(self.reader, self.named.place)
 
     def capture(self, selection: Selection) -> CapturedDisk:
-        """What it looks like at this moment: an estimate, since nothing stands still."""
+        """What it looks like at this moment: an estimate, since nothing stands still.
+
+        Files to be left out by ``exclude`` are not looked for: the library that finds them is not given what changes.
+        """
         pieces = [Piece(start=part.place.start, reader=part.live) for part in self.parts if part.live is not None]
         said = [
             SaidUsed(place=part.place, used=used)
@@ -68,7 +71,9 @@ class WindowsSource(OpenSource):
             if (used := ask_used(self.calls, part.live.path)) is not None
         ]
         held = frozenset(part.place for part in self.parts if part.way == "shadow")
-        wanted = replace(selection, held=held, held_by="snapshot", said_used=tuple(said), consistency="offline")
+        wanted = replace(
+            selection, exclude=(), held=held, held_by="snapshot", said_used=tuple(said), consistency="offline"
+        )
         return capture_disk(AssembledReader(self.base, pieces), self.facts, wanted)
 
     @property
