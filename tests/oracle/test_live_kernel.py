@@ -112,6 +112,22 @@ def test_a_buffer_that_overflows_is_no_proof(device: Path, monkeypatch: pytest.M
         assert trace.shortfall() == ""
 
 
+def test_what_is_written_is_noted_to_the_sector(device: Path) -> None:
+    with open_trace(leaf_of(device)) as trace:
+        write(device, MIB, 4096)
+        trace.drain()
+        assert not len(trace.note_anew())  # before the first call nothing is noted
+        run_tool("blkdiscard", "-o", str(3 * MIB + 512), "-l", "1024", str(device))
+        write(device, 5 * MIB, 4096)
+        trace.drain()
+        expected = ExtentSet.of(Extent(3 * MIB + 512, 3 * MIB + 1536), Extent(5 * MIB, 5 * MIB + 4096))
+        assert trace.note_anew() == expected
+        trace.stop_noting()
+        write(device, 6 * MIB, 4096)
+        trace.drain()
+        assert not len(trace.note_anew())
+
+
 def test_the_trace_file_system_is_mounted_and_leftovers_of_a_killed_run_go(device: Path) -> None:
     subprocess.run(["umount", tracefs.TRACEFS], check=False, capture_output=True)  # busy: another test uses it
     with open_trace(leaf_of(device)) as trace:

@@ -37,6 +37,18 @@ class FollowedSource:
             found |= share.pieces.up(trace.changed.changed())
         return found
 
+    def note_anew(self) -> ExtentSet:
+        """What was written since the last call, to the sector, in bytes of the source. Drain first."""
+        found = ExtentSet.empty()
+        for share, trace in self._traces:
+            found |= share.pieces.up(trace.note_anew())
+        return found
+
+    def stop_noting(self) -> None:
+        """Only mark granules again."""
+        for _, trace in self._traces:
+            trace.stop_noting()
+
     def clear(self, extents: ExtentSet) -> None:
         """These bytes are about to be read: forget that they have changed."""
         for share, trace in self._traces:

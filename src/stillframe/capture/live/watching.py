@@ -8,7 +8,7 @@ state of that moment, as if the file systems had been unmounted then.
 What makes it sound, each a test: a granule is cleared before it is read; marks are set when a write completes; the
 number of sectors that were traced must reach the disk's own counters; what is used under the freeze and was never read
 is read then; nothing may have been written between the freeze and the last byte that was read, but to swap and to the
-headers of LVM, RAID and encryption, which are read again; and afterwards all must be arranged as it was before.
+headers of LVM, RAID and encryption, which are read again, and afterwards all must be arranged as it was before.
 """
 
 import os
@@ -104,6 +104,12 @@ class Watch:
         with self._lock:
             return tuple(one.changed() for one in self._followed)
 
+    def written(self) -> tuple[ExtentSet, ...]:
+        """For each source what was written since the last call, to the sector."""
+        self.drain()
+        with self._lock:
+            return tuple(one.note_anew() for one in self._followed)
+
     def clear(self, number: int, extents: ExtentSet) -> None:
         """Bytes of a source are about to be read (again): forget that they have changed."""
         with self._lock:
@@ -138,6 +144,9 @@ class Watch:
             self._require_proof()
             good = True
         finally:
+            with self._lock:
+                for one in self._followed:
+                    one.stop_noting()
             if not good:  # what was read is discarded, whatever failed: it counts as changed again
                 self._unclear(taken)
         return Held(disks=held[0], pieces=held[1], seconds=stillness.seconds)
@@ -158,7 +167,8 @@ class Watch:
         return tuple(one for one in self._mounted if ways[one.where] == "frozen")
 
     def _take_changed(self) -> tuple[ExtentSet, ...]:
-        """What has changed, which is cleared because it is about to be read."""
+        """What has changed, which is cleared because it is about to be read. From here on every write is noted."""
+        self.written()
         changed = self.changed()
         for number, extents in enumerate(changed):
             self.clear(number, extents)
@@ -262,9 +272,9 @@ class _HeldReading:
             Disturbed: Something else was.
         """
         found = []
-        for number, changed in enumerate(self._watching.changed()):
+        for number, written in enumerate(self._watching.written()):
             source, disk = self._watching.sources[number], disks[number]
-            late = changed - source.swap - _excluded(disk)
+            late = (written & _all_kept(disk)) - source.swap  # discards of what is free go on under a freeze
             containers = ExtentSet.from_extents(volume.partition.extent for volume in source.containers(disk))
             wrong = late - (containers - source.guarded)
             if wrong.size:
@@ -294,7 +304,8 @@ def watch(sources: Sequence[LiveSource], *, limit_s: float = LIMIT_S) -> Iterato
         watchdog = stack.enter_context(Watchdog([one.descriptor for one in mounted], limit_s=limit_s))
         followed = [stack.enter_context(follow(source)) for source in sources]
         readers = stack.enter_context(ThreadPoolExecutor(_READERS))
-        list(readers.map(lambda _: None, range(_READERS)))  # its threads must be there before anything is frozen
+        together = threading.Barrier(_READERS)  # all its threads must be there before anything is frozen
+        list(readers.map(lambda _: together.wait(), range(_READERS)))
         watching = Watch(followed, mounted, watchdog, readers)
         stack.enter_context(_draining(watching))
         yield watching
@@ -331,10 +342,10 @@ def _kept(disk: CapturedDisk, number: int) -> ExtentSet:
     return disk.outside if number == 0 else disk.volumes[number - 1].kept
 
 
-def _excluded(disk: CapturedDisk) -> ExtentSet:
-    found = ExtentSet.empty()
+def _all_kept(disk: CapturedDisk) -> ExtentSet:
+    found = disk.outside
     for volume in disk.volumes:
-        found |= volume.excluded.shifted(volume.partition.extent.start)
+        found |= volume.kept.shifted(volume.partition.extent.start)
     return found
 
 

@@ -33,6 +33,7 @@ _BUFFER_KIB: Final = 8192
 _PAGE_SIZE_MAX: Final = 64 << 10
 _GRANULES_MAX: Final = 16 << 20
 GRANULE_SIZE_MIN: Final = 4096
+_NOTED_MAX: Final = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +105,7 @@ class WriteTrace:
         self._unplaced = 0
         self._lost = False
         self._missed_before = 0
+        self._noted: list[Extent] | None = None
         self._begin = read_count(leaf)
 
     def drain(self) -> None:
@@ -137,6 +139,18 @@ class WriteTrace:
         self._begin = read_count(self._leaf)
         self._missed_before = self._missed()
 
+    def note_anew(self) -> ExtentSet:
+        """What was written since the last call, to the sector; of very much, the whole disk. Drain first.
+
+        A granule may lie half in free space, which file systems discard at any time, also under a freeze.
+        """
+        noted, self._noted = self._noted or [], []
+        return ExtentSet.from_extents(noted) if len(noted) < _NOTED_MAX else ExtentSet.of(Extent(0, self._leaf.size))
+
+    def stop_noting(self) -> None:
+        """Only mark granules again."""
+        self._noted = None
+
     def close(self) -> None:
         """Stop recording."""
         for pipe in self._pipes:
@@ -160,7 +174,10 @@ class WriteTrace:
         else:
             self._written += done.count
         start = done.sector * SYSFS_SECTOR
-        self.changed.mark(Extent(start, start + done.count * SYSFS_SECTOR))
+        extent = Extent(start, start + done.count * SYSFS_SECTOR)
+        self.changed.mark(extent)
+        if self._noted is not None and len(self._noted) < _NOTED_MAX:
+            self._noted.append(extent)
 
     def _overrun(self) -> bool:
         return self._missed() > self._missed_before
