@@ -1,8 +1,8 @@
 """Virtual machines under QEMU, for tests that need another kernel or a boot.
 
 Answers: "run this machine to its end and tell me what it said." Software emulation only: a nested hypervisor that
-claims to work may not boot anything. The machine ends by switching itself off, within a time limit. It has no AVX2: QEMU
-7.2 was seen to fault now and then in an emulated gather (numpy's argsort).
+claims to work may not boot anything. The machine ends by switching itself off, within a time limit. It has no AVX2:
+QEMU 7.2 was seen to fault once in an emulated gather (numpy's argsort).
 """
 
 import subprocess
