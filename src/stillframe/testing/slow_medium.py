@@ -248,14 +248,6 @@ class SlowMedium:
             self.process.send_signal(signal.SIGCONT)
 
 
-@contextlib.contextmanager
-def hanging(medium: SlowMedium) -> Iterator[None]:
-    """A medium that answers nothing inside the block."""
-    medium.hang()
-    try:
-        yield
-    finally:
-        medium.go_on()
 
 
 def main() -> None:
