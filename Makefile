@@ -1,11 +1,12 @@
 # make demo    save and restore a disk made for it, and compare      (root; about half a minute)
 # make test    everything that must hold before a change is taken    (root; minutes)
 # make lint    the quick part of it: style, types, layers
+# make test-vm whole systems in virtual machines: saved while in use, restored, booted   (root; half an hour)
 # make test-all, make fuzz, make bench, make clean
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all lint fuzz bench wheel clean
+.PHONY: demo test test-all test-vm lint fuzz bench wheel clean
 
 # Programs for administration lie where the PATH of "su" and of ordinary users does not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -23,10 +24,15 @@ demo:
 	$(BIN)/stillframe demo $(DEMO_FLAGS)
 
 test: ready-for-tests lint
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -m "not slow and not vm" $(PYTEST_FLAGS)
 
 test-all: ready-for-tests lint
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -m "not vm" $(PYTEST_FLAGS)
+
+test-vm: $(VENV)/installed-dev
+	@tools/setup.sh root test-vm
+	@tools/setup.sh packages vm
+	$(BIN)/python -m pytest -m vm $(PYTEST_FLAGS) tests/vm
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

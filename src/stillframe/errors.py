@@ -13,7 +13,9 @@
     |- MachineRefusal         20    this machine: a privilege, a program or a feature is missing
     |  |- SourceInUse         20    the source is mounted read-write
     |  |- Disturbed           20    a source in use could not be held still
-    |  |  `- ThawedEarly      20    somebody else thawed it
+    |  |  |- ThawedEarly      20    somebody else thawed it
+    |  |  `- Unseen           20    it is not proven that every write was seen
+    |  |- HookFailed          20    a program of the person's failed before the freeze
     |  `- MissingProgram      20    a program must be installed
     |- DiskFormatError        21    the bytes on a disk are not what the format says
     |- TargetError            22    the target is wrong, mounted or too small
@@ -114,6 +116,18 @@ class ThawedEarly(Disturbed):
     """A file system did not stay frozen: another program thawed it, or the watchdog did."""
 
     code = "thawed-early"
+
+
+class Unseen(Disturbed):
+    """It is not proven that every write to a source in use was seen, also when all of it was read once more."""
+
+    code = "writes-unseen"
+
+
+class HookFailed(MachineRefusal):
+    """A program that was to run before the sources are held still failed, or did not end in time."""
+
+    code = "hook-failed"
 
 
 class MissingProgram(MachineRefusal):

@@ -11,19 +11,26 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from stillframe.capture import live
 from stillframe.capture.live import LiveSource, Watch
-from stillframe.extents import ExtentSet
+from stillframe.capture.live import watch as live_watching
+from stillframe.capture.live.followed import FollowedSource
+from stillframe.errors import Disturbed, HookFailed, Unseen
+from stillframe.extents import Extent, ExtentSet
+from stillframe.jobs import clone as clone_job
 from stillframe.jobs import live as live_job
-from stillframe.jobs.backup import BackupResult
+from stillframe.jobs import rounds
+from stillframe.jobs.backup import BackupOptions, BackupResult
+from stillframe.jobs.hooks import Hooks
 from stillframe.jobs.storing import store_leaves
 from stillframe.repo.repository import Repository
 from stillframe.store import LocalStore
-from stillframe.testing.job_runs import backup_paths, make_repository, restore
+from stillframe.testing.job_runs import backup_paths, clone, make_repository, restore
+from stillframe.testing.real_disks import loop_device
 from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = pytest.mark.root
@@ -116,7 +123,7 @@ class Judge:
     def watch(self, sources: Sequence[LiveSource]) -> contextlib.AbstractContextManager[Watch]:
         @contextlib.contextmanager
         def watching() -> Iterator[Watch]:
-            with live.watch(sources, limit_s=60) as found:
+            with live_watching(sources, limit_s=60) as found:
                 found.on_hold = self.look
                 hold = found.hold
 
@@ -143,8 +150,13 @@ def compare(judge: Judge, repository: Repository, result: BackupResult) -> None:
     target = judge.volume.folder / "restored.img"
     target.write_bytes(b"\xee" * result.manifest.disks[0].size)  # what nobody uses must not matter
     restore(repository, result.manifest, target)
+    compare_bytes(judge, target)
+
+
+def compare_bytes(judge: Judge, target: Path) -> None:
+    """The same for a disk file."""
     with judge.copy.open("rb") as frozen, target.open("rb") as restored:
-        for extent in kept_of(judge.copy, result):
+        for extent in kept_of(judge.copy):
             for start in range(extent.start, extent.end, 4 * MIB):
                 size = min(4 * MIB, extent.end - start)
                 assert os.pread(frozen.fileno(), size, start) == os.pread(restored.fileno(), size, start), start
@@ -160,12 +172,11 @@ def compare(judge: Judge, repository: Repository, result: BackupResult) -> None:
     run_tool(*check[judge.volume.filesystem], str(target))
 
 
-def kept_of(frozen: Path, result: BackupResult) -> ExtentSet:
+def kept_of(frozen: Path) -> ExtentSet:
     """What the file system on the frozen copy uses, by a program that is not ours where it reads such a volume."""
     from stillframe.block.file import open_file_reader
     from stillframe.fs.registry import identify, read_used_map
 
-    del result
     with open_file_reader(str(frozen)) as reader:
         return read_used_map(reader, identify(reader), is_frozen=True).extents
 
@@ -199,8 +210,8 @@ def test_what_is_new_since_the_copy_began_does_not_have_to_fit_into_the_freeze(
     filesystem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A large new file lies in blocks that were free in the first map."""
-    monkeypatch.setattr(live, "HELD_BYTES_MAX", 24 * MIB)
-    monkeypatch.setattr(live_job, "_CALM_BYTES", 4 * MIB)
+    monkeypatch.setattr("stillframe.capture.live.watching.HELD_BYTES_MAX", 24 * MIB)
+    monkeypatch.setattr(rounds, "_CALM_BYTES", 4 * MIB)
     with busy(tmp_path, filesystem) as volume:
         judge = Judge(volume)
         calls = 0
@@ -242,3 +253,171 @@ def test_a_freeze_that_did_not_hold_is_repeated_and_nothing_is_forgotten(
         repository, result = save(volume, judge, monkeypatch)
         assert judge.calls == 2
     compare(judge, repository, result)
+
+
+@pytest.mark.parametrize("wipe", [False, True])
+def test_a_busy_disk_is_cloned_as_it_was_at_one_moment(
+    wipe: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was free when it began and is a file at the end, and the other way round, is right on a used target."""
+    monkeypatch.setattr(rounds, "_CALM_BYTES", 4 * MIB)
+    with busy(tmp_path, "ext4") as volume:
+        (volume.mount / "early").write_bytes(os.urandom(30 * MIB))
+        os.sync()
+        volume.write("buffered", 5)
+        while len(volume.promised()) < 5:
+            pass
+        judge = Judge(volume)
+        monkeypatch.setattr(clone_job, "watch", judge.watch)
+        target = tmp_path / "clone.img"
+        target.write_bytes(b"\xee" * volume.image.stat().st_size)
+        calls = 0
+        copy_ranges = clone_job._Copier.copy_ranges
+
+        def copy_and_write(*arguments: object, **named: object) -> None:
+            nonlocal calls
+            copy_ranges(*arguments, **named)  # type: ignore[arg-type]
+            calls += 1
+            if calls == 1:
+                (volume.mount / "early").unlink()
+                (volume.mount / "late").write_bytes(os.urandom(40 * MIB))
+                os.sync()
+
+        monkeypatch.setattr(clone_job._Copier, "copy_ranges", copy_and_write)
+        assert clone(volume.device, target, wipe=wipe).is_complete
+        assert calls >= 2
+    compare_bytes(judge, target)
+    if wipe:
+        free = kept_of(judge.copy).complement(Extent(0, target.stat().st_size))
+        with target.open("rb") as restored:
+            assert not any(any(os.pread(restored.fileno(), extent.size, extent.start)) for extent in free)
+
+
+def test_disks_in_use_and_disks_that_are_not_make_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, last = tmp_path / "first.img", tmp_path / "last.img"
+    first.write_bytes(os.urandom(2 * MIB))
+    last.write_bytes(os.urandom(3 * MIB))
+    with busy(tmp_path, "ext4") as volume:
+        volume.write("files", 7)
+        while len(volume.promised()) < 5:
+            pass
+        judge = Judge(volume)
+        monkeypatch.setattr(live_job, "watch", judge.watch)
+        repository = make_repository(LocalStore(str(tmp_path / "repository")))
+        result = backup_paths(repository, first, volume.device, last)
+    assert [disk.partitions[0].consistency for disk in result.manifest.disks] == ["offline", "frozen", "offline"]
+    for number, original in ((1, first), (3, last)):
+        target = tmp_path / f"restored-{number}.img"
+        restore(repository, result.manifest, target, disk_number=number)
+        assert target.read_bytes() == original.read_bytes()
+    target = tmp_path / "restored-2.img"
+    restore(repository, result.manifest, target, disk_number=2)
+    compare_bytes(judge, target)
+
+
+def test_hooks_run_around_the_freeze_and_a_failure_does_what_was_asked(tmp_path: Path) -> None:
+    """The first hook's file is in the image, the second one's is not."""
+
+    def save_with(hooks: Hooks) -> BackupResult:
+        return backup_paths(repository, volume.device, options=BackupOptions(hooks=hooks))
+
+    with busy(tmp_path, "ext4") as volume:
+        place, repository = volume.mount, make_repository(LocalStore(str(tmp_path / "repository")))
+        hooks = Hooks(before=("touch", f"{place}/before"), after=("touch", f"{place}/after"))
+        good = save_with(hooks)
+        assert (place / "after").exists()
+        (place / "after").unlink()
+        failing = replace(hooks, before=("false",))
+        with pytest.raises(HookFailed, match="false"):
+            save_with(failing)
+        assert (place / "after").exists()
+        assert len(repository.images().images) == 1
+        result = save_with(replace(failing, on_failure="continue", after=("false",)))
+        codes = {notice.code for notice in result.manifest.notices}
+        assert {"hook-before-failed", "hook-after-failed"} <= codes
+        with pytest.raises(HookFailed, match="within 1 seconds"):
+            save_with(Hooks(before=("sleep", "60"), limit_s=1))
+    target = tmp_path / "restored.img"
+    restore(repository, good.manifest, target)
+    names = subprocess.run(["debugfs", "-R", "ls -p /", str(target)], check=True, capture_output=True, text=True).stdout
+    assert "/before/" in names
+    assert "/after/" not in names
+
+
+def test_writes_that_were_not_seen_make_it_read_everything_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with busy(tmp_path, "ext4") as volume:
+        volume.write("buffered", 9)
+        while len(volume.promised()) < 5:
+            pass
+        judge = Judge(volume)
+        shortfalls = iter(["8 sectors were written that the trace does not show"])
+        monkeypatch.setattr(FollowedSource, "shortfalls", lambda _: shortfalls)
+        repository, result = save(volume, judge, monkeypatch)
+        assert judge.calls == 2
+        compare(judge, repository, result)
+        monkeypatch.setattr(FollowedSource, "shortfalls", lambda _: iter(["never all"]))
+        with pytest.raises(Unseen, match="never all"):
+            backup_paths(repository, volume.device)
+        assert len(repository.images().images) == 1
+
+
+def test_a_file_system_that_is_mounted_meanwhile_is_not_taken_for_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(128 * MIB)
+    run_tool("sgdisk", "-n1:2048:+40M", "-n2:0:0", str(image))
+    places = [tmp_path / "one", tmp_path / "two"]
+    with loop_device(image) as device, contextlib.ExitStack() as stack:
+        run_tool("partx", "-a", str(device))
+        stack.callback(run_tool, "partx", "-d", str(device))
+        for number, place in enumerate(places, 1):
+            run_tool("mkfs.ext4", "-q", "-F", f"{device}p{number}")
+            place.mkdir()
+        run_tool("mount", f"{device}p1", str(places[0]))
+        stack.callback(run_tool, "umount", str(places[0]))
+        looks = 0
+
+        def mount_the_other() -> None:
+            nonlocal looks
+            looks += 1
+            if looks == 1:
+                subprocess.Popen(["mount", f"{device}p2", str(places[1])]).wait()
+                stack.callback(run_tool, "umount", str(places[1]))
+
+        @contextlib.contextmanager
+        def watching(sources: Sequence[LiveSource]) -> Iterator[Watch]:
+            with live_watching(sources, limit_s=60) as found:
+                found.on_hold = mount_the_other
+                yield found
+
+        monkeypatch.setattr(live_job, "watch", watching)
+        with pytest.raises(Disturbed, match=r"mounted|written"):
+            backup_paths(make_repository(LocalStore(str(tmp_path / "repository"))), device)
+
+
+def test_a_file_system_in_a_file_is_frozen_before_the_one_that_holds_the_file(tmp_path: Path) -> None:
+    """What it had not written yet is in the image, and its own journal is clean there."""
+    with busy(tmp_path, "ext4", size=192 * MIB) as volume:
+        inner, place = volume.mount / "inner.img", tmp_path / "inner"
+        with inner.open("wb") as file:
+            file.truncate(64 * MIB)
+        run_tool("mkfs.ext4", "-q", "-F", str(inner))
+        place.mkdir()
+        run_tool("mount", "-o", "loop", str(inner), str(place))
+        try:
+            (place / "letter").write_text("not synced by anybody")
+            repository = make_repository(LocalStore(str(tmp_path / "repository")))
+            result = backup_paths(repository, volume.device)
+        finally:
+            run_tool("umount", str(place))
+    target, taken = tmp_path / "restored.img", tmp_path / "taken.img"
+    restore(repository, result.manifest, target)
+    run_tool("debugfs", "-R", f"dump /inner.img {taken}", str(target))
+    flags = subprocess.run(["dumpe2fs", "-h", str(taken)], check=True, capture_output=True, text=True).stdout
+    assert "needs_recovery" not in flags
+    shown = subprocess.run(["debugfs", "-R", "cat /letter", str(taken)], check=True, capture_output=True, text=True)
+    assert shown.stdout == "not synced by anybody"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from stillframe.capture import open_source
 from stillframe.errors import Disturbed, MachineRefusal, SourceInUse, ThawedEarly
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.blocks import read_block_tree
@@ -17,7 +18,7 @@ from stillframe.host.linux import DeviceNumber, thing_at
 from stillframe.host.live import trace as tracing
 from stillframe.host.live import tracefs
 from stillframe.host.live.freezing import frozen, open_mounted
-from stillframe.host.live.leaves import LeafRange, find_leaf
+from stillframe.host.live.leaves import LeafDisk, LeafShare, find_leaves
 from stillframe.host.live.trace import open_trace
 from stillframe.host.live.watchdog import Watchdog
 from stillframe.testing.command_line import call
@@ -27,6 +28,7 @@ from stillframe.testing.volumes_windows import run_tool
 pytestmark = pytest.mark.root
 MIB = 1 << 20
 SIZE = 128 * MIB
+OURS = f"stillframe-{os.getpid()}-"
 
 
 @pytest.fixture
@@ -52,10 +54,15 @@ def mounted(device: Path, tmp_path: Path) -> Iterator[Path]:
     raise AssertionError("it stays busy")
 
 
-def leaf_of(device: Path) -> LeafRange:
+def share_of(device: Path) -> LeafShare:
     number = thing_at(str(device))
     assert isinstance(number, DeviceNumber)
-    return find_leaf(read_block_tree(), number)
+    (share,) = find_leaves(read_block_tree(), number)
+    return share
+
+
+def leaf_of(device: Path) -> LeafDisk:
+    return share_of(device).disk
 
 
 def write(device: Path, offset: int, size: int) -> None:
@@ -64,7 +71,7 @@ def write(device: Path, offset: int, size: int) -> None:
 
 
 def test_every_write_discard_and_zeroing_is_seen_and_proven(device: Path) -> None:
-    with open_trace(leaf_of(device), size=SIZE) as trace:
+    with open_trace(leaf_of(device)) as trace:
         write(device, 8 * MIB, 65_536)
         run_tool("blkdiscard", "-o", str(40 * MIB), "-l", str(MIB), str(device))
         run_tool("blkdiscard", "-z", "-o", str(60 * MIB), "-l", str(MIB), str(device))
@@ -73,7 +80,7 @@ def test_every_write_discard_and_zeroing_is_seen_and_proven(device: Path) -> Non
         expected = [Extent(8 * MIB, 8 * MIB + 65_536), Extent(40 * MIB, 41 * MIB), Extent(60 * MIB, 61 * MIB)]
         assert trace.changed.changed() == ExtentSet.of(*expected)
         assert trace.shortfall() == ""
-    assert not [name for name in os.listdir(f"{tracefs.TRACEFS}/instances") if name.startswith("stillframe")]
+    assert not [name for name in os.listdir(f"{tracefs.TRACEFS}/instances") if name.startswith(OURS)]
 
 
 def test_a_partition_is_followed_on_its_disk(device: Path) -> None:
@@ -81,19 +88,19 @@ def test_a_partition_is_followed_on_its_disk(device: Path) -> None:
     run_tool("partx", "-a", str(device))
     try:
         part = Path(f"{device}p2")
-        leaf = leaf_of(part)
-        assert leaf.place == Extent(33 * MIB, leaf.place.end)
-        with open_trace(leaf, size=SIZE) as trace:
+        share = share_of(part)
+        with open_trace(share.disk) as trace:
             write(part, MIB, 4096)
             trace.drain()
             assert trace.changed.changed() == ExtentSet.of(Extent(34 * MIB, 34 * MIB + 4096))
+            assert share.pieces.up(trace.changed.changed()) == ExtentSet.of(Extent(MIB, MIB + 4096))
     finally:
         run_tool("partx", "-d", str(device))
 
 
 def test_a_buffer_that_overflows_is_no_proof(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "_BUFFER_KIB", 4)
-    with open_trace(leaf_of(device), size=SIZE) as trace:
+    with open_trace(leaf_of(device)) as trace:
         run_tool("fio", "--name=a", f"--filename={device}", "--rw=randwrite", "--bs=4k", "--size=40M", "--direct=1",
                  "--allow_mounted_write=1")  # fmt: skip
         trace.drain()
@@ -107,22 +114,22 @@ def test_a_buffer_that_overflows_is_no_proof(device: Path, monkeypatch: pytest.M
 
 def test_the_trace_file_system_is_mounted_and_leftovers_of_a_killed_run_go(device: Path) -> None:
     subprocess.run(["umount", tracefs.TRACEFS], check=False, capture_output=True)  # busy: another test uses it
-    with open_trace(leaf_of(device), size=SIZE) as trace:
+    with open_trace(leaf_of(device)) as trace:
         stale = Path(tracefs.TRACEFS, "instances", "stillframe-999999999-0000")  # no process has this number
         stale.mkdir()
         (stale / "events/block/block_rq_complete/enable").write_text("1")
-        with open_trace(leaf_of(device), size=SIZE) as second:
+        with open_trace(leaf_of(device)) as second:
             assert not stale.exists()
             write(device, 5 * MIB, 4096)
             for one in (trace, second):
                 one.drain()
                 assert one.changed.changed() == ExtentSet.of(Extent(5 * MIB, 5 * MIB + 4096))
-    assert not [name for name in os.listdir(f"{tracefs.TRACEFS}/instances") if name.startswith("stillframe")]
+    assert not [name for name in os.listdir(f"{tracefs.TRACEFS}/instances") if name.startswith(OURS)]
 
 
 def test_writes_that_the_trace_does_not_show_are_noticed(device: Path) -> None:
-    with open_trace(leaf_of(device), size=SIZE) as trace:
-        (instance,) = (name for name in os.listdir(f"{tracefs.TRACEFS}/instances") if name.startswith("stillframe"))
+    with open_trace(leaf_of(device)) as trace:
+        (instance,) = (name for name in os.listdir(f"{tracefs.TRACEFS}/instances") if name.startswith(OURS))
         Path(tracefs.TRACEFS, "instances", instance, tracing._EVENT, "enable").write_text("0")
         write(device, 0, 4096)
         trace.drain()
@@ -199,6 +206,25 @@ def test_a_killed_backup_leaves_a_writable_system(mounted: Path, whole_group: bo
     process.stdout.close()
 
 
+def test_what_is_saved_unmounted_cannot_be_mounted_meanwhile(device: Path, tmp_path: Path) -> None:
+    run_tool("mkfs.ext4", "-q", "-F", str(device))
+    mount = ["mount", str(device), str(tmp_path)]
+    with open_source(str(device)) as source:
+        assert source.consistency == "offline"
+        assert subprocess.run(mount, check=False, capture_output=True).returncode != 0
+        assert source.stayed_still()
+        with pytest.raises(SourceInUse, match="another run"):
+            open_source(str(device))
+    subprocess.run(mount, check=True)
+    with open_source(str(device)) as source:
+        assert source.consistency == "frozen"
+    subprocess.run(["mount", "-o", "remount,ro", str(device), str(tmp_path)], check=True)
+    with open_source(str(device)) as source:  # only read: nothing to hold still, and nobody to keep out
+        assert source.consistency == "offline"
+        assert source.stayed_still()
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
 def test_refusals_name_the_next_step(
     mounted: Path, device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,8 +239,9 @@ def test_refusals_name_the_next_step(
     refused = call("backup", device, "--exclude", "*.iso", "--repo", elsewhere)
     assert refused.exit_code == 2
     assert "Leave it out" in refused.errors
-    cloned = call("clone", device, tmp_path / "copy", "--yes")
-    assert cloned.exit_code == SourceInUse.exit_code
+    cloned = call("clone", device, mounted / "copy", "--yes")
+    assert cloned.exit_code == 22
+    assert "lies on the source" in cloned.errors
     monkeypatch.setattr(tracefs, "TRACEFS", str(tmp_path / "none"))
     monkeypatch.setattr(tracefs, "_TRACEFS_OLD", str(tmp_path / "none"))
     refused = call("backup", device, "--repo", elsewhere)
@@ -238,7 +265,10 @@ def test_a_mounted_disk_is_saved_restored_and_its_files_are_there(
     made = call("backup", device, "--json", "--repo", repository)
     assert made.exit_code == 0, made.errors
     assert made.result["volumes"] == [{"disk": 1, "partition": 1, "consistency": "frozen", "map": "used"}]
-    assert any(notice["code"] == "frozen" for notice in made.result["notices"])
+    assert 0 < made.result["held"]["seconds"] < 10
+    shown = call("show", made.result["image"], "--json", "--repo", repository)
+    assert shown.result["held"] == made.result["held"]
+    assert "held still" in call("show", made.result["image"], "--repo", repository).output
     (mounted / "later").write_text("not in the image")
     again = call("backup", device, "--json", "--repo", repository)
     assert (again.exit_code, again.result["kind"]) == (0, "incremental")

@@ -3,6 +3,7 @@
 Answers: "what of it matters, and did anybody write to it meanwhile?" Which way a source is opened is for ``opening``.
 """
 
+import os
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -17,19 +18,25 @@ from stillframe.host.mounts import Use, users_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenSource:
-    """A source that is open for reading. Use as a context; it is closed at the end."""
+    """A source that is open for reading. Use as a context; it is closed at the end.
+
+    ``claim`` is a descriptor that keeps others from mounting it meanwhile, where it is a device that nothing uses.
+    """
 
     facts: DiskFacts
     reader: FileReader
     consistency: Consistency
     notices: tuple[Notice, ...]
     stamp: ChangeStamp | None = None
+    claim: int | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.reader.close()
+        if self.claim is not None:
+            os.close(self.claim)
 
     def capture(self, selection: Selection) -> CapturedDisk:
         """Decide which bytes matter; the source's own consistency counts, not the selection's."""
@@ -43,10 +50,11 @@ class OpenSource:
 
     def stayed_still(self) -> bool:
         """Whether, seen from now, nothing has written to it since it was opened, and nobody can."""
-        path = self.facts.path
-        return self.consistency == "offline" and not writers_of(path) and change_stamp(path) == self.stamp
+        path, is_ours = self.facts.path, self.claim is not None
+        writers = writers_of(path, probe=not is_ours)
+        return self.consistency == "offline" and not writers and change_stamp(path) == self.stamp
 
 
-def writers_of(path: str) -> tuple[Use, ...]:
-    """Everything that may write to a source at this moment."""
-    return tuple(use for use in users_of(path) if use.read_write)
+def writers_of(path: str, *, probe: bool = True) -> tuple[Use, ...]:
+    """Everything that may write to a source at this moment; ``probe`` also asks whether somebody unseen claims it."""
+    return tuple(use for use in users_of(path, probe=probe) if use.read_write)

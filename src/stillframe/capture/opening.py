@@ -11,7 +11,7 @@ from stillframe.errors import MachineRefusal, SourceInUse
 from stillframe.events import Notice
 from stillframe.host.changes import change_stamp
 from stillframe.host.disks import DiskFacts, describe
-from stillframe.host.linux import DeviceNumber, thing_at
+from stillframe.host.linux import DeviceNumber, hold_exclusively, thing_at
 from stillframe.host.mounts import Use, read_users
 
 
@@ -42,9 +42,11 @@ def open_source(path: str, *, allow_torn: bool = False, may_be_live: bool = True
             ),
         )
     stamp = change_stamp(facts.path)
+    reader = open_file_reader(facts.path)
+    claim = hold_exclusively(facts.path) if not writers and facts.kind != "file" else None
     return OpenSource(
-        facts=facts, reader=open_file_reader(facts.path), consistency="torn" if writers else "offline",
-        notices=notices, stamp=stamp,
+        facts=facts, reader=reader, consistency="torn" if writers else "offline",
+        notices=notices, stamp=stamp, claim=claim,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """A source as a view that holds still: per volume a reader, its consistency, and the bytes that are kept.
 
-Answers: "what exactly will an image of this disk hold, and why?" How it holds still is for ``opening``: it is not mounted
-(``offline``), a ``snapshot`` of it is read, it is ``frozen`` for a moment; ``torn`` remains when the person insists.
+Answers: "what exactly will an image of this disk hold, and why?" How it holds still is for ``opening``: it is not
+mounted (``offline``), a ``snapshot`` of it is read, it is ``frozen`` for a moment; ``torn`` when the person insists.
 """
 
 from dataclasses import dataclass, replace
@@ -14,14 +14,30 @@ from stillframe.events import Notice
 from stillframe.extents import Extent, ExtentSet
 from stillframe.fs import Filesystem, LeftOutFile, UsedMap, Volume
 from stillframe.fs.files import Found, Pattern, open_files
-from stillframe.fs.registry import identify, read_used_map
+from stillframe.fs.registry import Identified, identify, read_used_map
 from stillframe.host.apart import call_apart
 from stillframe.host.disks import DiskFacts
+from stillframe.host.live.bytemap import ByteMap
 
 TABLE_BROKEN: Final = "table-broken"
 """The notice that a partition table was not used, so that the disk is kept as one piece."""
 
 Consistency = Literal["offline", "snapshot", "frozen", "torn"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackedVolume:
+    """A volume that is not a partition but rests on one, through LVM, encryption or RAID.
+
+    Attributes:
+        reader: Its bytes, as the file system sees them.
+        pieces: Where they lie on the disk that is captured, once for each copy.
+        is_held: Whether its file system stands still; else it is looked at as it lies there.
+    """
+
+    reader: BlockReader
+    pieces: tuple[ByteMap, ...]
+    is_held: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +50,7 @@ class Selection:
         exclude: Files whose contents are left out, where the used map is proven.
         held: Partitions that are mounted, and whose file systems stand still while they are looked at.
         held_by: What holds those still.
+        stacked: Volumes that rest on partitions.
         consistency: ``torn`` when the source is in use and the person insists.
     """
 
@@ -42,6 +59,7 @@ class Selection:
     exclude: tuple[Pattern, ...] = ()
     held: frozenset[Extent] = frozenset()
     held_by: Consistency = "frozen"
+    stacked: tuple[StackedVolume, ...] = ()
     consistency: Consistency = "offline"
 
 
@@ -139,10 +157,9 @@ def _capture_volume(disk: BlockReader, partition: Partition, selection: Selectio
     if selection.consistency == "torn" or selection.all_sectors:
         used = UsedMap(extents=everything, kind="raw")
     elif used.kind == "used" and identified.filesystem is not None:
-        if not selection.include_paging:
-            left_out += _find_paging(reader, identified.filesystem, notices)
-        if selection.exclude:
-            left_out += _find_excluded(reader, identified.volume, selection.exclude, notices)
+        left_out = _left_out(reader, identified, selection, notices)
+    elif selection.stacked:
+        used, left_out = _used_above(partition.extent, used, selection, notices)
     excluded = ExtentSet.empty()
     for file in left_out:
         excluded |= file.extents & used.extents
@@ -151,6 +168,44 @@ def _capture_volume(disk: BlockReader, partition: Partition, selection: Selectio
         excluded=excluded, left_out=tuple(left_out),
         consistency=selection.held_by if is_held else selection.consistency, notices=tuple(notices),
     )  # fmt: skip
+
+
+def _left_out(
+    reader: BlockReader, identified: Identified, selection: Selection, notices: list[Notice]
+) -> list[LeftOutFile]:
+    found: list[LeftOutFile] = []
+    if identified.filesystem is not None and not selection.include_paging:
+        found += _find_paging(reader, identified.filesystem, notices)
+    if selection.exclude:
+        found += _find_excluded(reader, identified.volume, selection.exclude, notices)
+    return found
+
+
+def _used_above(
+    place: Extent, raw: UsedMap, selection: Selection, notices: list[Notice]
+) -> tuple[UsedMap, list[LeftOutFile]]:
+    """Of a container kept whole, what the volumes that rest on it prove to be unused or left out."""
+    unused, left_out = ExtentSet.empty(), list[LeftOutFile]()
+    for stacked in selection.stacked:
+        identified = identify(stacked.reader)
+        used = read_used_map(stacked.reader, identified, is_frozen=stacked.is_held)
+        notices += used.notices
+        if used.kind != "used":
+            continue
+        for pieces in stacked.pieces:
+            unused |= _inside(place, pieces.down(used.extents.complement(Extent(0, stacked.reader.size))))
+        for file in _left_out(stacked.reader, identified, selection, notices):
+            for pieces in stacked.pieces:
+                here = _inside(place, pieces.down(file.extents))
+                left_out += [replace(file, extents=here)] if len(here) else []
+    if not len(unused) and not left_out:
+        return raw, []
+    return UsedMap(extents=raw.extents - unused, kind="used"), left_out
+
+
+def _inside(place: Extent, extents: ExtentSet) -> ExtentSet:
+    """Bytes of a disk as bytes of one of its partitions."""
+    return extents.clipped(place).shifted(-place.start)
 
 
 def _find_paging(reader: BlockReader, filesystem: Filesystem, notices: list[Notice]) -> tuple[LeftOutFile, ...]:

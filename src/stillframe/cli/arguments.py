@@ -153,9 +153,21 @@ def _add_backup(verbs: Verbs) -> None:
         "--verify", action=argparse.BooleanOptionalAction, default=True,
         help="read back what was stored (default: it does)",
     )  # fmt: skip
+    _add_hooks(backup)
     option(
         "--then", choices=("nothing", "shutdown", "restart", "sleep"), default="nothing",
         help="what to do when the image is made (default: nothing)",
+    )  # fmt: skip
+
+
+def _add_hooks(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
+    option("--hook-before", metavar="CMD", default="", help="run this right before a disk in use is held still")
+    option("--hook-after", metavar="CMD", default="", help="run this right after it")
+    option("--hook-limit", metavar="S", type=_number, default=60, help="stop them after S seconds (default: 60)")
+    option(
+        "--hook-failure", choices=("stop", "continue"), default="stop",
+        help="when the first one fails, make no image, or go on with a notice (default: stop)",
     )  # fmt: skip
 
 

@@ -70,6 +70,7 @@ def backup_result_fields(result: BackupResult) -> Fields:
         "bytes_used": manifest.bytes_used,
         "bytes_added": manifest.bytes_added,
         "seconds": result.seconds,
+        "held": _held_fields(manifest),
         "notices": notice_fields(manifest.notices),
         "volumes": [
             {"disk": disk.number, "partition": part.number, "consistency": part.consistency, "map": part.map}
@@ -80,6 +81,14 @@ def backup_result_fields(result: BackupResult) -> Fields:
         "read_back": None if checked is None else {"ok": not checked.findings, "whole": checked.is_whole},
         "findings": finding_fields(checked.findings if checked else ()),
     }
+
+
+def _held_fields(manifest: Manifest) -> Fields | None:
+    """How disks in use were held still; nothing for others."""
+    held = manifest.held
+    if held is None:
+        return None
+    return {"seconds": held.milliseconds / 1000, "rounds": held.rounds, "bytes_again": held.bytes_again}
 
 
 def listed_fields(listed: ListedImage) -> Fields:
@@ -112,6 +121,7 @@ def image_fields(listed: ListedImage) -> Fields:
         "finished": manifest.finished,
         "program": manifest.program,
         "bytes_read": manifest.bytes_read,
+        "held": _held_fields(manifest),
         "chunk_size": manifest.chunk_size,
         "disks": [_stored_disk_fields(disk) for disk in manifest.disks],
         "notices": notice_fields(_all_notices(manifest)),

@@ -80,7 +80,7 @@ def clone(call: Call) -> int:
         selection=Selection(all_sectors=options.all_sectors, include_paging=options.include_paging),
         wipe=options.wipe, new_identity=options.new_identity,
     )  # fmt: skip
-    with open_source(options.source, allow_torn=options.allow_torn, may_be_live=False) as source:
+    with open_source(options.source, allow_torn=options.allow_torn) as source:
         plan = plan_clone(source, os.path.abspath(options.target), wanted)
         lines = plan_lines(
             f"Clone {source.facts.path} ({format_size(plan.disk.layout.size)}) to",

@@ -12,6 +12,7 @@ from stillframe.errors import DamagedError
 from stillframe.fs.files import parse_pattern
 from stillframe.host.power import change_power, require_power
 from stillframe.jobs.backup import BackupOptions, apply_backup, plan_backup, require_room
+from stillframe.jobs.hooks import Hooks, parse_command
 from stillframe.jobs.live import require_elsewhere
 from stillframe.jobs.looking import require_raw_sources
 from stillframe.jobs.owner import this_owner
@@ -62,4 +63,9 @@ def _backup_options(options: argparse.Namespace) -> BackupOptions:
             exclude=tuple(parse_pattern(text) for text in options.exclude),
         ),
         verify=options.verify,
+        hooks=Hooks(
+            before=parse_command(options.hook_before, option="--hook-before"),
+            after=parse_command(options.hook_after, option="--hook-after"), limit_s=options.hook_limit,
+            on_failure=options.hook_failure,
+        ),
     )  # fmt: skip

@@ -132,9 +132,20 @@ def backup_result_lines(result: BackupResult) -> list[str]:
         f"Image         {manifest.image[:8]}  ({manifest.kind}{', ' + manifest.name if manifest.name else ''})",
         f"Read          {format_size(manifest.bytes_read)} in {format_duration(result.seconds)} ({rate})",
         f"Stored        {format_size(manifest.bytes_added)}",
+        *_held_lines(manifest),
         f"Read back     {proof}",
         *notice_lines(manifest.notices),
     ]
+
+
+def _held_lines(manifest: Manifest) -> list[str]:
+    """How a computer in use was held still."""
+    held = manifest.held
+    if held is None:
+        return []
+    rounds = f" in {held.rounds} rounds" if held.rounds else ""
+    again = f"{format_size(held.bytes_again)} changed meanwhile and were read again{rounds}"
+    return [f"In use        held still for {held.milliseconds / 1000:.2f} s; {again}"]
 
 
 def image_table(images: Iterable[ListedImage]) -> list[str]:
@@ -166,6 +177,7 @@ def image_lines(listed: ListedImage) -> list[str]:
         f"Made by       Stillframe {manifest.program}",
         f"Disks         {format_size(manifest.bytes_total)}, {format_size(manifest.bytes_used)} kept",
         f"Read          {format_size(manifest.bytes_read)}, stored {format_size(manifest.bytes_added)}",
+        *_held_lines(manifest),
         f"Proof         {_VERDICTS[listed.verdict]}",
     ]
     for proof in listed.proofs:

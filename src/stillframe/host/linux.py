@@ -124,6 +124,20 @@ def is_claimed(device: str) -> bool:
     return False
 
 
+def hold_exclusively(device: str) -> int | None:
+    """Claim a block device, so that nobody mounts it: an open descriptor; ``None`` when somebody has it already.
+
+    What may not be opened is not claimed either. Source: Linux block/bdev.c, bd_prepare_to_claim: a claim of a disk
+    keeps its partitions from being claimed, and the other way round; a mount claims.
+    """
+    if sys.platform != "linux":
+        raise refusal("claiming a disk")
+    try:
+        return os.open(device, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
 def lock_whole(path: str, *, patience_s: float) -> int | None:
     """Take the exclusive lock on a whole disk or a file; the open descriptor that holds it, ``None`` if another has it.
 

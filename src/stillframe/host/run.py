@@ -26,6 +26,7 @@ _PACKAGES: Final = {
     "btrfs": "btrfs-progs",
     "blockdev": "util-linux",
     "cryptsetup": "cryptsetup-bin",
+    "dmsetup": "dmsetup",
     "e2fsck": "e2fsprogs",
     "efibootmgr": "efibootmgr",
     "fsck.exfat": "exfatprogs",

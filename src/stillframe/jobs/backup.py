@@ -5,6 +5,7 @@ only read. The order of writing is that of ``docs/format/v1-draft.md``, section 
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
@@ -18,12 +19,13 @@ from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.jobs.baseline import WantedKind, choose_baseline
 from stillframe.jobs.chunking import kept_ranges
 from stillframe.jobs.context import JobContext
-from stillframe.jobs.live import store_live
+from stillframe.jobs.hooks import Hooks
+from stillframe.jobs.live import StoredLive, store_live
 from stillframe.jobs.manifests import describe_disk
 from stillframe.jobs.preflight import RESERVE, Estimate, PricedFolder, estimate, price_temporary
 from stillframe.jobs.readback import ReadBack, read_back
 from stillframe.jobs.storing import StoredRange, store_ranges
-from stillframe.repo.records import BackupKind, Manifest, StoredNotice, stored_notice
+from stillframe.repo.records import BackupKind, Manifest, StoredHold, StoredNotice, stored_notice
 from stillframe.repo.repository import Repository, StoredImage
 from stillframe.repo.sealing import make_id
 from stillframe.repo.session import Owner, begin_session
@@ -45,6 +47,7 @@ class BackupOptions:
     compression: Compression = "fast"
     selection: Selection = field(default_factory=Selection)
     verify: bool = True
+    hooks: Hooks = field(default_factory=Hooks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,25 +184,42 @@ class _Done:
     ranges: tuple[StoredRange, ...]
     bytes_read: int
     torn: tuple[bool, ...] = ()
+    held: StoredHold | None = None
     notices: tuple[Notice, ...] = ()
 
 
 def _store(
     repository: Repository, sources: Sequence[OpenSource], plan: BackupPlan, writer: ImageWriter, context: JobContext
 ) -> _Done:
-    """Store all sources: those that are in use as they are at one moment, the others as they lie there."""
+    """Store all sources: first those in use, all as they are at one moment, then the others as they lie there."""
     live = [source for source in sources if isinstance(source, LiveSource)]
+    found = None
     if live:
-        if len(live) < len(sources):
-            raise UsageError(
-                "disks in use and disks that are not cannot be saved in one image in this version",
-                hint="Make an image of each.",
-            )
-        found = store_live(repository, live, writer, plan.options.selection, context)
-        return _Done(disks=found.disks, ranges=found.ranges, bytes_read=found.bytes_read, notices=found.notices)
-    ranges = [found for disk in plan.disks for found in kept_ranges(disk)]
+        wanted = plan.options
+        found = store_live(repository, live, writer, selection=wanted.selection, hooks=wanted.hooks, context=context)
+    still = [disk for disk, source in zip(plan.disks, sources, strict=True) if not isinstance(source, LiveSource)]
+    ranges = [one for disk in still for one in kept_ranges(disk)]
     stored, bytes_read = store_ranges(ranges, writer, chunk_size=repository.identity.chunk_size, context=context)
-    return _Done(disks=plan.disks, ranges=tuple(stored), bytes_read=bytes_read)
+    if found is None:
+        return _Done(disks=plan.disks, ranges=tuple(stored), bytes_read=bytes_read)
+    return _merged(sources, found, still, stored, bytes_read)
+
+
+def _merged(
+    sources: Sequence[OpenSource], live: StoredLive, still: Sequence[CapturedDisk], stored: Sequence[StoredRange],
+    bytes_read: int,
+) -> _Done:  # fmt: skip
+    """Disks in the order in which they were named."""
+    kinds = (iter(still), iter(stored)), (iter(live.disks), iter(live.ranges))
+    disks, ranges = list[CapturedDisk](), list[StoredRange]()
+    for source in sources:
+        from_disks, from_ranges = kinds[isinstance(source, LiveSource)]
+        disks.append(next(from_disks))
+        ranges += itertools.islice(from_ranges, 1 + len(disks[-1].volumes))
+    return _Done(
+        disks=tuple(disks), ranges=tuple(ranges), bytes_read=bytes_read + live.bytes_read, held=live.held,
+        notices=live.notices,
+    )  # fmt: skip
 
 
 def _make_manifest(
@@ -218,7 +238,8 @@ def _make_manifest(
         comment=plan.options.comment, kind=plan.kind, baseline=plan.baseline, sequence=sequence, previous=previous,
         domain=plan.domain, chunk_size=repository.identity.chunk_size, session=session,
         bytes_total=sum(disk.size for disk in disks), bytes_used=sum(disk.bytes_used for disk in done.disks),
-        bytes_read=done.bytes_read, bytes_added=bytes_added, notices=_notices(plan, done), disks=tuple(disks),
+        bytes_read=done.bytes_read, bytes_added=bytes_added, held=done.held,
+        notices=_notices(plan, done), disks=tuple(disks),
     )  # fmt: skip
 
 

@@ -6,7 +6,9 @@ backup, the same order as in a restore: the partition table last.
 
 import os
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -14,16 +16,20 @@ import numpy as np
 from stillframe.block import BlockWriter
 from stillframe.block.file import aligned_buffer
 from stillframe.capture import CapturedDisk, OpenSource, Selection
+from stillframe.capture.live import LiveSource, watch
 from stillframe.clock import Clock
 from stillframe.disk import Patch, fit_table, new_identity
-from stillframe.errors import DeviceError, TargetError
+from stillframe.errors import DeviceError, Disturbed, TargetError
 from stillframe.events import BytesMoved, EventSink, JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
+from stillframe.host.places import lies_on
 from stillframe.host.target import TargetIdentity, create_target_file, identify_target, open_target
 from stillframe.jobs.chunking import UNIT_SIZE, KeptRange, Unit, fill, iter_leaves, kept_ranges, nonzero_chunks
 from stillframe.jobs.context import JobContext
+from stillframe.jobs.hooks import Hooks
 from stillframe.jobs.pipeline import Workers
 from stillframe.jobs.placing import Written
+from stillframe.jobs.rounds import Following, Ranges, Rounds
 from stillframe.jobs.tables import TableWriter
 from stillframe.jobs.targets import describe_contents, refuse_source, require_same_sectors
 from stillframe.units import format_size
@@ -39,6 +45,7 @@ class CloneOptions:
     selection: Selection
     wipe: bool = False
     new_identity: bool = False
+    hooks: Hooks = field(default_factory=Hooks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +83,7 @@ def plan_clone(source: OpenSource, target_path: str, options: CloneOptions) -> C
     disk = source.capture(options.selection)
     layout, target, size = disk.layout, None, disk.layout.size
     lost: tuple[str, ...] = ()
+    _refuse_own_disk(source, target_path)
     if os.path.exists(target_path):
         refuse_source(source, target_path)
         target = identify_target(target_path)
@@ -90,8 +98,24 @@ def plan_clone(source: OpenSource, target_path: str, options: CloneOptions) -> C
     return ClonePlan(
         disk=disk, target=target, target_path=target_path, target_size=size, options=options, patches=patches,
         bytes_to_write=disk.bytes_used, steps=tuple(_steps(disk, target_path, target is None, size)), lost=lost,
-        notices=(*source.notices, *disk.notices, *(notice for volume in disk.volumes for notice in volume.notices)),
+        notices=tuple(_notices(source, disk)),
     )  # fmt: skip
+
+
+def _notices(source: OpenSource, disk: CapturedDisk) -> Iterator[Notice]:
+    yield from source.notices
+    if isinstance(source, LiveSource):  # what a look at it says now need not hold under the freeze
+        yield source.announcement
+        return
+    yield from disk.notices
+    for volume in disk.volumes:
+        yield from volume.notices
+
+
+def _refuse_own_disk(source: OpenSource, target_path: str) -> None:
+    """A file on the disk that is held still could not be written meanwhile, and would be part of its own copy."""
+    if isinstance(source, LiveSource) and lies_on(target_path, source.facts.path) is not False:
+        raise TargetError(f"{target_path} lies on the source {source.facts.path}", hint="Choose another disk.")
 
 
 def apply_clone(source: OpenSource, plan: ClonePlan, *, clock: Clock, context: JobContext) -> CloneResult:
@@ -100,27 +124,27 @@ def apply_clone(source: OpenSource, plan: ClonePlan, *, clock: Clock, context: J
     Raises:
         TargetError: The target is not what it was when the plan was made, or has come into use.
         DeviceError: The source cannot be read somewhere: a clone has no place to write that down.
+        MachineRefusal: A source in use could not be held still.
     """
     began = clock.monotonic()
-    target = open_target(plan.target) if plan.target else create_target_file(plan.target_path, plan.target_size)
-    with target:
+    with ExitStack() as stack:
+        following = stack.enter_context(_follow(source, plan))  # before anything is written, and before any thread
+        target = open_target(plan.target) if plan.target else create_target_file(plan.target_path, plan.target_size)
+        stack.enter_context(target)
         context.events.emit(JobStarted(verb="clone", what=plan.target_path, bytes_total=plan.bytes_to_write))
-        table = TableWriter(target, plan.disk.layout, plan.disk.reader, plan.patches)
-        table.clear()
-        outside, *volumes = kept_ranges(plan.disk)
-        outside = KeptRange(reader=outside.reader, kept=table.outside_without_table, excluded=ExtentSet.empty())
-        copier = _Copier(target, plan, context.events)
-        with Workers(lambda: _CopyingWorker(copier), cancel=context.cancel) as workers:
-            for found, volume in zip(volumes, plan.disk.volumes, strict=True):
-                copier.feed(found, volume.partition.extent.start, workers, wipe=plan.options.wipe)
-            copier.feed(outside, 0, workers, wipe=False)  # what it does not keep are the partitions
+        copier = _Copier(target, plan, context)
+        copier.table.clear()
+        if following is None:
+            copier.copy_ranges([list(kept_ranges(plan.disk))], wipe=plan.options.wipe)
+        else:
+            _copy_live(copier, plan, following, context)
         if plan.options.wipe:
             for start in range(plan.disk.layout.size, plan.target_size, _ZERO_STEP):
                 context.cancel.check()
                 copier.zero(ExtentSet.of(Extent(start, min(start + _ZERO_STEP, plan.target_size))), 0)
         context.events.emit(PhaseStarted(name="waiting until the target has written everything"))
         target.flush()
-        copier.written.add(written=table.write())
+        copier.written.add(written=copier.table.write())
         target.flush()
         if plan.target is not None and plan.target.kind == "disk":
             target.reread_partitions()
@@ -132,6 +156,50 @@ def apply_clone(source: OpenSource, plan: ClonePlan, *, clock: Clock, context: J
     )  # fmt: skip
 
 
+@contextmanager
+def _follow(source: OpenSource, plan: ClonePlan) -> Iterator[Following | None]:
+    if not isinstance(source, LiveSource):
+        yield None
+        return
+    with watch([source]) as watching:
+        yield Following(
+            watching=watching, selection=plan.options.selection, chunk_size=_CHUNK_SIZE, hooks=plan.options.hooks
+        )
+
+
+def _copy_live(copier: "_Copier", plan: ClonePlan, following: Following, context: JobContext) -> None:
+    """Copy a source that stays in use, as it was at one moment.
+
+    Raises:
+        Disturbed: Its partitions were changed meanwhile, or not every write was seen.
+    """
+    rounds = Rounds(following, context)
+    first = rounds.begin()
+    copier.table.load()
+
+    def copy(ranges: Ranges) -> None:
+        copier.copy_ranges(ranges, wipe=plan.options.wipe and ranges is first)
+        copier.has_old_bytes()
+
+    held = rounds.hold(copy)
+    (disk,), (pieces,) = held.disks, held.pieces
+    touched = any(
+        len(disk.layout.table.clipped(Extent(part.offset, part.offset + len(part.data)))) for part in pieces[0]
+    )
+    if disk.layout != plan.disk.layout or touched:
+        raise Disturbed(
+            f"the partitions of {disk.facts.path} were changed while it was copied",
+            hint="Make the clone again; the target has no partition table now.",
+        )
+    for one, before, parts in zip(kept_ranges(disk), first[0], pieces, strict=True):
+        for part in parts:
+            copier.write(one.start + part.offset, part.data)
+        gone = one.excluded - before.excluded
+        if plan.options.wipe and before is not first[0][0]:  # what is in no volume is kept outside them
+            gone = one.kept.complement(Extent(0, one.reader.size))
+        copier.zero(gone, one.start)
+
+
 @dataclass(frozen=True, slots=True)
 class _Task:
     unit: Unit
@@ -141,11 +209,32 @@ class _Task:
 class _Copier:
     """Copies ranges onto one target."""
 
-    def __init__(self, target: BlockWriter, plan: ClonePlan, events: EventSink) -> None:
+    def __init__(self, target: BlockWriter, plan: ClonePlan, context: JobContext) -> None:
         self.written = Written()
+        self.table = TableWriter(target, plan.disk.layout, plan.disk.reader, plan.patches)
         self._target = target
         self._is_zero = plan.target is None
-        self._events = events
+        self._context = context
+        self._events: EventSink = context.events
+
+    def copy_ranges(self, sources: Ranges, *, wipe: bool) -> None:
+        """Copy the ranges of one disk: outside first in the list, last on the target."""
+        ((outside, *volumes),) = sources
+        without = outside.kept & self.table.outside_without_table
+        outside = KeptRange(reader=outside.reader, kept=without, excluded=ExtentSet.empty())
+        with Workers(lambda: _CopyingWorker(self), cancel=self._context.cancel) as workers:
+            for one in volumes:
+                self.feed(one, one.start, workers, wipe=wipe)
+            self.feed(outside, 0, workers, wipe=False)  # what it does not keep are the partitions
+
+    def has_old_bytes(self) -> None:
+        """From now on nothing on the target reads as zeros by itself."""
+        self._is_zero = False
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write bytes that were read already."""
+        self._target.write_at(offset, data)
+        self.written.add(written=len(data))
 
     def feed(self, source: KeptRange, base: int, workers: Workers[_Task], *, wipe: bool) -> None:
         """Hand a range over; what is not read becomes zeros here, or stays when nobody uses it and ``wipe`` is off."""

@@ -6,30 +6,26 @@ bytes.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stillframe.capture import CapturedDisk, OpenSource, Selection
-from stillframe.capture.live import Held, LiveSource, Piece, Watch, watch
-from stillframe.errors import Disturbed, SourceInUse
-from stillframe.events import Notice, PhaseStarted
+from stillframe.capture.live import Held, LiveSource, Piece, watch
+from stillframe.errors import SourceInUse, Unseen
+from stillframe.events import Notice
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.places import lies_on
-from stillframe.jobs.chunking import KeptRange, Leaf, kept_ranges, touched
+from stillframe.jobs.chunking import Leaf, kept_ranges, touched
 from stillframe.jobs.context import JobContext
+from stillframe.jobs.hooks import Hooks
+from stillframe.jobs.rounds import Following, Ranges, Rounds
 from stillframe.jobs.storing import StoredRange, Tally, map_builders, store_leaves
 from stillframe.repo.blockmap import FANOUT, Kind, MapBuilder, chunk_count
+from stillframe.repo.records import StoredHold
 from stillframe.repo.repository import Repository
 from stillframe.repo.writing import ImageWriter
-from stillframe.units import format_size
-
-_ROUNDS_MAX: Final = 8
-_TRIES_MAX: Final = 5
-_CALM_BYTES: Final = 32 << 20
-"""So much may be left to read under the freeze without another round before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +36,14 @@ class StoredLive:
         disks: As they were under the freeze.
         ranges: For each disk its ranges, outside first.
         bytes_read: Bytes read, what was read again among them.
-        notices: How long they were frozen, and what that cost.
+        held: How long they were frozen, and what that cost.
+        notices: What a person should know of it.
     """
 
     disks: tuple[CapturedDisk, ...]
     ranges: tuple[StoredRange, ...]
     bytes_read: int
+    held: StoredHold
     notices: tuple[Notice, ...]
 
 
@@ -89,99 +87,51 @@ class _LiveMap:
 class _LiveStore:
     """One run."""
 
-    def __init__(
-        self, repository: Repository, writer: ImageWriter, watching: Watch, selection: Selection, context: JobContext
-    ) -> None:
+    def __init__(self, repository: Repository, writer: ImageWriter, following: Following, context: JobContext) -> None:
         self._repository = repository
         self._writer = writer
-        self._watching = watching
-        self._selection = selection
         self._context = context
-        self._chunk_size = repository.identity.chunk_size
-        self._tally = Tally()
-        self._already: list[list[ExtentSet]] = []
-        self.rounds = 0
-        self.bytes_again = 0
+        self._chunk_size = following.chunk_size
+        self._rounds = Rounds(following, context)
+        self._bytes_read = 0
+        self._lost: list[ExtentSet] = []
 
     def store(self) -> StoredLive:
-        """Copy, follow, freeze, finish."""
-        disks = self._watching.begin(self._selection)
-        sources = [list(kept_ranges(disk)) for disk in disks]
-        maps = [[_LiveMap(one.reader.size, self._chunk_size) for one in ranges] for ranges in sources]
-        self._copy(sources, maps)
-        self._already = [[one.kept for one in ranges] for ranges in sources]
-        held = self._hold(sources, maps)
-        flat = [one for ranges in maps for one in ranges]
+        """Copy, follow, freeze, finish; everything once more when some writes were not seen."""
+        try:
+            return self._store()
+        except Unseen as error:
+            self._context.events.emit(Notice(code=error.code, message=f"{error.message}: everything is read again"))
+        return self._store()
+
+    def _store(self) -> StoredLive:
+        sources = self._rounds.begin()
+        maps = [_LiveMap(one.reader.size, self._chunk_size) for ranges in sources for one in ranges]
+        self._lost = [ExtentSet.empty() for _ in maps]
+        held = self._rounds.hold(lambda ranges: self._copy(ranges, maps))
         self._writer.flush()
-        self._finish(held, flat)
-        with map_builders([one.size for one in flat], self._writer, self._chunk_size) as builders:
-            for one, builder in zip(flat, builders, strict=True):
+        self._finish(held, maps)
+        with map_builders([one.size for one in maps], self._writer, self._chunk_size) as builders:
+            for one, builder in zip(maps, builders, strict=True):
                 one.build(builder)
             roots = [builder.finish() for builder in builders]
-        lost = [self._tally.unreadable(one) for ranges in sources for one in ranges]
         return StoredLive(
-            disks=held.disks, bytes_read=self._tally.bytes_read, notices=(self._notice(held),),
-            ranges=tuple(StoredRange(root=root, unreadable=bad) for root, bad in zip(roots, lost, strict=True)),
+            disks=held.disks, bytes_read=self._bytes_read, notices=tuple(self._rounds.notices),
+            ranges=tuple(StoredRange(root=root, unreadable=bad) for root, bad in zip(roots, self._lost, strict=True)),
+            held=StoredHold(
+                milliseconds=round(held.seconds * 1000), rounds=self._rounds.count, bytes_again=self._rounds.bytes_again
+            ),
         )  # fmt: skip
 
-    def _copy(self, sources: Sequence[Sequence[KeptRange]], maps: Sequence[Sequence[_LiveMap]]) -> None:
-        flat = [one for ranges in maps for one in ranges]
-
+    def _copy(self, parts: Ranges, maps: Sequence[_LiveMap]) -> None:
         def take(number: int, leaf: Leaf) -> None:
-            flat[number].take(leaf)
+            maps[number].take(leaf)
 
-        store_leaves(
-            [one for ranges in sources for one in ranges], self._writer, self._tally, take,
-            chunk_size=self._chunk_size, context=self._context,
-        )  # fmt: skip
-
-    def _hold(self, sources: Sequence[Sequence[KeptRange]], maps: Sequence[Sequence[_LiveMap]]) -> Held:
-        """Rounds of copying until little changes, then the freeze; again when it was disturbed."""
-        failure: Disturbed | None = None
-        for _ in range(_TRIES_MAX):
-            self._copy_changes(sources, maps)
-            self._context.events.emit(PhaseStarted(name="freezing for a moment"))
-            try:
-                held = self._watching.hold(self._selection, self._already)
-            except Disturbed as error:
-                failure = error
-                continue
-            if held is not None:
-                return held
-        raise failure or Disturbed(
-            "the source is written faster than it can be copied",
-            hint="Back up at a quieter time, or from the rescue medium.",
-        )
-
-    def _copy_changes(self, sources: Sequence[Sequence[KeptRange]], maps: Sequence[Sequence[_LiveMap]]) -> None:
-        """Read again what changed, as long as that makes less of it."""
-        before: int | None = None
-        while self.rounds < _ROUNDS_MAX:
-            parts = [
-                [self._changed_part(one, change, is_outside=index == 0) for index, one in enumerate(ranges)]
-                for ranges, change in zip(sources, self._watching.changed(), strict=True)
-            ]
-            size = sum(one.kept.size for ranges in parts for one in ranges)
-            if size <= _CALM_BYTES or (before is not None and size > before * 3 // 4):
-                return
-            before = size
-            self.rounds += 1
-            self.bytes_again += size
-            self._context.events.emit(PhaseStarted(name="reading again what changed", bytes_total=size))
-            for number, ranges in enumerate(parts):
-                for index, one in enumerate(ranges):
-                    self._watching.clear(number, ExtentSet(one.kept.starts + one.start, one.kept.ends + one.start))
-                    self._already[number][index] |= one.kept
-            self._copy(parts, maps)
-
-    def _changed_part(self, one: KeptRange, changed: ExtentSet, *, is_outside: bool) -> KeptRange:
-        """The whole chunks of a range that changed. In a volume also what was free: it may be a new file by now."""
-        here, size = changed.clipped(Extent(one.start, one.start + one.reader.size)), self._chunk_size
-        starts = (here.starts - one.start) // size * size
-        ends = np.minimum(-(-(here.ends - one.start) // size) * size, one.reader.size)
-        chunks = ExtentSet.from_arrays(starts, ends)
-        kept = one.kept & chunks if is_outside else chunks - one.excluded
-        return replace(one, kept=kept, excluded=ExtentSet.empty())
+        flat, tally = [one for ranges in parts for one in ranges], Tally()
+        store_leaves(flat, self._writer, tally, take, chunk_size=self._chunk_size, context=self._context)
+        self._bytes_read += tally.bytes_read
+        for number, one in enumerate(flat):
+            self._lost[number] |= tally.unreadable(one)
 
     def _finish(self, held: Held, maps: Sequence[_LiveMap]) -> None:
         """Lay what was read under the freeze over what is stored."""
@@ -191,7 +141,6 @@ class _LiveStore:
         lane = self._writer.lane()
         try:
             for one, live, parts in zip(ranges, maps, pieces, strict=True):
-                self.bytes_again += sum(len(part.data) for part in parts)
                 for number, patches in _by_chunk(parts, self._chunk_size):
                     self._context.cancel.check()
                     start = number * self._chunk_size
@@ -212,13 +161,6 @@ class _LiveStore:
             lane.abandon()
             raise
 
-    def _notice(self, held: Held) -> Notice:
-        return Notice(
-            code="frozen",
-            message=f"copied while in use, and held still for {held.seconds:.2f} s; {format_size(self.bytes_again)} "
-            "changed meanwhile and were read again",
-        )
-
 
 def require_elsewhere(repository_folder: str, sources: Sequence[OpenSource]) -> None:
     """Refuse to freeze the disk that the repository lies on: nothing could be written there meanwhile.
@@ -236,8 +178,8 @@ def require_elsewhere(repository_folder: str, sources: Sequence[OpenSource]) -> 
 
 
 def store_live(
-    repository: Repository, sources: Sequence[LiveSource], writer: ImageWriter, selection: Selection,
-    context: JobContext,
+    repository: Repository, sources: Sequence[LiveSource], writer: ImageWriter, *, selection: Selection,
+    hooks: Hooks, context: JobContext,
 ) -> StoredLive:  # fmt: skip
     """Store sources that are in use, as they were at one moment.
 
@@ -246,7 +188,9 @@ def store_live(
         StillframeError: Of reading or of storage.
     """
     with watch(sources) as watching:
-        return _LiveStore(repository, writer, watching, selection, context).store()
+        size = repository.identity.chunk_size
+        following = Following(watching=watching, selection=selection, chunk_size=size, hooks=hooks)
+        return _LiveStore(repository, writer, following, context).store()
 
 
 def _by_chunk(pieces: Sequence[Piece], chunk_size: int) -> Iterator[tuple[int, list[tuple[int, memoryview]]]]:

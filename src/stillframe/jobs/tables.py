@@ -34,6 +34,7 @@ class TableWriter:
             self._held = clear_table_patches(layout, target_size=target.size) & layout.outside
         whole = ExtentSet.of(Extent(0, min(target.size, layout.size)))
         self.outside_without_table: Final = (layout.outside & whole) - self._held
+        self._loaded: list[tuple[int, bytes]] | None = None
 
     def clear(self) -> None:
         """Make whatever table is on the target invalid, and what will become one too."""
@@ -46,11 +47,17 @@ class TableWriter:
             self._target.zero(extent)
         self._target.flush()
 
-    def write(self) -> int:
-        """Write the table, the first sector of the disk at the very end; returns the bytes written."""
+    def load(self) -> None:
+        """Read the source's table now, of a source that may change before it is written."""
         held = self._held.clipped(Extent(0, min(self._target.size, self._layout.size)))
         places = held | ExtentSet.from_extents(patch.extent for patch in self._patches)
-        pieces = [(extent.start, self._contents(extent)) for extent in places]
+        self._loaded = [(extent.start, self._contents(extent)) for extent in places]
+
+    def write(self) -> int:
+        """Write the table, the first sector of the disk at the very end; returns the bytes written."""
+        if self._loaded is None:
+            self.load()
+        pieces = list(self._loaded or ())
         first = b""
         if pieces and pieces[0][0] == 0:
             step = self._layout.sector_size

@@ -142,6 +142,15 @@ class StoredDisk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoredHold:
+    """How disks in use were held still: milliseconds frozen, rounds of copying, bytes that were read again."""
+
+    milliseconds: Size
+    rounds: Size
+    bytes_again: Size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """One image."""
 
@@ -165,6 +174,7 @@ class Manifest:
     bytes_used: Size
     bytes_read: Size
     bytes_added: Size
+    held: StoredHold | None = None
     notices: Annotated[tuple[StoredNotice, ...], Meta(max_length=10_000)] = ()
     disks: Annotated[tuple[StoredDisk, ...], Meta(min_length=1, max_length=256)]
 

@@ -23,7 +23,7 @@ from stillframe.errors import MachineRefusal
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.blocks import SYSFS_SECTOR, read_text
 from stillframe.host.linux import open_for_reading, require_linux
-from stillframe.host.live.leaves import LeafRange
+from stillframe.host.live.leaves import LeafDisk
 from stillframe.host.live.ring import Completed, EventLayout, parse_layout, parse_page
 from stillframe.host.live.tracefs import HINT, find_tracefs, trace_instance, write_setting
 
@@ -91,7 +91,7 @@ class ChangedGranules:
 class WriteTrace:
     """The kernel's record of one leaf disk, and what it has shown so far. ``open_trace`` makes it; for one thread."""
 
-    def __init__(self, folder: str, leaf: LeafRange, layout: EventLayout, *, size: int) -> None:
+    def __init__(self, folder: str, leaf: LeafDisk, layout: EventLayout) -> None:
         self._folder = folder
         self._leaf = leaf
         self._layout = layout
@@ -99,7 +99,7 @@ class WriteTrace:
             open_for_reading(f"{folder}/per_cpu/{name}/trace_pipe_raw", waits=False)
             for name in sorted(os.listdir(f"{folder}/per_cpu"))
         ]
-        self.changed: Final = ChangedGranules(size)
+        self.changed: Final = ChangedGranules(leaf.size)
         self._written = self._discarded = 0
         self._unplaced = 0
         self._lost = False
@@ -177,12 +177,8 @@ class WriteTrace:
 
 
 @contextmanager
-def open_trace(leaf: LeafRange, *, size: int) -> Iterator[WriteTrace]:
+def open_trace(leaf: LeafDisk) -> Iterator[WriteTrace]:
     """Record what a leaf disk completes, in a trace instance of our own that disturbs nobody else's.
-
-    Args:
-        leaf: The disk.
-        size: Of the whole disk, in bytes.
 
     Raises:
         MachineRefusal: The kernel has no trace of requests, or this user may not use it.
@@ -197,14 +193,14 @@ def open_trace(leaf: LeafRange, *, size: int) -> Iterator[WriteTrace]:
             ("tracing_on", "1"),
         ):  # fmt: skip
             write_setting(f"{folder}/{name}", value)
-        trace = WriteTrace(folder, leaf, layout, size=size)
+        trace = WriteTrace(folder, leaf, layout)
         try:
             yield trace
         finally:
             trace.close()
 
 
-def read_count(leaf: LeafRange) -> WriteCount:
+def read_count(leaf: LeafDisk) -> WriteCount:
     """What the disk's own counters say.
 
     Raises:
