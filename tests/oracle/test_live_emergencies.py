@@ -13,11 +13,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from stillframe.errors import MachineRefusal, ThawedEarly
-from stillframe.host.live.freezing import frozen, open_mounted
+from stillframe.host.live.freezing import MountedFilesystem, frozen, open_mounted
 from stillframe.host.live.watchdog import Watchdog
 from stillframe.testing.busy_volume import MAKE, MIB, Judge, busy_volume, save
 from stillframe.testing.real_disks import loop_device
@@ -79,6 +80,15 @@ def mounted(device: str, place: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def opened(place: Path) -> Iterator[MountedFilesystem]:
+    one = open_mounted(str(place))
+    try:
+        yield one
+    finally:
+        os.close(one.descriptor)
+
+
+@contextlib.contextmanager
 def slow_volume(folder: Path, filesystem: str) -> Iterator[Slow]:
     with SlowMedium(folder, size=320 * MIB, pace=Pace(delay_s=0.08)) as medium:
         device = run_tool("losetup", "--find", "--show", "--direct-io=on", str(medium.file)).strip()
@@ -90,7 +100,7 @@ def slow_volume(folder: Path, filesystem: str) -> Iterator[Slow]:
             run_tool("losetup", "--detach", device)
 
 
-@pytest.fixture(params=["ext4", pytest.param("xfs", marks=pytest.mark.slow), pytest.param("btrfs", marks=pytest.mark.slow)])
+@pytest.fixture(params=["ext4", *(pytest.param(name, marks=pytest.mark.slow) for name in ("xfs", "btrfs"))])
 def slow(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Slow]:
     with slow_volume(tmp_path, request.param) as found:
         yield found
@@ -139,7 +149,7 @@ class Victim:
         self.process.stdin.write(b"\n")
         self.process.stdin.flush()
 
-    def __enter__(self) -> "Victim":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -219,19 +229,16 @@ def test_a_backup_that_is_stopped_while_frozen(place: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
 def test_the_watchdog_is_not_asked_to_end(place: Path, number: signal.Signals) -> None:
-    one = open_mounted(str(place))
-    with Watchdog([one.descriptor], limit_s=30) as dog:
+    with opened(place) as one, Watchdog([one.descriptor], limit_s=30) as dog:
         assert os.getsid(dog.pid) == dog.pid
         os.kill(dog.pid, number)
         with frozen([one], dog):
             pass
         assert os.waitpid(dog.pid, os.WNOHANG) == (0, 0)
-    os.close(one.descriptor)
 
 
 def test_without_its_watchdog_nothing_is_frozen(place: Path) -> None:
-    one = open_mounted(str(place))
-    with Watchdog([one.descriptor], limit_s=30) as dog:
+    with opened(place) as one, Watchdog([one.descriptor], limit_s=30) as dog:
         with frozen([one], dog):
             os.kill(dog.pid, signal.SIGKILL)
             while Path(f"/proc/{dog.pid}/status").read_text().split("State:")[1].split()[0] != "Z":
@@ -240,7 +247,6 @@ def test_without_its_watchdog_nothing_is_frozen(place: Path) -> None:
         with pytest.raises(MachineRefusal, match="has ended"), frozen([one], dog):
             raise AssertionError
         require_writable(place)
-    os.close(one.descriptor)
 
 
 def test_a_freeze_that_somebody_else_ends_every_time_makes_no_image(

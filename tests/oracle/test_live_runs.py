@@ -40,5 +40,5 @@ def test_a_busy_file_system_is_saved_as_it_was_at_one_moment(
         compare(judge, repository, result)
         outcome = f"good: {len(judge.promised)} promised files, frozen {judge.calls} times"
     finally:
-        print(f"\nrun {filesystem} {writer} seed {seed}: {outcome}, {time.monotonic() - began:.1f} s")
+        print(f"\nrun {filesystem} {writer} seed {seed}: {outcome}, {time.monotonic() - began:.1f} s")  # noqa: T201 one line for each run
         shutil.rmtree(tmp_path / "repository", ignore_errors=True)

@@ -1,5 +1,6 @@
 """Volumes on a disk that is slow, finishes requests in another order, and keeps writes in a memory of its own."""
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -58,7 +59,7 @@ def test_writes_overtake_each_other_and_rest_in_memory(tmp_path: Path) -> None:
             fields = [[int(field) for field in line.split(",")] for line in lines]
             order = [one[4] for one in fields if one[2] == 1]  # direction 1 is a write; offsets as they were completed
             assert sorted(order) == list(range(0, 2 * MIB, 4096))
-            assert sum(later < before for before, later in zip(order, order[1:], strict=False)) > 20
+            assert sum(later < before for before, later in itertools.pairwise(order)) > 20
             resting = tmp_path / "medium.img"
             run_tool("dd", "if=/dev/urandom", f"of={device}", "bs=1M", "count=8", "oflag=direct")
             assert not _same(resting, Path(device), 8 * MIB)

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+from unittest import mock
 
 from stillframe.block.file import open_file_reader
-from stillframe.capture import live
 from stillframe.capture.live import LiveSource, Watch
+from stillframe.capture.live import watch as live_watching
 from stillframe.fs.registry import identify, read_used_map
 from stillframe.jobs import live as live_job
 from stillframe.jobs.backup import BackupResult
@@ -65,7 +66,7 @@ class BusyVolume:
         mount: The mount point.
     """
 
-    def __init__(self, folder: Path, filesystem: str, image: Path, *, loop_flags: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, filesystem: str, image: Path, *, loop_flags: Sequence[str]) -> None:
         self.folder, self.filesystem, self.image = folder, filesystem, image
         self.mount, self._ledger = folder / "mount", folder / "ledger"
         self.mount.mkdir()
@@ -163,7 +164,7 @@ class Judge:
     @contextmanager
     def watch(self, sources: Sequence[LiveSource]) -> Iterator[Watch]:
         """``capture.live.watch`` with a long limit and this judge in it."""
-        with live.watch(sources, limit_s=60) as found:
+        with live_watching(sources, limit_s=60) as found:
             found.on_hold = self.look
             hold = found.hold
 
@@ -178,25 +179,12 @@ class Judge:
 def save(judge: Judge) -> tuple[Repository, BackupResult]:
     """Save the volume of a judge into a repository in its folder; the writers must be at work until the end."""
     repository = make_repository(LocalStore(str(judge.volume.folder / "repository")))
-    with _replaced_watch(judge):
+    with mock.patch.object(live_job, "watch", judge.watch):
         result = backup_paths(repository, judge.volume.device)
     assert judge.calls >= 1
     assert len(judge.promised) >= _PROMISES
     judge.volume.require_busy()
     return repository, result
-
-
-@contextmanager
-def _replaced_watch(judge: Judge) -> Iterator[None]:
-    def watch(sources: Sequence[LiveSource]) -> AbstractContextManager[Watch]:
-        return judge.watch(sources)
-
-    before = live_job.watch
-    live_job.watch = watch  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        live_job.watch = before
 
 
 def compare(judge: Judge, repository: Repository, result: BackupResult) -> None:

@@ -19,6 +19,7 @@ from stillframe.host.linux import require_linux
 from stillframe.host.run import run
 
 _RUNNING: Final = "/run/systemd/system"  # sd_booted(3): this folder exists when systemd is the first process
+_SERVICE: Final = "org.freedesktop.systemd1"
 _CALL_S: Final = 5.0
 _MOVED_S: Final = 2.0
 _STEP_S: Final = 0.01
@@ -43,7 +44,6 @@ def scope_call(pid: int, scope: str) -> tuple[str, ...]:
     The signature says: a name, what to do when it is taken, properties, and no further units. ``TimeoutStopUSec`` is
     10 seconds, so that a computer that is shut down does not wait longer for a process that ignores the polite signal.
     """
-    service, path, interface = "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"
     properties = (
         ("PIDs", "au", "1", str(pid)),
         ("Description", "s", "Stillframe: thaws file systems when a backup cannot"),
@@ -52,8 +52,8 @@ def scope_call(pid: int, scope: str) -> tuple[str, ...]:
     )
     given = [word for one in properties for word in one]
     return (
-        "busctl", "--system", "--quiet", "call", service, path, interface, "StartTransientUnit", "ssa(sv)a(sa(sv))",
-        scope, "fail", str(len(properties)), *given, "0",
+        "busctl", "--system", "--quiet", "call", _SERVICE, "/org/freedesktop/systemd1", f"{_SERVICE}.Manager",
+        "StartTransientUnit", "ssa(sv)a(sa(sv))", scope, "fail", str(len(properties)), *given, "0",
     )  # fmt: skip
 
 

@@ -69,6 +69,8 @@ class Watchdog:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if sys.platform == "win32":
+            raise refusal("freezing a file system")
         os.close(self._pipe)
         deadline = time.monotonic() + _FAREWELL_S
         while os.waitpid(self.pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
@@ -128,6 +130,8 @@ def _watch(pipe: int, answering: int, descriptors: tuple[int, ...], limit_s: flo
 
 def _stand_alone(pipe: int, answering: int, descriptors: tuple[int, ...]) -> None:
     """Survive what ends the parent: signals to its group, memory that runs out, pages that must be read again."""
+    if sys.platform == "win32":
+        raise refusal("a process that outlives its parent")
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     stand_alone()
