@@ -56,7 +56,7 @@ class Finished:
 
 def base() -> Base:
     """The root file system, made when it is not there yet (some minutes)."""
-    found = cache() / _digest()
+    found = cache() / recipe_digest()
     if not (found / "done").exists():
         shutil.rmtree(found, ignore_errors=True)
         found.mkdir(parents=True)
@@ -148,7 +148,8 @@ def _recipe() -> list[str]:
     return [*PACKAGES, *pins, *((file.name + file.read_text()) for file in sorted((GUEST / "base").iterdir()))]
 
 
-def _digest() -> str:
+def recipe_digest() -> str:
+    """Names the root file system by what it is made of."""
     return hashlib.sha256(json.dumps(_recipe()).encode()).hexdigest()[:16]
 
 

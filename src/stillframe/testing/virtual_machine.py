@@ -94,7 +94,7 @@ class Machine:
             image, initrd, line = self.kernel
             command += ["-kernel", str(image), "-initrd", str(initrd), "-append", line]
         for number, drive in enumerate(self.drives):
-            options = f"file={drive.file},format={drive.form},if=none,id=d{number},discard=unmap,cache=writeback"
+            options = f"file={drive.file},format={drive.form},if=none,id=d{number},discard=unmap,cache=unsafe"
             command += ["-drive", options + (",snapshot=on" if drive.throw_away else "")]
             serial = f",serial={drive.serial}" if drive.serial else ""
             command += ["-device", f"virtio-blk-pci,drive=d{number}{serial}"]

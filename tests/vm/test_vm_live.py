@@ -1,0 +1,84 @@
+"""A whole Debian is saved while it is in use, restored onto other disks, and boots from them with every synced file."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stillframe.testing.debian_guest import GUEST, cache, finish_job, make_disk, make_job, recipe_digest, run_job
+from stillframe.testing.virtual_machine import Drive, Machine
+
+pytestmark = [pytest.mark.root, pytest.mark.vm]
+SIZE = 3 << 30
+WRITER = Path(__file__).parents[1] / "oracle" / "busy_writer.py"
+LAYOUTS = ("plain", "lvm", "luks", "mirror")
+
+
+def installed(layout: str, folder: Path) -> list[Path]:
+    """Disks with a Debian of this layout that boots by itself; made once, then kept."""
+    script = GUEST / "install.sh"
+    key = hashlib.sha256(recipe_digest().encode() + script.read_bytes()).hexdigest()[:16]
+    kept = cache() / f"{layout}-{key}"
+    count = 2 if layout == "mirror" else 1
+    disks = [kept / f"disk{number}.qcow2" for number in range(1, count + 1)]
+    if not all(disk.exists() for disk in disks):
+        raw = [make_disk(folder / f"install{number}.img", SIZE) for number in range(1, count + 1)]
+        names = " ".join(f"/dev/vd{letter}" for letter in "cd"[:count])
+        work = folder / "install"
+        work.mkdir()
+        done = run_job(
+            work, f"sh /job/install.sh {layout} {names}", [Drive(file=disk) for disk in raw], limit_s=1200, files=GUEST
+        )
+        assert done.code == 0, done.output
+        kept.mkdir(exist_ok=True)
+        for made, disk in zip(raw, disks, strict=True):
+            part = disk.with_suffix(".part")
+            subprocess.run(["qemu-img", "convert", "-c", "-O", "qcow2", made, part], check=True)
+            part.rename(disk)
+            made.unlink()
+    return disks
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_system_in_use_is_saved_restored_and_boots(layout: str, tmp_path: Path) -> None:
+    disks = installed(layout, tmp_path)
+    files = tmp_path / "files"
+    shutil.copytree(GUEST, files, ignore=shutil.ignore_patterns("base"))
+    shutil.copy(WRITER, files)
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    repository = make_disk(tmp_path / "repository.img", 4 << 30)
+    targets = [make_disk(tmp_path / f"target{number}.img", SIZE) for number in range(len(disks))]
+    sources = " ".join(f"/dev/vd{'ab'[number]}" for number in range(len(disks)))
+    onto = " ".join(f"/dev/disk/by-id/virtio-target{number}" for number in range(len(disks)))
+    job = make_job(first, f'sh /job/save.sh "{sources}" /dev/disk/by-id/virtio-repository "{onto}"', files)
+    machine = Machine(
+        folder=first, uefi=layout == "plain",
+        drives=[
+            *(Drive(file=disk, form="qcow2", throw_away=True) for disk in disks), Drive(file=job, serial="job"),
+            Drive(file=repository, serial="repository"),
+            *(Drive(file=target, serial=f"target{number}") for number, target in enumerate(targets)),
+        ],
+    )  # fmt: skip
+    saved = finish_job(machine, job, limit_s=1500)
+    assert saved.code == 0, saved.output
+    result = json.loads((saved.folder / "result.json").read_text())
+    assert result["complete"]
+    assert result["held"]["seconds"] < 10
+    shutil.copy(saved.folder / "promised", files)
+    job = make_job(second, "sh /job/check.sh", files)
+    machine = Machine(
+        folder=second, uefi=layout == "plain",
+        drives=[*(Drive(file=target) for target in targets), Drive(file=job, serial="job")],
+    )  # fmt: skip
+    booted = finish_job(machine, job, limit_s=600)
+    print(result["held"], result["volumes"], booted.output)  # noqa: T201 - pytest -s shows it
+    assert booted.code == 0, booted.output
+    assert "RIGHT" in booted.output
+    promised = len((files / "promised").read_text().splitlines())
+    assert promised >= 20
+    assert f"RIGHT {promised}\n" in booted.output
