@@ -11,7 +11,7 @@ from stillframe.host.run import Finished
 
 
 def test_the_call_names_the_process_and_its_scope() -> None:
-    # The words after the signature, as systemd's interface wants them: s name, s mode, a(sv) properties, a(sa(sv)) none.
+    # After the signature, as systemd wants it: s name, s mode, a(sv) properties, a(sa(sv)) none.
     assert scope.scope_call(4711, "stillframe-watchdog-4711.scope") == (
         "busctl", "--system", "--quiet", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1",
         "org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))",
