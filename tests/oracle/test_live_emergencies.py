@@ -36,11 +36,11 @@ import sys, time
 from stillframe.errors import ThawedEarly
 from stillframe.host.live.freezing import frozen, open_mounted
 from stillframe.host.live.watchdog import Watchdog
-place = open_mounted(sys.argv[1])
-with Watchdog([place.descriptor], limit_s=float(sys.argv[2])) as dog:
+places = [open_mounted(where) for where in sys.argv[2:]]
+with Watchdog([place.descriptor for place in places], limit_s=float(sys.argv[1])) as dog:
     try:
         print("ready", flush=True)
-        with frozen([place], dog):
+        with frozen(places, dog):
             print("frozen", flush=True)
             sys.stdin.readline()
         print("held", flush=True)
@@ -112,18 +112,16 @@ def place(tmp_path: Path) -> Iterator[Path]:
     with image.open("wb") as file:
         file.truncate(64 * MIB)
     run_tool("mkfs.ext4", "-q", "-F", str(image))
-    with loop_device(image) as device, mounted(str(device), tmp_path / "mount") as found:
+    with loop_device(image) as device, mounted(str(device), tmp_path / "other") as found:
         yield found
 
 
 class Victim:
     """A program that freezes, and to which something happens."""
 
-    def __init__(self, mount: Path, *, limit_s: float = 60) -> None:
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", VICTIM, str(mount), str(limit_s)], stdin=pipe, stdout=pipe, start_new_session=True
-        )
+    def __init__(self, *mounts: Path, limit_s: float = 60) -> None:
+        pipe, command = subprocess.PIPE, [sys.executable, "-c", VICTIM, str(limit_s), *map(str, mounts)]
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
         assert self.says() == "ready"
 
     def says(self) -> str:
@@ -138,10 +136,12 @@ class Victim:
             return False
         return len(words) > 2 and words[2] == hex(FIFREEZE)
 
-    def wait_until_inside(self) -> None:
-        deadline = time.monotonic() + SOON_S
-        while not self.is_inside():
+    def wait_until_inside(self, *, for_s: float = 0) -> None:
+        """Wait until it is there, and has been for some seconds."""
+        deadline, since = time.monotonic() + SOON_S, time.monotonic()
+        while time.monotonic() <= since + for_s or not self.is_inside():
             assert time.monotonic() < deadline
+            since = since if self.is_inside() else time.monotonic()
             time.sleep(0.002)
 
     def go_on(self) -> None:
@@ -157,6 +157,15 @@ class Victim:
             self.process.send_signal(signal.SIGCONT)
         self.process.kill()
         self.process.communicate()
+
+
+@contextlib.contextmanager
+def answering_at_the_end(medium: SlowMedium) -> Iterator[None]:
+    """Also when a test fails: nobody can end a process that waits for it."""
+    try:
+        yield
+    finally:
+        medium.go_on()
 
 
 def require_writable(mount: Path, within_s: float = SOON_S) -> None:
@@ -184,7 +193,7 @@ def test_killed_at_any_moment_of_the_freeze(slow: Slow, whole_group: bool) -> No
 def test_a_medium_that_hangs_and_a_backup_that_was_killed_meanwhile(slow: Slow) -> None:
     slow.dirty()
     slow.medium.hang()
-    with Victim(slow.mount) as victim:
+    with Victim(slow.mount) as victim, answering_at_the_end(slow.medium):
         victim.wait_until_inside()
         victim.process.kill()
         time.sleep(1)
@@ -196,15 +205,26 @@ def test_a_medium_that_hangs_and_a_backup_that_was_killed_meanwhile(slow: Slow) 
 def test_a_medium_that_hangs_for_longer_than_the_limit(slow: Slow) -> None:
     slow.dirty()
     slow.medium.hang()
-    with Victim(slow.mount, limit_s=0.5) as victim:
-        victim.wait_until_inside()
-        time.sleep(1.5)
+    with Victim(slow.mount, limit_s=0.5) as victim, answering_at_the_end(slow.medium):
+        victim.wait_until_inside(for_s=1.5)
         assert victim.is_inside()
         slow.medium.go_on()
         assert victim.says() == "frozen"
         require_writable(slow.mount)
         victim.go_on()
         assert victim.says() == "thawed early"
+
+
+def test_a_medium_that_hangs_keeps_no_other_file_system_frozen(slow: Slow, place: Path) -> None:
+    """The one that was frozen before it is thawed at the limit, though the other still does not answer."""
+    slow.dirty()
+    slow.medium.hang()
+    with Victim(place, slow.mount, limit_s=0.5) as victim, answering_at_the_end(slow.medium):
+        victim.wait_until_inside(for_s=1)
+        require_writable(place)
+        assert victim.is_inside()
+        slow.medium.go_on()
+        require_writable(slow.mount)
 
 
 def test_interrupted_inside_the_freeze_it_thaws_itself(slow: Slow) -> None:

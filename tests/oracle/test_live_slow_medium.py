@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stillframe.testing.busy_volume import MAKE, MIB, WRITERS, Judge, busy_volume, compare, save
@@ -21,6 +21,7 @@ PLACES = st.tuples(st.integers(0, SMALL - 1), st.integers(0, SMALL // 2), st.int
 STEPS = st.lists(st.tuples(st.sampled_from(("write", "clear", "some", "all")), PLACES), max_size=20)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no mistake
 @given(steps=STEPS, held_s=st.sampled_from((0.0, 60.0, 0.000001)))
 def test_what_was_called_done_is_read_at_once_and_lies_in_the_file_after_a_flush(
     steps: list[tuple[str, tuple[int, int, int]]], held_s: float

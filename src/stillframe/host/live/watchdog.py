@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import Final, NoReturn, Self
@@ -26,6 +27,7 @@ LIMIT_S: Final = 10.0
 _STEP_S: Final = 0.1
 _FAREWELL_S: Final = 5.0
 """Longest time that the parent waits for its watchdog to end. One that has something to thaw still stays behind."""
+_STACK_SIZE: Final = 256 << 10
 _ARM: Final = b"A"
 _DISARM: Final = b"D"
 _READY: Final = b"R"
@@ -104,6 +106,8 @@ def _watch(pipe: int, answering: int, descriptors: tuple[int, ...], limit_s: flo
     """The child."""
     code = 1
     try:
+        threading.stack_size(_STACK_SIZE)
+        thawers = [_Thawer(descriptor) for descriptor in reversed(descriptors)]
         _stand_alone(pipe, answering, descriptors)
         os.write(answering, _READY)
         os.close(answering)
@@ -118,10 +122,11 @@ def _watch(pipe: int, answering: int, descriptors: tuple[int, ...], limit_s: flo
                 deadline = None
             elif word == b"":  # the parent is gone; a freeze that is not ours is left alone
                 if deadline is not None:
-                    _thaw_for_good(descriptors)
+                    _thaw_for_good(thawers)
                 break
             else:  # the time is up: thaw, and look again soon until the parent has noticed or is gone
-                _thaw_all(descriptors)
+                for thawer in thawers:
+                    thawer.thaw_soon()
                 deadline = time.monotonic() + _STEP_S
         code = 0
     finally:
@@ -140,22 +145,36 @@ def _stand_alone(pipe: int, answering: int, descriptors: tuple[int, ...]) -> Non
         os.closerange(low, high)
 
 
-def _thaw_all(descriptors: tuple[int, ...]) -> bool:
-    """Thaw each that is frozen; true when the kernel says that none is any more."""
-    none_left = True
-    for descriptor in reversed(descriptors):
-        try:
-            thaw_filesystem(descriptor)
-        except OSError as error:
-            none_left &= error.errno == errno.EINVAL
-        else:
-            none_left = False  # ask once more: freezes are counted
-    return none_left
+class _Thawer:
+    """Thaws one file system, in a thread of its own: one whose medium hangs must not keep the others frozen."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._wanted = threading.Event()
+        self.is_quiet = False
+        """Whether the kernel has said since it was last asked that nothing is frozen."""
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def thaw_soon(self) -> None:
+        """Ask, without waiting for the answer."""
+        self.is_quiet = False
+        self._wanted.set()
+
+    def _run(self) -> None:
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            try:
+                thaw_filesystem(self._descriptor)
+            except OSError as error:
+                self.is_quiet = error.errno == errno.EINVAL
 
 
-def _thaw_for_good(descriptors: tuple[int, ...]) -> None:
+def _thaw_for_good(thawers: Sequence[_Thawer]) -> None:
     """Thaw until nothing is frozen, twice in a row: the parent is gone, so nobody freezes again."""
     quiet = 0
     while quiet < 2:
-        quiet = quiet + 1 if _thaw_all(descriptors) else 0
+        for thawer in thawers:
+            thawer.thaw_soon()
         time.sleep(_STEP_S)
+        quiet = quiet + 1 if all(thawer.is_quiet for thawer in thawers) else 0
