@@ -94,20 +94,31 @@ def discard_free(folder: str, chance: random.Random) -> None:
         os.close(descriptor)
 
 
+def has_room(folder: str) -> bool:
+    """Whether files may be added."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_bsize > _ROOM
+
+
 def main() -> None:
-    """Write until killed, or until the room is used up."""
+    """Write until killed. When the room is used up files are only changed and deleted."""
     folder, ledger_path, seed = sys.argv[1:4]
     chance = random.Random(int(seed))  # noqa: S311 a repeatable test, not a secret
     ledger = os.open(ledger_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     number = 0
-    while os.statvfs(folder).f_bavail * os.statvfs(folder).f_bsize > _ROOM:
+    while True:
         for _ in range(chance.randrange(1, 12)):
             with contextlib.suppress(FileNotFoundError, ValueError):
                 stir(folder, chance)
         if chance.randrange(20) == 0:
             discard_free(folder, chance)
-        keep_file(folder, ledger, number, chance)
-        number += 1
+        if has_room(folder):
+            keep_file(folder, ledger, number, chance)
+            number += 1
+        else:
+            for _ in range(10):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{folder}/stir-{chance.randrange(40)}")
 
 
 if __name__ == "__main__":
