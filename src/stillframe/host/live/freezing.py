@@ -19,6 +19,7 @@ from stillframe.host.live.watchdog import Watchdog
 
 _SETTLED_S: Final = 0.1
 _ROUNDS_MAX: Final = 30
+_SETTLING_S: Final = 15.0
 _HINT: Final = "SysRq-j ('echo j > /proc/sysrq-trigger') thaws everything, as the last resort."
 
 
@@ -51,10 +52,13 @@ def open_mounted(where: str) -> MountedFilesystem:
 def settle(filesystems: Sequence[MountedFilesystem]) -> None:
     """Write out again and again until that is quick: the freeze itself then has little left to write.
 
+    A disk that is kept busy for longer than 15 seconds is not going to be quicker: it is frozen as it is.
+
     Raises:
         MachineRefusal: Something could not be written.
     """
     for filesystem in filesystems:
+        enough = time.monotonic() + _SETTLING_S
         for _ in range(_ROUNDS_MAX):
             began = time.monotonic()
             try:
@@ -63,7 +67,8 @@ def settle(filesystems: Sequence[MountedFilesystem]) -> None:
                 raise MachineRefusal(
                     f"{filesystem.where} could not be written out: {error.strerror}", hint="Look at 'dmesg'."
                 ) from error
-            if time.monotonic() - began < _SETTLED_S:
+            now = time.monotonic()
+            if now - began < _SETTLED_S or now > enough:
                 break
 
 
