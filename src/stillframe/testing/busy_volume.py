@@ -84,7 +84,7 @@ class BusyVolume:
         flags = WRITERS[writer]
         if flags is not None:
             where = (f"--directory={self.mount}", f"--size={size}", f"--rate={rate}", f"--randseed={seed + 1}")
-            self._start("fio", "--name=a", "--bs=4k", "--time_based", "--runtime=300", "--thread", *where, *flags)
+            self._start("fio", "--name=a", "--bs=4k", "--time_based", "--runtime=3600", "--thread", *where, *flags)
         if writer == "discards":
             self._start("sh", "-c", _FOREVER.format(self.mount))
         deadline = time.monotonic() + _PATIENCE_S
