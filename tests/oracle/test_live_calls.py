@@ -25,7 +25,7 @@ LINE = re.compile(r"(?P<pid>\d+) +(?P<name>\w+)\((?P<rest>.*)")
 READING = {"preadv", "preadv2", "pread64", "read", "lseek"}
 WAITING = {"futex", "select", "pselect6", "poll", "clock_nanosleep", "restart_syscall", "sched_yield"}
 MEMORY = {"brk", "mmap", "munmap", "mremap", "mprotect", "madvise"}
-OWN = {"gettid", "getpid", "rt_sigprocmask", "rt_sigreturn", "exit", "set_robust_list", "rseq"}
+OWN = {"gettid", "getpid", "rt_sigprocmask", "rt_sigreturn", "exit"}
 # Named by strace: the two that freeze and thaw.
 ALLOWED_REQUESTS = ("FIFREEZE", "FITHAW")
 
@@ -44,8 +44,6 @@ class Call:
             return "MAP_ANONYMOUS" in self.rest
         if self.name == "write":  # to the watchdog: it begins to count
             return re.match(r'\d+, "[AD]", 1', self.rest) is not None
-        if self.name in {"clone", "clone3"}:
-            return "CLONE_THREAD" in self.rest
         return self.name in READING | WAITING | MEMORY | OWN
 
 
