@@ -3,7 +3,7 @@
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stillframe.errors import MachineRefusal
@@ -88,6 +88,7 @@ def test_a_page_that_is_longer_than_itself_is_refused() -> None:
         parse_page(bytes(raw), LAYOUT)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no mistake
 @given(
     size=st.integers(1, 40_000_000),
     marks=st.lists(st.tuples(st.integers(0, 40_000_000), st.integers(1, 9_000_000)), max_size=8),

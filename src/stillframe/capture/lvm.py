@@ -17,7 +17,7 @@ from typing import Final
 
 from stillframe.block import BlockReader, KnownExtent
 from stillframe.block.base import Buffer
-from stillframe.block.file import FileReader, open_file_reader
+from stillframe.block.file import open_file_reader
 from stillframe.capture.offline import Holding, OpenSource, Still
 from stillframe.capture.source import CapturedDisk, Selection, capture_disk
 from stillframe.errors import DeviceError, Disturbed, MachineRefusal
@@ -299,6 +299,6 @@ def _reason(snapshot: Snapshot, filling: Filling) -> str:
     return ""
 
 
-def _held(selection: Selection, reader: FileReader, filesystem: str) -> Selection:
+def _held(selection: Selection, reader: BlockReader, filesystem: str) -> Selection:
     places = frozenset({Extent(0, reader.size)}) if filesystem in _VOUCHED else frozenset[Extent]()
     return replace(selection, held=places, held_by="snapshot", stacked=(), consistency="snapshot")

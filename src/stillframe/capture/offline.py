@@ -8,14 +8,22 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
-from stillframe.block.file import FileReader
+from stillframe.block import BlockReader
 from stillframe.capture.source import CapturedDisk, Consistency, Selection, capture_disk
 from stillframe.events import Notice
 from stillframe.host.changes import ChangeStamp, change_stamp
 from stillframe.host.disks import DiskFacts
 from stillframe.host.mounts import Use, users_of
+
+
+class OpenReader(BlockReader, Protocol):
+    """A reader that somebody has to close."""
+
+    def close(self) -> None:
+        """Close it; twice is once."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +57,7 @@ class OpenSource:
     """
 
     facts: DiskFacts
-    reader: FileReader
+    reader: OpenReader
     consistency: Consistency
     notices: tuple[Notice, ...]
     stamp: ChangeStamp | None = None

@@ -13,6 +13,7 @@ from stillframe.block.file import open_file_reader
 from stillframe.capture.live import open_live_source
 from stillframe.capture.lvm import SnapshotSource, open_snapshot_source
 from stillframe.capture.offline import OpenSource, writers_of
+from stillframe.capture.windows import open_windows_source
 from stillframe.errors import MachineRefusal, SourceInUse
 from stillframe.events import Notice
 from stillframe.host.blocks import BlockNode
@@ -21,6 +22,7 @@ from stillframe.host.disks import DiskFacts, describe
 from stillframe.host.linux import DeviceNumber, hold_exclusively, thing_at
 from stillframe.host.lvm import is_logical_volume
 from stillframe.host.mounts import Use, Users, read_users
+from stillframe.host.windows.calls import is_windows, system_calls
 
 
 @contextmanager
@@ -30,7 +32,9 @@ def open_sources(paths: Sequence[str], *, allow_torn: bool = False) -> Iterator[
     Several sources in use are held still together, at one moment, which only the tracked freeze can do: a snapshot is
     made where only one of them is in use.
     """
-    may_snapshot = len(paths) == 1 or sum(bool(writers_of(describe(path).path)) for path in paths) == 1
+    may_snapshot = len(paths) == 1
+    if not may_snapshot and not is_windows():
+        may_snapshot = sum(bool(writers_of(describe(path).path)) for path in paths) == 1
     with ExitStack() as stack:
         sources = [
             stack.enter_context(open_source(path, allow_torn=allow_torn, may_snapshot=may_snapshot)) for path in paths
@@ -49,7 +53,7 @@ def open_source(
     """Open a disk, a partition or a disk file for reading.
 
     Args:
-        path: The source.
+        path: The source; on Windows as ``open_windows_source`` takes it.
         allow_torn: Copy it as it changes, when it is in use.
         may_be_live: Hold it still while it is in use, where that is possible.
         may_snapshot: A snapshot of LVM may be made for it: the caller will ``hold`` it.
@@ -59,6 +63,8 @@ def open_source(
         SourceInUse: Something may write to it, and it cannot be held still.
         MachineRefusal: This user may not read it.
     """
+    if is_windows():
+        return open_windows_source(system_calls(), path, allow_torn=allow_torn, may_be_live=may_be_live)
     facts = describe(path)
     writers = writers_of(facts.path)
     if writers and not allow_torn:
@@ -104,11 +110,10 @@ def _open_volume(facts: DiskFacts, writers: tuple[Use, ...], users: Users, node:
         reason, message = error.message, f"no LVM snapshot: {error.message}"
         why = Notice(code="no-snapshot", message=message, hint=error.hint)
     try:
-        followed = _open_followed(facts, writers, users, node)
-    except SourceInUse as error:
-        if reason in error.message:  # both for the same reason
-            raise
-        raise SourceInUse(f"{error.message}; {why.message}", hint=f"{why.hint} {error.hint}".strip()) from error
+        followed = open_live_source(facts, users, node)
+    except MachineRefusal as error:  # mostly for another reason
+        both = error.message if reason in error.message else f"{error.message}; {message}"
+        raise _refused(facts, writers, both, hint=why.hint) from error
     return replace(followed, notices=(why,))
 
 
@@ -121,11 +126,11 @@ def _open_followed(facts: DiskFacts, writers: tuple[Use, ...], users: Users, nod
         raise _refused(facts, writers, f"{error.message}. {error.hint}") from error
 
 
-def _refused(facts: DiskFacts, writers: tuple[Use, ...], reason: str) -> SourceInUse:
+def _refused(facts: DiskFacts, writers: tuple[Use, ...], reason: str, *, hint: str = "") -> SourceInUse:
     return SourceInUse(
         f"{facts.path} is in use: {_in_words(writers)}; {reason}",
-        hint="Unmount it, or start the computer from a rescue stick. "
-        "'--allow-torn' copies it as it changes: such an image may be unusable and is never called good.",
+        hint=f"{hint} Unmount it, or start the computer from a rescue stick. "
+        "'--allow-torn' copies it as it changes: such an image may be unusable and is never called good.".lstrip(),
     )
 
 
