@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from stillframe.testing.busy_volume import WRITER
 from stillframe.testing.debian_guest import GUEST, cache, finish_job, make_disk, make_job, recipe_digest, run_job
 from stillframe.testing.virtual_machine import Drive, Machine
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 SIZE = 3 << 30
-WRITER = Path(__file__).parents[1] / "oracle" / "busy_writer.py"
 LAYOUTS = ("plain", "lvm", "luks", "mirror")
 
 
