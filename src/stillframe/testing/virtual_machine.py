@@ -13,8 +13,8 @@ from typing import Final
 
 FIRMWARE: Final = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")  # Debian package ovmf
 VARIABLES: Final = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
-# QEMU 7.2 emulates AVX2 wrongly: numpy.argsort of ten 64-bit numbers gives what is no permutation, or a fault. The
-# same code is right on a processor, and right under QEMU without AVX2.
+# QEMU 7.2 emulates AVX2 wrongly: numpy.argsort of ten 64-bit numbers may be in the wrong order, or a fault. The same
+# code is right on a processor with AVX2, and under QEMU without it.
 PROCESSOR: Final = "max,avx2=off"
 _SHOWN: Final = 60
 
