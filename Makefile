@@ -2,11 +2,12 @@
 # make test    everything that must hold before a change is taken    (root; minutes)
 # make lint    the quick part of it: style, types, layers
 # make test-vm whole systems in virtual machines: saved while in use, restored, booted   (root; half an hour)
+# make test-live a disk in use, saved again and again: RUNS=30 times     (root; an hour and more)
 # make test-all, make fuzz, make bench, make clean
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all test-vm lint fuzz bench wheel clean
+.PHONY: demo test test-all test-vm test-live lint fuzz bench wheel clean
 
 # Programs for administration lie where the PATH of "su" and of ordinary users does not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -14,6 +15,8 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 VENV := .venv
 BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 60
+RUNS ?= 30
+SEED ?= 1
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
 
@@ -28,6 +31,10 @@ test: ready-for-tests lint
 
 test-all: ready-for-tests lint
 	$(BIN)/python -m pytest -m "not vm" $(PYTEST_FLAGS)
+
+test-live: ready-for-tests $(VENV)/installed-dev
+	STILLFRAME_LIVE_RUNS=$(RUNS) STILLFRAME_LIVE_SEED=$(SEED) $(BIN)/python -m pytest -s -p no:randomly $(PYTEST_FLAGS) \
+	    tests/oracle/test_live_runs.py tests/oracle/test_live_emergencies.py tests/oracle/test_live_slow_medium.py
 
 test-vm: $(VENV)/installed-dev
 	@tools/setup.sh root test-vm

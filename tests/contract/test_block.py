@@ -1,6 +1,7 @@
 """Every reader and writer of blocks obeys the one contract."""
 
 import contextlib
+import os
 import random
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -8,13 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from stillframe.block import BlockReader, BlockWriter, CachedReader, MemoryDisk, OverlayReader, WindowReader
+from stillframe.block import (
+    AssembledReader,
+    BlockReader,
+    BlockWriter,
+    CachedReader,
+    ExtentKind,
+    MemoryDisk,
+    OverlayReader,
+    Piece,
+    ReadFault,
+    WindowReader,
+)
 from stillframe.block.file import FileWriter, open_file_reader, open_file_writer
 from stillframe.block.window import WindowWriter
 from stillframe.extents import Extent
 from stillframe.host.windows.reader import open_handle_reader
 from stillframe.testing.block_contract import READER_CHECKS, WRITER_CHECKS, contents
-from stillframe.testing.faulty_disk import FaultyDisk
+from stillframe.testing.faulty_disk import FaultyDisk, PlannedFault
 from stillframe.testing.windows_device import MemoryDevice
 
 SIZE = 96 * 1024
@@ -113,6 +125,15 @@ def overlay(_: Path, content: bytes) -> Iterator[BlockReader]:
 
 
 @contextlib.contextmanager
+def assembled(_: Path, content: bytes) -> Iterator[BlockReader]:
+    under, places = bytearray(content), [(40_000, 45_000), (0, 512), (45_000, 45_001), (513, 4096), (90_000, SIZE)]
+    pieces = [Piece(start=start, reader=MemoryDisk(content[start:end])) for start, end in places]
+    for start, end in places:
+        under[start:end] = b"\xcc" * (end - start)
+    yield AssembledReader(MemoryDisk(under), pieces)
+
+
+@contextlib.contextmanager
 def cached(_: Path, content: bytes) -> Iterator[BlockReader]:
     yield CachedReader(MemoryDisk(content), page_size=4096, pages_max=3)
 
@@ -135,7 +156,7 @@ Writers = Callable[[Path, bytes], contextlib.AbstractContextManager[BlockWriter]
 Readers = Callable[[Path, bytes], contextlib.AbstractContextManager[BlockReader]]
 WRITERS: list[Writers] = [memory, memory_4096, window, file, file_direct, loop_512, loop_4096]
 READERS: list[Readers] = [
-    *WRITERS, reader_of_file, reader_of_loop, window_reader, overlay, cached, faulty_disk, windows_handle
+    *WRITERS, reader_of_file, reader_of_loop, window_reader, overlay, assembled, cached, faulty_disk, windows_handle
 ]  # fmt: skip
 ROOT = {loop_512, loop_4096, reader_of_loop}
 
@@ -186,3 +207,32 @@ def test_file_with_holes_obeys(tmp_path: Path) -> None:
     with open_file_reader(str(path)) as reader:
         for check in READER_CHECKS:
             check(reader, bytes(content))
+
+
+def test_faults_of_a_piece_name_the_bytes_of_the_whole() -> None:
+    bad = FaultyDisk(MemoryDisk(bytes(4096)), [PlannedFault(extent=Extent(512, 1024))])
+    whole = AssembledReader(MemoryDisk(bytes(SIZE)), [Piece(start=8192, reader=bad)])
+    with pytest.raises(ReadFault) as caught:
+        whole.read_at(8000, 2000)
+    assert caught.value.extent == Extent(8192, 10_000)
+    assert whole.read_at(0, 8704) == bytes(8704)
+
+
+@pytest.mark.parametrize("starts", [(0, 4095), (SIZE - 4095,), (4096, 4096)])
+def test_pieces_that_do_not_fit_are_a_bug_of_the_caller(starts: tuple[int, ...]) -> None:
+    pieces = [Piece(start=start, reader=MemoryDisk(bytes(4096))) for start in starts]
+    with pytest.raises(ValueError, match="does not fit"):
+        AssembledReader(MemoryDisk(bytes(SIZE)), pieces)
+
+
+def test_what_a_piece_knows_is_told_of_the_whole(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    path.touch()
+    os.truncate(path, 65536)
+    with open_file_reader(str(path)) as sparse:
+        whole = AssembledReader(MemoryDisk(bytes(SIZE)), [Piece(start=4096, reader=sparse)])
+        known = list(whole.known_extents(Extent(0, SIZE)))
+    kinds = [(one.kind, one.extent.start, one.extent.end) for one in known]
+    assert kinds == [
+        (ExtentKind.DATA, 0, 4096), (ExtentKind.HOLE, 4096, 69_632), (ExtentKind.DATA, 69_632, SIZE)
+    ]  # fmt: skip

@@ -29,13 +29,13 @@ from stillframe.jobs.hooks import Hooks
 from stillframe.jobs.storing import store_leaves
 from stillframe.repo.repository import Repository
 from stillframe.store import LocalStore
+from stillframe.testing.busy_volume import WRITER
 from stillframe.testing.job_runs import backup_paths, clone, make_repository, restore
 from stillframe.testing.real_disks import loop_device
 from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
-WRITER = Path(__file__).with_name("busy_writer.py")
 MAKE = {
     "ext4": ["mkfs.ext4", "-q", "-F"],
     "xfs": ["mkfs.xfs", "-q", "-f"],

@@ -15,6 +15,7 @@ PARSERS: list[Callable[[bytes], object]] = [
     answers.parse_drive_layout,
     answers.parse_disk_extents,
     answers.parse_ntfs_volume,
+    answers.parse_volume_bitmap,
     answers.parse_device_number,
     answers.parse_length,
     answers.parse_geometry,

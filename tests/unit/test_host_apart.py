@@ -3,12 +3,13 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 
 import pytest
 
 from stillframe.errors import DiskFormatError, MachineRefusal
 from stillframe.extents import Extent, ExtentSet
-from stillframe.host.apart import call_apart
+from stillframe.host.apart import call_apart, call_here
 
 
 def test_the_answer_comes_back_whatever_its_size() -> None:
@@ -24,15 +25,22 @@ def test_what_the_child_changes_stays_there() -> None:
     assert seen == []
 
 
-def test_its_own_errors_keep_their_words() -> None:
+@pytest.mark.parametrize("call", [call_apart, call_here])
+def test_its_own_errors_keep_their_words(call: Callable[..., object]) -> None:
     def fail() -> None:
         raise DiskFormatError("the folder is broken", hint="look")
 
     with pytest.raises(MachineRefusal, match="asking failed: the folder is broken") as caught:
-        call_apart(fail, what="asking")
+        call(fail, what="asking")
     assert caught.value.hint == "look"
     with pytest.raises(MachineRefusal, match="ZeroDivisionError"):
-        call_apart(lambda: 1 // 0, what="asking")
+        call(lambda: 1 // 0, what="asking")
+
+
+def test_where_there_is_no_fork_it_is_called_here() -> None:
+    seen: list[int] = []
+    call_here(lambda: seen.append(1), what="asking")
+    assert seen == [1]
 
 
 def test_a_crash_is_told() -> None:

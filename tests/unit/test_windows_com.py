@@ -271,6 +271,20 @@ def test_a_device_is_asked_with_bytes_and_answers_with_bytes(windows: Windows) -
     assert windows.calls_of().device_io_control(0x99, codes.IOCTL_STORAGE_QUERY_PROPERTY, b"a\0b", 8) == b"answer"
 
 
+@pytest.mark.parametrize(("code", "answer"), [(codes.ERROR_MORE_DATA, b"part"), (codes.ERROR_CRC, b"")])
+def test_of_an_answer_that_has_no_room_a_part_is_kept(windows: Windows, code: int, answer: bytes) -> None:
+    def control(*arguments: int) -> int:
+        ctypes.memmove(arguments[4], b"part", 4)
+        store(arguments[6], ctypes.c_uint32(4))
+        return 0
+
+    windows.add("kernel32", "DeviceIoControl", ctypes.c_int32, [U64, U32, PTR, U32, PTR, U32, PTR, PTR], control)
+    windows.error = code
+    with pytest.raises(Win32Failure) as caught:
+        windows.calls_of().device_io_control(0x99, codes.FSCTL_GET_VOLUME_BITMAP, bytes(8), 4)
+    assert (caught.value.code, caught.value.answer) == (code, answer)
+
+
 def test_a_control_code_without_bytes_has_null_for_both(windows: Windows) -> None:
     windows.add("kernel32", "DeviceIoControl", ctypes.c_int32, [U64, U32, PTR, U32, PTR, U32, PTR, PTR], lambda *_: 1)
     assert windows.calls_of().device_io_control(0x99, codes.FSCTL_ALLOW_EXTENDED_DASD_IO, b"", 0) == b""

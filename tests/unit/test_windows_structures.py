@@ -74,6 +74,9 @@ def test_sizes_and_offsets_are_those_of_the_headers(name: str) -> None:
 def test_the_parts_of_larger_structures_lie_where_the_headers_have_them() -> None:
     layout, extents = HEADERS["offsets"]["DRIVE_LAYOUT_INFORMATION_EX"], HEADERS["offsets"]["VOLUME_DISK_EXTENTS"]
     assert ctypes.sizeof(structures.DriveLayoutHeader) == layout["PartitionEntry"] == 48
+    bitmap = HEADERS["offsets"]["VOLUME_BITMAP_BUFFER"]
+    assert ctypes.sizeof(structures.VolumeBitmapHeader) == bitmap["Buffer"] == 16
+    assert offset(structures.VolumeBitmapHeader, "BitmapSize") == bitmap["BitmapSize"]
     assert offset(structures.DriveLayoutHeader, "Union") == layout["Mbr"] == layout["Gpt"]
     assert ctypes.sizeof(structures.VolumeDiskExtentsHeader) == extents["Extents"] == 8
     geometry = HEADERS["offsets"]["DISK_GEOMETRY"]
@@ -95,7 +98,18 @@ def test_numbers_are_those_of_the_headers(name: str) -> None:
 
 
 def test_every_number_with_a_windows_name_is_compared() -> None:
-    prefixes = ("FSCTL", "IOCTL", "ERROR_", "VSS_", "E_", "RPC_E", "PARTITION_STYLE", "FILE_FLAG", "GENERIC")
+    prefixes = (
+        "FSCTL",
+        "IOCTL",
+        "ERROR_",
+        "VSS_",
+        "E_",
+        "RPC_E",
+        "PARTITION_STYLE",
+        "FILE_FLAG",
+        "FILE_DEVICE",
+        "GENERIC",
+    )
     ours = {name for name in dir(codes) if name.startswith(prefixes)}
     assert ours - set(HEADERS["numbers"]) == {"ERROR_NO_SUCH_DEVICE"}  # 433; mingw-w64 of Debian 12 lacks it
 

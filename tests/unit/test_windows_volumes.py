@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from stillframe.errors import DeviceError, DiskFormatError, MachineRefusal
-from stillframe.extents import Extent
+from stillframe.extents import Extent, ExtentSet
 from stillframe.host.windows import answers, codes
 from stillframe.host.windows.answers import DiskExtent
-from stillframe.host.windows.asking import SIZE_MAX, ask, ask_ntfs, opened
+from stillframe.host.windows.asking import BITMAP_SIZE, SIZE_MAX, ask, ask_ntfs, ask_used, opened
 from stillframe.host.windows.calls import Win32Failure
 from stillframe.host.windows.exclusions import (
     MEMORY_KEY,
@@ -21,7 +21,7 @@ from stillframe.host.windows.exclusions import (
     exclusions,
     page_files,
 )  # fmt: skip
-from stillframe.host.windows.volumes import VolumeSeen, look_at_disks, match_volumes
+from stillframe.host.windows.volumes import VolumeSeen, disk_of, look_at_disks, match_volumes
 from stillframe.testing import windows_documented as documented
 from stillframe.testing.windows_documented import ESP, GIB, MIB, OPTICAL, C, D
 from stillframe.testing.windows_transcript import Line, WindowsTranscript, read_transcript
@@ -143,6 +143,7 @@ PARSERS: list[tuple[Callable[[bytes], object], bytes]] = [
     (answers.parse_drive_layout, documented.gpt_layout(documented.GPT_ENTRIES[:1], size=GIB)),
     (answers.parse_disk_extents, documented.extents((0, MIB, MIB))),
     (answers.parse_ntfs_volume, VOLUME_DATA),
+    (answers.parse_volume_bitmap, struct.pack("<qq", 0, 8)),
     (answers.parse_device_number, struct.pack("<III", 7, 2, 3)),
     (answers.parse_length, struct.pack("<q", 5)),
     (answers.parse_geometry, documented.geometry(GIB)[:32]),
@@ -281,6 +282,82 @@ def test_an_answer_does_not_get_room_without_end() -> None:
 def test_a_volume_that_is_not_ntfs_says_nothing(answer: object, *, known: bool) -> None:
     with WindowsTranscript([documented.control(1, "0x00090064", answer, size=96)]) as calls:
         assert (ask_ntfs(calls, 1) is not None) == known
+
+
+def bitmap(first: int, count: int, *bits: int) -> bytes:
+    return struct.pack("<qq", first, count) + bytes(bits)
+
+
+SMALL = struct.pack("<qqqqqIIIIqqqqq", 0x1234, 207, 20, 9, 0, 512, 4096, 1024, 0, 65536, 4, 2, 4, 99)
+
+
+def asked_used(*pieces: object, data: object = SMALL) -> list[Line]:
+    """What is asked for the map of a volume of 20 clusters; each piece begins where the one before ended."""
+    given = [struct.pack("<q", at).hex() for at in (0, 8, 16)]
+    asked = [
+        documented.control(5, "0x0009006F", piece, given=start, size=BITMAP_SIZE)
+        for piece, start in zip(pieces, given, strict=False)
+    ]
+    opening = Line(call="open_handle", arguments=("X", False), answer=5)
+    return [
+        opening,
+        documented.control(5, "0x00090064", data, size=96),
+        *asked,
+        Line(call="close_handle", arguments=(5,)),
+    ]
+
+
+def more(answer: bytes) -> dict[str, object]:
+    return {"error": 234, "hex": answer.hex()}
+
+
+def test_a_map_comes_in_pieces() -> None:
+    lines = asked_used(more(bitmap(0, 20, 0b11)), more(bitmap(8, 12, 0b1000_0000)), bitmap(16, 4, 0xFF))
+    with WindowsTranscript(lines) as calls:
+        used = ask_used(calls, "X")
+    # Clusters 0, 1, 15 and 16 to 19; the last bits stand for no cluster.
+    assert used == ExtentSet.of(Extent(0, 2 * 4096), Extent(15 * 4096, 20 * 4096))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [asked_used(data={"error": 1}), asked_used({"error": 1}), asked_used(more(bitmap(0, 20, 1)), {"error": 5})],
+)
+def test_a_map_that_is_not_told_is_none(lines: list[Line]) -> None:
+    with WindowsTranscript(lines) as calls:
+        assert ask_used(calls, "X") is None
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [bitmap(0, 21, 1, 1, 1)],  # of another size than the volume
+        [bitmap(0, 12, 1, 1)],
+        [bitmap(8, 12, 1, 1)],  # the beginning is missing
+        [more(bitmap(0, 20))],  # nothing more comes
+        [more(bitmap(0, 20, 1)), more(bitmap(0, 20, 1))],  # the same again
+        [bitmap(0, 0)],
+        [bitmap(-8, 28, 1)],
+        [b"short"],
+    ],
+)
+def test_a_map_that_does_not_fit_the_volume_is_refused(pieces: list[object]) -> None:
+    with WindowsTranscript(asked_used(*pieces)) as calls, pytest.raises(DiskFormatError):
+        ask_used(calls, "X")
+
+
+@pytest.mark.parametrize(
+    ("answer", "disk"),
+    [(struct.pack("<III", 7, 2, 1), 2), (struct.pack("<III", 2, 0, 0xFFFFFFFF), -1), ({"error": 1}, None), (b"", None)],
+)
+def test_the_disk_of_a_volume_that_says_no_more(answer: object, disk: int | None) -> None:
+    lines = [
+        Line(call="open_handle", arguments=("X", False), answer=5),
+        documented.control(5, "0x002D1080", answer, size=12),
+        Line(call="close_handle", arguments=(5,)),
+    ]
+    with WindowsTranscript(lines) as calls:
+        assert disk_of(calls, volume("X\\")) == disk
 
 
 def test_a_handle_is_closed_when_the_asking_fails() -> None:

@@ -13,7 +13,6 @@ from stillframe.testing.virtual_machine import Drive, Machine
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 SIZE = 3 << 30
-WRITER = Path(__file__).parents[1] / "oracle" / "busy_writer.py"
 LAYOUTS = ("plain", "lvm", "luks", "mirror")
 
 
@@ -47,7 +46,6 @@ def test_a_system_in_use_is_saved_restored_and_boots(layout: str, tmp_path: Path
     disks = installed(layout, tmp_path)
     files = tmp_path / "files"
     shutil.copytree(GUEST, files, ignore=shutil.ignore_patterns("base"))
-    shutil.copy(WRITER, files)
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     second.mkdir()

@@ -1,5 +1,6 @@
 """Random-access bytes: disks, files, windows and overlays, all with the same few verbs (``BlockReader``)."""
 
+from stillframe.block.assembled import AssembledReader, Piece
 from stillframe.block.base import BlockReader, BlockWriter, ExtentKind, KnownExtent, ReadFault
 from stillframe.block.cached import CachedReader
 from stillframe.block.memory import MemoryDisk
@@ -7,6 +8,7 @@ from stillframe.block.overlay import OverlayReader
 from stillframe.block.window import WindowReader
 
 __all__ = [
+    "AssembledReader",
     "BlockReader",
     "BlockWriter",
     "CachedReader",
@@ -14,6 +16,7 @@ __all__ = [
     "KnownExtent",
     "MemoryDisk",
     "OverlayReader",
+    "Piece",
     "ReadFault",
     "WindowReader",
 ]

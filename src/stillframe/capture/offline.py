@@ -6,14 +6,22 @@ Answers: "what of it matters, and did anybody write to it meanwhile?" Which way 
 import os
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
-from stillframe.block.file import FileReader
+from stillframe.block import BlockReader
 from stillframe.capture.source import CapturedDisk, Consistency, Selection, capture_disk
 from stillframe.events import Notice
 from stillframe.host.changes import ChangeStamp, change_stamp
 from stillframe.host.disks import DiskFacts
 from stillframe.host.mounts import Use, users_of
+
+
+class OpenReader(BlockReader, Protocol):
+    """A reader that somebody has to close."""
+
+    def close(self) -> None:
+        """Close it; twice is once."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +32,7 @@ class OpenSource:
     """
 
     facts: DiskFacts
-    reader: FileReader
+    reader: OpenReader
     consistency: Consistency
     notices: tuple[Notice, ...]
     stamp: ChangeStamp | None = None

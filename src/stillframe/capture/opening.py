@@ -7,19 +7,21 @@ when the person insists, and then it is ``torn``: never called good, never a bas
 from stillframe.block.file import open_file_reader
 from stillframe.capture.live import open_live_source
 from stillframe.capture.offline import OpenSource, writers_of
+from stillframe.capture.windows import open_windows_source
 from stillframe.errors import MachineRefusal, SourceInUse
 from stillframe.events import Notice
 from stillframe.host.changes import change_stamp
 from stillframe.host.disks import DiskFacts, describe
 from stillframe.host.linux import DeviceNumber, hold_exclusively, thing_at
 from stillframe.host.mounts import Use, read_users
+from stillframe.host.windows.calls import is_windows, system_calls
 
 
 def open_source(path: str, *, allow_torn: bool = False, may_be_live: bool = True) -> OpenSource:
     """Open a disk, a partition or a disk file for reading.
 
     Args:
-        path: The source.
+        path: The source; on Windows as ``open_windows_source`` takes it.
         allow_torn: Copy it as it changes, when it is in use.
         may_be_live: Hold it still while it is in use, where that is possible.
 
@@ -28,6 +30,8 @@ def open_source(path: str, *, allow_torn: bool = False, may_be_live: bool = True
         SourceInUse: Something may write to it, and it cannot be held still.
         MachineRefusal: This user may not read it.
     """
+    if is_windows():
+        return open_windows_source(system_calls(), path, allow_torn=allow_torn, may_be_live=may_be_live)
     facts = describe(path)
     writers = writers_of(facts.path)
     if writers and not allow_torn:

@@ -26,6 +26,14 @@ Consistency = Literal["offline", "snapshot", "frozen", "torn"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SaidUsed:
+    """What a running system says is in use of a shadow that it made: ``place`` on the disk, ``used`` inside of it."""
+
+    place: Extent
+    used: ExtentSet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StackedVolume:
     """A volume that is not a partition but rests on one, through LVM, encryption or RAID.
 
@@ -50,6 +58,7 @@ class Selection:
         exclude: Files whose contents are left out, where the used map is proven.
         held: Partitions that are mounted, and whose file systems stand still while they are looked at.
         held_by: What holds those still.
+        said_used: What the running system says of shadows; counts for NTFS only.
         stacked: Volumes that rest on partitions.
         consistency: ``torn`` when the source is in use and the person insists.
     """
@@ -59,6 +68,7 @@ class Selection:
     exclude: tuple[Pattern, ...] = ()
     held: frozenset[Extent] = frozenset()
     held_by: Consistency = "frozen"
+    said_used: tuple[SaidUsed, ...] = ()
     stacked: tuple[StackedVolume, ...] = ()
     consistency: Consistency = "offline"
 
@@ -150,7 +160,8 @@ def _capture_volume(disk: BlockReader, partition: Partition, selection: Selectio
     reader = WindowReader(disk, partition.extent)
     identified = identify(reader)
     is_held = partition.extent in selection.held
-    used = read_used_map(reader, identified, is_frozen=is_held)
+    said_used = next((said.used for said in selection.said_used if said.place == partition.extent), None)
+    used = read_used_map(reader, identified, is_frozen=is_held, said_used=said_used)
     everything = ExtentSet.of(Extent(0, reader.size))
     notices = [*used.notices]
     left_out: list[LeftOutFile] = []

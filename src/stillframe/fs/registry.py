@@ -11,13 +11,14 @@ from typing import Final
 from stillframe.block import BlockReader, ReadFault
 from stillframe.errors import DiskFormatError
 from stillframe.events import Notice
+from stillframe.extents import ExtentSet
 from stillframe.fs.base import Filesystem, UsedMap, Volume, raw_map
 from stillframe.fs.btrfs import BtrfsFilesystem
 from stillframe.fs.btrfs import read_frozen_map as read_frozen_btrfs
 from stillframe.fs.exfat import ExfatFilesystem
 from stillframe.fs.ext import ExtFilesystem
 from stillframe.fs.fat import FatFilesystem
-from stillframe.fs.ntfs import NtfsFilesystem
+from stillframe.fs.ntfs import NtfsFilesystem, read_shadow_map
 from stillframe.fs.recognised import ContainerVolumes, ForeignFilesystems
 from stillframe.fs.swap import SwapFilesystem
 from stillframe.fs.xfs import XfsFilesystem
@@ -73,17 +74,23 @@ def identify(reader: BlockReader) -> Identified:
     )
 
 
-def read_used_map(reader: BlockReader, identified: Identified, *, is_frozen: bool = False) -> UsedMap:
+def read_used_map(
+    reader: BlockReader, identified: Identified, *, is_frozen: bool = False, said_used: ExtentSet | None = None
+) -> UsedMap:
     """The bytes in use; the whole partition where its file system is not known, is broken, or cannot prove its map.
 
     Args:
         reader: The partition.
         identified: What ``identify`` said of it.
         is_frozen: The caller vouches that the kernel holds it frozen at this moment.
+        said_used: The reader is a shadow of a mounted NTFS, and these of its bytes are in use by what Windows says of
+            that shadow.
     """
     if identified.filesystem is None:
         return raw_map(reader, *identified.notices)
     try:
+        if said_used is not None and identified.volume.filesystem == "ntfs":
+            return read_shadow_map(reader, said_used)
         if is_frozen and identified.volume.filesystem in _FROZEN_MAPS:
             return _FROZEN_MAPS[identified.volume.filesystem](reader)
         return identified.filesystem.used_map(reader)

@@ -36,7 +36,7 @@ def call_apart(question: Callable[[], Answer], *, what: str, timeout_s: float = 
         MachineRefusal: It failed, crashed or did not end; its own error's words, where it had any.
     """
     if sys.platform == "win32":  # there is no fork
-        return question()
+        return call_here(question, what=what)
     answers, ours = os.pipe()
     child = os.fork()
     if child == 0:
@@ -58,6 +58,20 @@ def call_apart(question: Callable[[], Answer], *, what: str, timeout_s: float = 
     if not good:
         raise MachineRefusal(f"{what} failed: {answer}", hint=hint or _HINT)
     return cast("Answer", answer)
+
+
+def call_here(question: Callable[[], Answer], *, what: str) -> Answer:
+    """Call a function in this process, where there is no other way: an error is survived, a crash is not.
+
+    Raises:
+        MachineRefusal: It failed; its own error's words.
+    """
+    try:
+        return question()
+    except StillframeError as error:
+        raise MachineRefusal(f"{what} failed: {error.message}", hint=error.hint or _HINT) from error
+    except Exception as error:
+        raise MachineRefusal(f"{what} failed: {type(error).__name__}: {error}", hint=_HINT) from error
 
 
 def _answer(question: Callable[[], object], ours: int) -> NoReturn:

@@ -13,13 +13,14 @@ from typing import Final, Literal
 import stillframe
 from stillframe.capture import CapturedDisk, OpenSource, Selection
 from stillframe.capture.live import LiveSource
+from stillframe.capture.windows import WindowsSource, hold
 from stillframe.clock import rfc3339
 from stillframe.errors import Cancelled, StorageFull, UsageError
 from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.jobs.baseline import WantedKind, choose_baseline
 from stillframe.jobs.chunking import kept_ranges
 from stillframe.jobs.context import JobContext
-from stillframe.jobs.hooks import Hooks
+from stillframe.jobs.hooks import Hooks, hooked
 from stillframe.jobs.live import StoredLive, store_live
 from stillframe.jobs.manifests import describe_disk
 from stillframe.jobs.preflight import RESERVE, Estimate, PricedFolder, estimate, price_temporary
@@ -108,10 +109,19 @@ def plan_backup(
     )  # fmt: skip
     return BackupPlan(
         kind=baseline.kind, baseline=baseline.image, domain=baseline.domain, options=options, disks=disks,
-        estimate=cost, temporary=price_temporary(disks, [one.text for one in options.selection.exclude]),
+        estimate=cost, temporary=_price(sources, disks, options),
         free_space=repository.box.store.free_space(),
         notices=(*baseline.notices, *_all_notices(sources, disks)),
     )  # fmt: skip
+
+
+def _price(
+    sources: Sequence[OpenSource], disks: tuple[CapturedDisk, ...], options: BackupOptions
+) -> tuple[PricedFolder, ...]:
+    """What temporary files cost. Not on Windows: nothing stands still yet, and a library that crashed would end us."""
+    if any(isinstance(source, WindowsSource) for source in sources):
+        return ()
+    return price_temporary(disks, [one.text for one in options.selection.exclude])
 
 
 def require_room(plan: BackupPlan) -> None:
@@ -164,7 +174,7 @@ def apply_backup(
 def _all_notices(sources: Sequence[OpenSource], disks: Sequence[CapturedDisk]) -> Iterator[Notice]:
     for source, disk in zip(sources, disks, strict=True):
         yield from source.notices
-        if isinstance(source, LiveSource):  # what a look at it says now need not hold under the freeze
+        if isinstance(source, LiveSource | WindowsSource):  # what a look at it says now need not hold under the freeze
             yield source.announcement
             continue
         yield from disk.notices
@@ -192,6 +202,9 @@ def _store(
     repository: Repository, sources: Sequence[OpenSource], plan: BackupPlan, writer: ImageWriter, context: JobContext
 ) -> _Done:
     """Store all sources: first those in use, all as they are at one moment, then the others as they lie there."""
+    shadowed = [source for source in sources if isinstance(source, WindowsSource)]
+    if shadowed:  # and then all are: a Windows has no others
+        return _store_shadowed(repository, shadowed, plan, writer, context)
     live = [source for source in sources if isinstance(source, LiveSource)]
     found = None
     if live:
@@ -203,6 +216,22 @@ def _store(
     if found is None:
         return _Done(disks=plan.disks, ranges=tuple(stored), bytes_read=bytes_read)
     return _merged(sources, found, still, stored, bytes_read)
+
+
+def _store_shadowed(
+    repository: Repository, sources: Sequence[WindowsSource], plan: BackupPlan, writer: ImageWriter,
+    context: JobContext,
+) -> _Done:  # fmt: skip
+    """Store disks of a running Windows, which are held still until the last byte of them was read."""
+    wanted, notices = plan.options, list[Notice]()
+    around = hooked(wanted.hooks, notices.append)
+    check = context.cancel.check
+    with hold(sources, wanted.selection, around=around, sink=context.events, check=check) as held:
+        ranges = [one for disk in held.disks for one in kept_ranges(disk)]
+        stored, bytes_read = store_ranges(ranges, writer, chunk_size=repository.identity.chunk_size, context=context)
+    return _Done(
+        disks=held.disks, ranges=tuple(stored), bytes_read=bytes_read, notices=(*held.notices, *notices)
+    )  # fmt: skip
 
 
 def _merged(

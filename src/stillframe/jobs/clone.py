@@ -17,9 +17,10 @@ from stillframe.block import BlockWriter
 from stillframe.block.file import aligned_buffer
 from stillframe.capture import CapturedDisk, OpenSource, Selection
 from stillframe.capture.live import LiveSource, watch
+from stillframe.capture.windows import WindowsSource
 from stillframe.clock import Clock
 from stillframe.disk import Patch, fit_table, new_identity
-from stillframe.errors import DeviceError, Disturbed, TargetError
+from stillframe.errors import DeviceError, Disturbed, SourceInUse, TargetError
 from stillframe.events import BytesMoved, EventSink, JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.places import lies_on
@@ -79,7 +80,13 @@ def plan_clone(source: OpenSource, target_path: str, options: CloneOptions) -> C
 
     Raises:
         TargetError: The target is the source, holds it, is too small, or has sectors of another size.
+        SourceInUse: It is a disk of the Windows that is running.
     """
+    if isinstance(source, WindowsSource):
+        raise SourceInUse(
+            f"{source.facts.path} is in use by this Windows: it can be backed up, and not be cloned in this version",
+            hint="Clone it from the Linux rescue system.",
+        )
     disk = source.capture(options.selection)
     layout, target, size = disk.layout, None, disk.layout.size
     lost: tuple[str, ...] = ()

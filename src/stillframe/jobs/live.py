@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stillframe.capture import CapturedDisk, OpenSource, Selection
 from stillframe.capture.live import Held, LiveSource, Piece, watch
+from stillframe.capture.windows import WindowsSource
 from stillframe.errors import SourceInUse, Unseen
 from stillframe.events import Notice
 from stillframe.extents import Extent, ExtentSet
@@ -169,6 +170,8 @@ def require_elsewhere(repository_folder: str, sources: Sequence[OpenSource]) -> 
         SourceInUse: It lies on one of the sources, or nobody can say.
     """
     for source in sources:
+        if isinstance(source, WindowsSource):
+            source.require_elsewhere(repository_folder)
         if isinstance(source, LiveSource) and lies_on(repository_folder, source.facts.path) is not False:
             raise SourceInUse(
                 f"{source.facts.path} is in use, and the repository {repository_folder} lies on it: a file system that "

@@ -110,9 +110,9 @@ def require_raw(facts: DiskFacts) -> None:
 
 
 def require_raw_sources(paths: Iterable[str]) -> None:
-    """``require_raw`` for each path at which there is something."""
+    """``require_raw`` for each path at which there is a file: a device is no container."""
     for path in paths:
-        if os.path.exists(path):
+        if os.path.isfile(path):
             require_raw(describe(path))
 
 

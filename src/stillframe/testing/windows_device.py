@@ -39,7 +39,7 @@ class MemoryDevice:
 
     def __init__(
         self,
-        contents: bytes,
+        contents: bytes | bytearray | memoryview,
         *,
         sector_size: int = 512,
         refused: tuple[RefusedRange, ...] = (),

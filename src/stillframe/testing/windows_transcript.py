@@ -1,9 +1,9 @@
 """Windows played from a transcript: each call must be the next one, with exactly its arguments.
 
 A transcript is JSON lines, one call each: ``call``, ``arguments``, and ``answer``. What an answer may be depends on the
-call: bytes as ``{"hex": ...}``, a failure of Windows as ``{"error": code}``, a method of VSS as ``{"hresult": ...,
-"numbers": [...], "texts": [...], "snapshot": {...}}``, Ctrl-C as ``{"interrupt": true}``. ``seconds`` is how long the
-call took, by the clock of the test.
+call: bytes as ``{"hex": ...}``, a failure of Windows as ``{"error": code}`` (with the bytes for which there was room,
+where there are more), a method of VSS as ``{"hresult": ..., "numbers": [...], "texts": [...], "snapshot": {...}}``,
+Ctrl-C as ``{"interrupt": true}``. ``seconds`` is how long the call took, by the clock of the test.
 
 The transcripts in ``tests/data/windows`` come from ``tools/windows_transcripts.py``, which writes them from Microsoft's
 documentation. THEY WERE NOT RECORDED ON WINDOWS.
@@ -137,7 +137,7 @@ class WindowsTranscript:
             self._clock.advance(timedelta(seconds=line.seconds))
         if isinstance(line.answer, Mapping):
             if "error" in line.answer:
-                raise Win32Failure(call, line.answer["error"])
+                raise Win32Failure(call, line.answer["error"], bytes.fromhex(line.answer.get("hex", "")))
             if "refusal" in line.answer:
                 raise MachineRefusal(line.answer["refusal"])
             if "interrupt" in line.answer:

@@ -9,7 +9,7 @@ mkdir -p /mnt/repository /var/kept /var/stir
 mkfs.ext4 -q "$repository"
 mount "$repository" /mnt/repository
 lsblk
-nice -n 19 python3 /job/busy_writer.py /var/kept /job/ledger 1 &
+nice -n 19 python3 /job/src/stillframe/testing/busy_writer.py /var/kept /job/ledger 1 &
 writer=$!
 nice -n 19 fio --name=a --rw=randwrite --bs=4k --size=30M --time_based --runtime=3600 --rate=2m --thread --directory=/var/stir > /dev/null &
 fio=$!

@@ -1,5 +1,5 @@
-"""NTFS: the used map of a volume and the proof that it is current (``NtfsFilesystem``)."""
+"""NTFS: the used map of a volume and the proof that it is current (``NtfsFilesystem``, ``read_shadow_map``)."""
 
-from stillframe.fs.ntfs.volume import NtfsFilesystem
+from stillframe.fs.ntfs.volume import NtfsFilesystem, read_shadow_map
 
-__all__ = ["NtfsFilesystem"]
+__all__ = ["NtfsFilesystem", "read_shadow_map"]

@@ -117,6 +117,40 @@ class NtfsFilesystem:
         return tuple(files)
 
 
+def read_shadow_map(reader: BlockReader, said_used: ExtentSet) -> UsedMap:
+    """The bytes in use, of a Windows shadow of a volume that is mounted.
+
+    In a shadow ``$LogFile`` is in use, so it proves nothing, and what it may still hold is not replayed here. Two
+    things stand in for it. Windows writes out the file system's buffers before it makes a shadow, so ``$Bitmap`` and
+    the file table are as new as the shadow. And NTFS has the shadow itself mounted: the map that it gives is that after
+    its own look at the log. What any of the three has in use is kept: ``$Bitmap``, the table, and what NTFS says.
+
+    None of that has been seen on a Windows. A dirty volume is kept whole. ``hiberfil.sys`` is not asked: the system
+    that has this volume in use is running.
+
+    Args:
+        reader: The shadow, of the size of the partition.
+        said_used: Bytes of the clusters that NTFS, asked at the shadow, calls used.
+
+    Raises:
+        DiskFormatError: The structures contradict each other, or what NTFS said is of another volume.
+
+    Source: learn.microsoft.com, "Volume Shadow Copy Service", "How a Shadow Copy Is Created" (buffers are flushed,
+    then the file system is frozen); FSCTL_GET_VOLUME_BITMAP.
+    """
+    boot = _require_boot(reader)
+    table = open_mft(reader, boot)
+    doubt = _find_flaw(read_volume_facts(reader, table))
+    if doubt is not None:
+        return raw_map(reader, *_describe_repairs(table), doubt)
+    outside = said_used - ExtentSet.of(Extent(0, boot.cluster_count * boot.cluster_size))
+    if not len(said_used) or len(outside):
+        raise DiskFormatError("NTFS: the map that Windows gave is not of this volume", hint=HINT)
+    kept = read_bitmap(reader, table) | scan_clusters(reader, table) | table.stream.extents | said_used
+    kept |= ExtentSet.of(Extent(boot.size, reader.size))
+    return UsedMap(extents=kept, kind="used", notices=_describe_repairs(table))
+
+
 def read_volume_facts(reader: BlockReader, table: MasterFileTable) -> VolumeFacts:
     """Read label, version and flags.
 
@@ -192,14 +226,9 @@ def _describe_repairs(table: MasterFileTable) -> tuple[Notice, ...]:
 
 def _find_doubt(reader: BlockReader, table: MasterFileTable) -> Notice | None:
     """The first reason not to trust ``$Bitmap``."""
-    facts = read_volume_facts(reader, table)
-    if facts.version not in _VERSIONS:
-        major, minor = facts.version
-        message = f"NTFS version {major}.{minor} is not known; the volume is kept whole"
-        return Notice(code="ntfs-version", message=message, hint="A newer Stillframe may know it.")
-    if facts.flags & (_DIRTY | _CHKDSK_UNDER_WAY):
-        message = "The NTFS volume is marked as dirty; it is kept whole"
-        return Notice(code="ntfs-dirty", message=message, hint=_CHKDSK_HINT)
+    flaw = _find_flaw(read_volume_facts(reader, table))
+    if flaw is not None:
+        return flaw
     if _is_hibernated(reader, table):
         message = "Windows is hibernated or was shut down with fast startup; the volume is kept whole"
         return Notice(code="ntfs-hibernated", message=message, hint=_SHUTDOWN_HINT)
@@ -208,6 +237,18 @@ def _find_doubt(reader: BlockReader, table: MasterFileTable) -> Notice | None:
     if reason is not None:
         message = f"The NTFS volume was not closed properly ($LogFile: {reason}); it is kept whole"
         return Notice(code="ntfs-log-not-clean", message=message, hint=_SHUTDOWN_HINT)
+    return None
+
+
+def _find_flaw(facts: VolumeFacts) -> Notice | None:
+    """What the volume says against itself, mounted or not."""
+    if facts.version not in _VERSIONS:
+        major, minor = facts.version
+        message = f"NTFS version {major}.{minor} is not known; the volume is kept whole"
+        return Notice(code="ntfs-version", message=message, hint="A newer Stillframe may know it.")
+    if facts.flags & (_DIRTY | _CHKDSK_UNDER_WAY):
+        message = "The NTFS volume is marked as dirty; it is kept whole"
+        return Notice(code="ntfs-dirty", message=message, hint=_CHKDSK_HINT)
     return None
 
 

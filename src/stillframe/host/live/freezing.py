@@ -19,6 +19,7 @@ from stillframe.host.live.watchdog import Watchdog
 
 _SETTLED_S: Final = 0.1
 _ROUNDS_MAX: Final = 30
+_SETTLING_S: Final = 15.0
 _HINT: Final = "SysRq-j ('echo j > /proc/sysrq-trigger') thaws everything, as the last resort."
 
 
@@ -51,10 +52,13 @@ def open_mounted(where: str) -> MountedFilesystem:
 def settle(filesystems: Sequence[MountedFilesystem]) -> None:
     """Write out again and again until that is quick: the freeze itself then has little left to write.
 
+    A disk that is kept busy for longer than 15 seconds is not going to be quicker: it is frozen as it is.
+
     Raises:
         MachineRefusal: Something could not be written.
     """
     for filesystem in filesystems:
+        enough = time.monotonic() + _SETTLING_S
         for _ in range(_ROUNDS_MAX):
             began = time.monotonic()
             try:
@@ -63,7 +67,8 @@ def settle(filesystems: Sequence[MountedFilesystem]) -> None:
                 raise MachineRefusal(
                     f"{filesystem.where} could not be written out: {error.strerror}", hint="Look at 'dmesg'."
                 ) from error
-            if time.monotonic() - began < _SETTLED_S:
+            now = time.monotonic()
+            if now - began < _SETTLED_S or now > enough:
                 break
 
 
@@ -85,34 +90,45 @@ def frozen(filesystems: Sequence[MountedFilesystem], watchdog: Watchdog) -> Iter
         MachineRefusal: One of them cannot be frozen; none is then.
         ThawedEarly: One of them did not stay frozen.
     """
-    stillness, done = Stillness(), list[MountedFilesystem]()
-    lock_memory(locked=True)  # the pages of this program may lie on what is frozen
-    began = time.monotonic()
-    watchdog.arm()
-    broken: MountedFilesystem | None = None
-    try:
-        for filesystem in filesystems:
-            _freeze(filesystem)
-            done.append(filesystem)
-        yield stillness
-    finally:
-        for filesystem in reversed(done):
-            broken = broken if _thaw(filesystem) else filesystem
-        watchdog.disarm()
-        stillness.seconds = time.monotonic() - began
-        lock_memory(locked=False)
-    if broken is not None:
+    stillness, frozen_now = Stillness(), list[MountedFilesystem]()
+    with _pages_locked():
+        began = time.monotonic()
+        watchdog.arm()
+        thawed_early: list[MountedFilesystem] = []
+        try:
+            for filesystem in filesystems:
+                # Noted before: an interruption may come between the freeze and the next line.
+                frozen_now.append(filesystem)
+                _freeze(filesystem, frozen_now)
+            yield stillness
+        finally:
+            thawed_early = _thaw_all(frozen_now)
+            watchdog.disarm()
+            stillness.seconds = time.monotonic() - began
+    for filesystem in thawed_early:
         raise ThawedEarly(
-            f"{broken.where} was thawed by somebody else while it was read: the image is discarded",
+            f"{filesystem.where} was thawed by somebody else while it was read: the image is discarded",
             hint="The limit of the watchdog may have been too short for this disk, or another program thawed it. "
             "Run the backup again.",
         )
 
 
-def _freeze(filesystem: MountedFilesystem) -> None:
+@contextmanager
+def _pages_locked() -> Iterator[None]:
+    """Keep the pages of this program in memory: they may lie on what is frozen."""
+    lock_memory(locked=True)
+    try:
+        yield
+    finally:
+        lock_memory(locked=False)
+
+
+def _freeze(filesystem: MountedFilesystem, frozen_now: list[MountedFilesystem]) -> None:
+    """Freeze the last of a list; what cannot be frozen is taken off it."""
     try:
         freeze_filesystem(filesystem.descriptor)
     except OSError as error:
+        frozen_now.pop()
         if error.errno == errno.EBUSY:
             raise MachineRefusal(
                 f"{filesystem.where} is frozen already, by another program", hint=f"Wait until it has ended. {_HINT}"
@@ -123,12 +139,21 @@ def _freeze(filesystem: MountedFilesystem) -> None:
         ) from error
 
 
-def _thaw(filesystem: MountedFilesystem) -> bool:
-    """Thaw; false when it was not frozen any more."""
-    try:
-        thaw_filesystem(filesystem.descriptor)
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            return False
-        raise MachineRefusal(f"{filesystem.where} could not be thawed: {error.strerror}", hint=_HINT) from error
-    return True
+def _thaw_all(filesystems: Sequence[MountedFilesystem]) -> list[MountedFilesystem]:
+    """Thaw in the opposite order; those that were not frozen any more.
+
+    Raises:
+        MachineRefusal: One could not be thawed; the others are, and the watchdog goes on with it.
+    """
+    thawed_early, failure = [], None
+    for filesystem in reversed(filesystems):
+        try:
+            thaw_filesystem(filesystem.descriptor)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                thawed_early.append(filesystem)
+                continue
+            failure = MachineRefusal(f"{filesystem.where} could not be thawed: {error.strerror}", hint=_HINT)
+    if failure is not None:
+        raise failure
+    return thawed_early

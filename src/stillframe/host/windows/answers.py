@@ -95,6 +95,18 @@ class NtfsVolume:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeBitmap:
+    """A piece of the map of a volume: a bit for each cluster from ``first_cluster`` on, least significant bit first.
+
+    ``cluster_count`` is that of the volume from there to its end; there may be fewer bits.
+    """
+
+    first_cluster: int
+    cluster_count: int
+    bits: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceNumber:
     """Which device a handle is of: number of the disk, number of the partition (0 for the whole disk)."""
 
@@ -190,6 +202,19 @@ def parse_ntfs_volume(answer: bytes) -> NtfsVolume:
         cluster_size=raw.BytesPerCluster,
         cluster_count=raw.TotalClusters,
     )
+
+
+def parse_volume_bitmap(answer: bytes) -> VolumeBitmap:
+    """Parse FSCTL_GET_VOLUME_BITMAP.
+
+    Raises:
+        DiskFormatError: It is too short, or counts what no volume has.
+    """
+    raw = _take(structures.VolumeBitmapHeader, answer, 0, "the map of a volume")
+    if not 0 <= raw.StartingLcn < 1 << 51 or not 0 < raw.BitmapSize < 1 << 51:
+        raise _wrong("the map of a volume", "clusters from 0", (raw.StartingLcn, raw.BitmapSize))
+    bits = answer[ctypes.sizeof(raw) :]
+    return VolumeBitmap(first_cluster=raw.StartingLcn, cluster_count=raw.BitmapSize, bits=bits)
 
 
 def parse_device_number(answer: bytes) -> DeviceNumber:

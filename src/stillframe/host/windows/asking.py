@@ -5,16 +5,19 @@ failure; everything else is an error that names the device.
 """
 
 import ctypes
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from stillframe.errors import DeviceError, MachineRefusal, StillframeError, UsageError
+from stillframe.errors import DeviceError, DiskFormatError, MachineRefusal, StillframeError, UsageError
+from stillframe.extents import ExtentSet
 from stillframe.host.windows import answers, codes, structures
 from stillframe.host.windows.calls import DeviceCalls, Win32Failure
 
 FIRST_SIZE: Final = 4096
 SIZE_MAX: Final = 1 << 20
+BITMAP_SIZE: Final = 16 + (1 << 20)
 _MORE: Final = (codes.ERROR_MORE_DATA, codes.ERROR_INSUFFICIENT_BUFFER)
 
 
@@ -77,6 +80,48 @@ def ask_ntfs(calls: DeviceCalls, handle: int) -> answers.NtfsVolume | None:
     except Win32Failure:
         return None
     return answers.parse_ntfs_volume(answer)
+
+
+def ask_used(calls: DeviceCalls, path: str) -> ExtentSet | None:
+    """The bytes of the clusters that NTFS calls used, of a volume or shadow; ``None`` when it does not say.
+
+    Raises:
+        StillframeError: It cannot be opened.
+        DiskFormatError: The pieces of the answer do not fit each other.
+    """
+    with opened(calls, path) as handle:
+        volume = ask_ntfs(calls, handle)
+        if volume is None:
+            return None
+        found, position = ExtentSet.empty(), 0
+        while position < volume.cluster_count:
+            piece = _ask_bitmap(calls, handle, position)
+            if piece is None:
+                return None
+            count = min(len(piece.bits) * 8, piece.cluster_count)
+            end = piece.first_cluster + count
+            whole = piece.first_cluster + piece.cluster_count
+            if piece.first_cluster > position or end <= position or whole != volume.cluster_count:
+                raise DiskFormatError(
+                    f"{path}: the map that Windows gave ends at cluster {whole}, the volume at {volume.cluster_count}",
+                    hint="Run it again; the Linux rescue system saves the volume too.",
+                )
+            base = piece.first_cluster * volume.cluster_size
+            found |= ExtentSet.from_bitmap(piece.bits, count=count, unit=volume.cluster_size, base=base)
+            position = end
+    return found
+
+
+def _ask_bitmap(calls: DeviceCalls, handle: int, cluster: int) -> answers.VolumeBitmap | None:
+    """A piece of the map; ``None`` when the file system does not give it. Source: FSCTL_GET_VOLUME_BITMAP."""
+    given = struct.pack("<q", cluster)
+    try:
+        answer = calls.device_io_control(handle, codes.FSCTL_GET_VOLUME_BITMAP, given, BITMAP_SIZE)
+    except Win32Failure as failure:
+        if failure.code != codes.ERROR_MORE_DATA:
+            return None
+        answer = failure.answer
+    return answers.parse_volume_bitmap(answer)
 
 
 def open_failure(path: str, failure: Win32Failure) -> StillframeError:

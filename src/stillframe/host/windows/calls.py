@@ -35,12 +35,16 @@ _EOAC_STATIC_CLOAKING: Final = 0x20
 
 
 class Win32Failure(Exception):
-    """A call of Windows failed. ``call`` is its name, ``code`` the number of ``GetLastError``."""
+    """A call of Windows failed. ``call`` is its name, ``code`` the number of ``GetLastError``.
 
-    def __init__(self, call: str, code: int) -> None:
+    ``answer`` is as much of an answer as there was room for, with ERROR_MORE_DATA.
+    """
+
+    def __init__(self, call: str, code: int, answer: bytes = b"") -> None:
         super().__init__(f"{call} failed with Windows error {code}")
         self.call = call
         self.code = code
+        self.answer = answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +119,11 @@ class WindowsCalls(DeviceCalls, MachineCalls, ShadowCalls, Protocol):
     """Everything that is asked of Windows."""
 
 
+def is_windows() -> bool:
+    """Whether this system is one that can be asked."""
+    return sys.platform == "win32"
+
+
 def system_calls() -> "SystemCalls":
     """The calls of this machine.
 
@@ -171,9 +180,13 @@ class SystemCalls:
         before, after, returned = ctypes.create_string_buffer(given, len(given) + 1), _bytes_of(size), c_uint32()
         into = ctypes.addressof(after) if size else None
         source = ctypes.addressof(before) if given else None
-        if not control(handle, code, source, len(given), into, size, ctypes.addressof(returned), None):
-            raise self._failure("DeviceIoControl")
-        return bytes(after)[: min(returned.value, size)]
+        done = control(handle, code, source, len(given), into, size, ctypes.addressof(returned), None)
+        failure = None if done else self._failure("DeviceIoControl")
+        answer = bytes(after)[: min(returned.value, size)]
+        if failure is not None:
+            failure.answer = answer if failure.code == codes.ERROR_MORE_DATA else b""
+            raise failure
+        return answer
 
     def read(self, handle: int, offset: int, buffer: memoryview) -> int:
         """Read at an offset: with OVERLAPPED the position is the call's own, so threads do not disturb each other."""

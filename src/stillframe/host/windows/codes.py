@@ -35,6 +35,8 @@ IOCTL_VOLUME_GET_VOLUME_DISK_EXTENTS: Final = control_code(_VOLUME, 0)
 IOCTL_STORAGE_GET_DEVICE_NUMBER: Final = control_code(_MASS_STORAGE, 0x420)
 IOCTL_STORAGE_QUERY_PROPERTY: Final = control_code(_MASS_STORAGE, 0x500)
 
+FILE_DEVICE_DISK: Final = 7  # devioctl.h, DEVICE_TYPE; an optical drive is 2
+
 STORAGE_DEVICE_PROPERTY: Final = 0  # enum STORAGE_PROPERTY_ID, StorageDeviceProperty
 PROPERTY_STANDARD_QUERY: Final = 0  # enum STORAGE_QUERY_TYPE, PropertyStandardQuery
 
@@ -66,6 +68,7 @@ ERROR_READ_FAULT: Final = 30
 ERROR_SHARING_VIOLATION: Final = 32
 ERROR_HANDLE_EOF: Final = 38
 ERROR_NOT_SUPPORTED: Final = 50
+ERROR_DEV_NOT_EXIST: Final = 55
 ERROR_INVALID_PARAMETER: Final = 87
 ERROR_SEM_TIMEOUT: Final = 121
 ERROR_INSUFFICIENT_BUFFER: Final = 122
@@ -83,6 +86,9 @@ SECTOR_ERRORS: Final = frozenset(
      ERROR_DISK_OPERATION_FAILED}
 )  # fmt: skip
 """Answers that speak of some sectors; every other failure of a read speaks of the whole device."""
+
+GONE: Final = frozenset({ERROR_DEV_NOT_EXIST, ERROR_NO_SUCH_DEVICE, ERROR_FILE_INVALID, ERROR_DEVICE_NOT_CONNECTED})
+"""The device, or the shadow, does not exist any more."""
 
 NO_MEDIUM: Final = frozenset({ERROR_NOT_READY, ERROR_NO_MEDIA_IN_DRIVE})
 """A card reader without a card, an empty optical drive."""

@@ -191,7 +191,7 @@ class HandleReader:
                 extent=extent,
                 hint="Windows keeps this range to itself." if refused else "Make an image now, then replace the disk.",
             )
-        if failure.code in (codes.ERROR_NO_SUCH_DEVICE, codes.ERROR_FILE_INVALID, codes.ERROR_DEVICE_NOT_CONNECTED):
+        if failure.code in codes.GONE:
             return DeviceError(
                 f"{self.path} went away while it was read (Windows error {failure.code})",
                 hint="A shadow goes when its room is full: free some room on the volume. Or the disk was unplugged.",

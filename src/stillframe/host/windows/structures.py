@@ -129,6 +129,12 @@ class NtfsVolumeStructure(ctypes.Structure):
     )
 
 
+class VolumeBitmapHeader(ctypes.Structure):
+    """VOLUME_BITMAP_BUFFER without its array; the bits begin at 16."""
+
+    _fields_ = (("StartingLcn", c_int64), ("BitmapSize", c_int64))
+
+
 class StorageDeviceNumberStructure(ctypes.Structure):
     """STORAGE_DEVICE_NUMBER, 12 bytes."""
 

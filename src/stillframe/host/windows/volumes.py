@@ -5,6 +5,7 @@ volume at all (the Microsoft reserved partition, foreign file systems): those ar
 matched to its partition by where it lies, never by its name or by its place in a list.
 """
 
+import ctypes
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from stillframe.events import Notice
 from stillframe.host.windows import answers, codes, structures
 from stillframe.host.windows.answers import DiskExtent, DriveLayout, PartitionEntry, Scheme
 from stillframe.host.windows.asking import ask, ask_length, device_failure, open_failure, opened
-from stillframe.host.windows.calls import Win32Failure, WindowsCalls
+from stillframe.host.windows.calls import DeviceCalls, Win32Failure, WindowsCalls
 
 _PHYSICAL: Final = re.compile(r"PhysicalDrive([0-9]{1,4})", re.IGNORECASE)
 
@@ -121,6 +122,22 @@ def look_at_disks(calls: WindowsCalls) -> DisksSeen:
             disks.append(disk)
     volumes = tuple(_look_at_volume(calls, name) for name in volume_names)
     return match_volumes(tuple(disks), volumes, notices=tuple(notices))
+
+
+def disk_of(calls: DeviceCalls, volume: VolumeSeen) -> int | None:
+    """The number of the disk of a volume that does not say where it lies; -1: of no disk (an optical drive).
+
+    Returns:
+        ``None`` when it does not say that either.
+    """
+    size = ctypes.sizeof(structures.StorageDeviceNumberStructure)
+    try:
+        with opened(calls, volume.device) as handle:
+            answer = calls.device_io_control(handle, codes.IOCTL_STORAGE_GET_DEVICE_NUMBER, b"", size)
+        found = answers.parse_device_number(answer)
+    except (Win32Failure, StillframeError):
+        return None
+    return found.disk if found.kind == codes.FILE_DEVICE_DISK else -1
 
 
 def match_volumes(
