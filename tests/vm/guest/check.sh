@@ -29,13 +29,14 @@ cat /job/e2fsck
 [ "$wrong" = 0 ]
 
 # A mirror has both halves, and they are equal.
-if [ -e /sys/block/md0 ]; then
+for array in /sys/block/md*/md; do
+    [ -e "$array/sync_action" ] || continue
     cat /proc/mdstat
-    [ "$(cat /sys/block/md0/md/degraded)" = 0 ]
-    mdadm --wait /dev/md0 || true
-    echo check > /sys/block/md0/md/sync_action
-    mdadm --wait /dev/md0 || true
-    echo "halves differ in $(cat /sys/block/md0/md/mismatch_cnt) sectors"
-    [ "$(cat /sys/block/md0/md/mismatch_cnt)" = 0 ]
-fi
+    [ "$(cat "$array/degraded")" = 0 ]
+    while [ "$(cat "$array/sync_action")" != idle ]; do sleep 1; done
+    echo check > "$array/sync_action"
+    while [ "$(cat "$array/sync_action")" != idle ]; do sleep 1; done
+    echo "the halves differ in $(cat "$array/mismatch_cnt") sectors"
+    [ "$(cat "$array/mismatch_cnt")" = 0 ]
+done
 echo "RIGHT $count"
