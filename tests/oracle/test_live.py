@@ -9,7 +9,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,187 +19,47 @@ from stillframe.capture.live import LiveSource, Watch
 from stillframe.capture.live import watch as live_watching
 from stillframe.capture.live.followed import FollowedSource
 from stillframe.errors import Disturbed, HookFailed, Unseen
-from stillframe.extents import Extent, ExtentSet
+from stillframe.extents import Extent
 from stillframe.jobs import clone as clone_job
 from stillframe.jobs import live as live_job
 from stillframe.jobs import rounds
 from stillframe.jobs.backup import BackupOptions, BackupResult
 from stillframe.jobs.hooks import Hooks
 from stillframe.jobs.storing import store_leaves
-from stillframe.repo.repository import Repository
 from stillframe.store import LocalStore
-from stillframe.testing.busy_volume import WRITER
+from stillframe.testing.busy_volume import (
+    MAKE,
+    MIB,
+    WRITERS,
+    Judge,
+    busy_volume,
+    compare,
+    compare_target,
+    save,
+    used_of,
+)
 from stillframe.testing.job_runs import backup_paths, clone, make_repository, restore
 from stillframe.testing.real_disks import loop_device
 from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = pytest.mark.root
-MIB = 1 << 20
-MAKE = {
-    "ext4": ["mkfs.ext4", "-q", "-F"],
-    "xfs": ["mkfs.xfs", "-q", "-f"],
-    "btrfs": ["mkfs.btrfs", "-q", "-f"],
-}
-FIO = ("--rw=randwrite", "--bs=4k", "--size=40M", "--time_based", "--runtime=60", "--rate=30m", "--thread")
-WRITERS = {
-    "files": None,
-    "buffered": ["fio", "--name=a", *FIO],
-    "direct": ["fio", "--name=a", *FIO, "--direct=1"],
-    "synced": ["fio", "--name=a", *FIO, "--fsync=4"],
-    "mapped": ["fio", "--name=a", *FIO, "--ioengine=mmap"],
-    "discards": ["fio", "--name=a", *FIO, "--rw=randtrim"],
-}
+SIZE = 700 * MIB
 
 
-class Busy:
-    """A mounted volume on a loop device with programs that write to it."""
-
-    def __init__(self, folder: Path, filesystem: str, *, size: int) -> None:
-        self.folder = folder
-        self.image = folder / "volume.img"
-        self.mount = folder / "mount"
-        self.ledger = folder / "ledger"
-        self.filesystem = filesystem
-        self.mount.mkdir()
-        with self.image.open("wb") as file:
-            file.truncate(size)
-        run_tool(*MAKE[filesystem], str(self.image))
-        self.device = subprocess.run(
-            ["losetup", "--find", "--show", str(self.image)], check=True, capture_output=True, text=True
-        ).stdout.strip()
-        run_tool("mount", "-o", "discard", self.device, str(self.mount))
-        self._programs: list[subprocess.Popen[bytes]] = []
-
-    def write(self, writer: str, seed: int) -> None:
-        """Start to write."""
-        self._start([sys.executable, str(WRITER), str(self.mount), str(self.ledger), str(seed)])
-        fio = WRITERS[writer]
-        if fio is not None:
-            self._start([*fio, f"--directory={self.mount}", f"--randseed={seed + 1}"])
-
-    def _start(self, command: Sequence[str]) -> None:
-        self._programs.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-
-    def promised(self) -> dict[str, str]:
-        """Files that were synced by now, with their hashes."""
-        lines = self.ledger.read_text().splitlines() if self.ledger.exists() else []
-        return dict(line.split() for line in lines if len(line.split()) == 2)
-
-    def close(self) -> None:
-        """Stop, unmount and detach."""
-        for program in self._programs:
-            program.kill()
-            program.wait()
-        run_tool("umount", str(self.mount))
-        run_tool("losetup", "--detach", self.device)
-        if self.filesystem == "btrfs":  # or the kernel takes the restored copy for the device it has seen before
-            run_tool("btrfs", "device", "scan", "--forget", accept=(0, 1))
-
-
-@contextlib.contextmanager
-def busy(folder: Path, filesystem: str, *, size: int = 700 * MIB) -> Iterator[Busy]:
-    volume = Busy(folder, filesystem, size=size)
-    try:
-        yield volume
-    finally:
-        volume.close()
-
-
-class Judge:
-    """Looks at the frozen device from inside the freeze."""
-
-    def __init__(self, volume: Busy) -> None:
-        self.volume = volume
-        self.copy = volume.folder / "frozen.img"
-        self.promised: dict[str, str] = {}
-        self.calls = 0
-
-    def look(self) -> None:
-        """Copy the device; the last copy counts, as a disturbed freeze is repeated."""
-        self.calls += 1
-        run_tool("cp", "--sparse=always", str(self.volume.image), str(self.copy))
-
-    def watch(self, sources: Sequence[LiveSource]) -> contextlib.AbstractContextManager[Watch]:
-        @contextlib.contextmanager
-        def watching() -> Iterator[Watch]:
-            with live_watching(sources, limit_s=60) as found:
-                found.on_hold = self.look
-                hold = found.hold
-
-                def promise_first(*arguments: object) -> object:
-                    self.promised = self.volume.promised()
-                    return hold(*arguments)  # type: ignore[arg-type]
-
-                found.hold = promise_first  # type: ignore[method-assign, assignment]
-                yield found
-
-        return watching()
-
-
-def save(volume: Busy, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> tuple[Repository, BackupResult]:
-    repository = make_repository(LocalStore(str(volume.folder / "repository")))
-    monkeypatch.setattr(live_job, "watch", judge.watch)
-    return repository, backup_paths(repository, volume.device)
-
-
-def compare(judge: Judge, repository: Repository, result: BackupResult) -> None:
-    """The used ranges are those of the frozen device, and every promised file is there after a replay."""
-    part = result.manifest.disks[0].partitions[0]
-    assert (part.consistency, part.map, result.is_complete) == ("frozen", "used", True)
-    target = judge.volume.folder / "restored.img"
-    target.write_bytes(b"\xee" * result.manifest.disks[0].size)  # what nobody uses must not matter
-    restore(repository, result.manifest, target)
-    compare_bytes(judge, target)
-
-
-def compare_bytes(judge: Judge, target: Path) -> None:
-    """The same for a disk file."""
-    with judge.copy.open("rb") as frozen, target.open("rb") as restored:
-        for extent in kept_of(judge.copy):
-            for start in range(extent.start, extent.end, 4 * MIB):
-                size = min(4 * MIB, extent.end - start)
-                assert os.pread(frozen.fileno(), size, start) == os.pread(restored.fileno(), size, start), start
-    place = judge.volume.folder / "again"
-    place.mkdir(exist_ok=True)
-    run_tool("mount", "-o", "loop" + (",nouuid" if judge.volume.filesystem == "xfs" else ""), str(target), str(place))
-    try:
-        for name, digest in judge.promised.items():
-            assert hashlib.sha256((place / name).read_bytes()).hexdigest() == digest, name
-    finally:
-        run_tool("umount", str(place))
-    check = {"ext4": ["e2fsck", "-fn"], "xfs": ["xfs_repair", "-n"], "btrfs": ["btrfs", "check", "--readonly"]}
-    run_tool(*check[judge.volume.filesystem], str(target))
-
-
-def kept_of(frozen: Path) -> ExtentSet:
-    """What the file system on the frozen copy uses, by a program that is not ours where it reads such a volume."""
-    from stillframe.block.file import open_file_reader
-    from stillframe.fs.registry import identify, read_used_map
-
-    with open_file_reader(str(frozen)) as reader:
-        return read_used_map(reader, identify(reader), is_frozen=True).extents
-
-
-def combinations() -> Iterator[object]:
-    """Every writer on ext4, the two most different ones on the others; the rest belongs to ``make test-all``."""
+def combinations() -> Iterator[tuple[str, str]]:
+    """Every writer on ext4, the two most different ones on the others; ``test_live_runs`` has the rest."""
     for filesystem in MAKE:
         for writer in WRITERS:
-            quick = filesystem == "ext4" or writer in ("files", "buffered")
-            yield pytest.param(filesystem, writer, marks=[] if quick else [pytest.mark.slow])
+            if filesystem == "ext4" or writer in ("files", "buffered"):
+                yield filesystem, writer
 
 
 @pytest.mark.parametrize(("filesystem", "writer"), list(combinations()))
-def test_a_busy_file_system_is_saved_as_it_was_at_one_moment(
-    filesystem: str, writer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with busy(tmp_path, filesystem) as volume:
+def test_a_busy_file_system_is_saved_as_it_was_at_one_moment(filesystem: str, writer: str, tmp_path: Path) -> None:
+    with busy_volume(tmp_path, filesystem) as volume:
         volume.write(writer, 1)
-        while len(volume.promised()) < 5:
-            pass
         judge = Judge(volume)
-        repository, result = save(volume, judge, monkeypatch)
-        assert judge.calls >= 1
-        assert len(judge.promised) >= 5
+        repository, result = save(judge)
     compare(judge, repository, result)
     shutil.rmtree(tmp_path / "repository")
 
@@ -212,7 +71,8 @@ def test_what_is_new_since_the_copy_began_does_not_have_to_fit_into_the_freeze(
     """A large new file lies in blocks that were free in the first map."""
     monkeypatch.setattr("stillframe.capture.live.watching.HELD_BYTES_MAX", 24 * MIB)
     monkeypatch.setattr(rounds, "_CALM_BYTES", 4 * MIB)
-    with busy(tmp_path, filesystem) as volume:
+    with busy_volume(tmp_path, filesystem, size=SIZE) as volume:
+        volume.write("files", 2)
         judge = Judge(volume)
         calls = 0
 
@@ -224,10 +84,11 @@ def test_what_is_new_since_the_copy_began_does_not_have_to_fit_into_the_freeze(
                 data = os.urandom(120 * MIB)
                 (volume.mount / "large").write_bytes(data)
                 os.sync()
-                volume.ledger.write_text(f"large {hashlib.sha256(data).hexdigest()}\n")
+                with volume.ledger.open("a") as ledger:
+                    ledger.write(f"large {hashlib.sha256(data).hexdigest()}\n")
 
         monkeypatch.setattr(live_job, "store_leaves", store_and_write)
-        repository, result = save(volume, judge, monkeypatch)
+        repository, result = save(judge)
         assert calls >= 2
         assert "large" in judge.promised
     compare(judge, repository, result)
@@ -237,10 +98,8 @@ def test_a_freeze_that_did_not_hold_is_repeated_and_nothing_is_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the first, spoilt freeze had read counts as changed again."""
-    with busy(tmp_path, "ext4") as volume:
+    with busy_volume(tmp_path, "ext4", size=SIZE) as volume:
         volume.write("buffered", 3)
-        while len(volume.promised()) < 5:
-            pass
         judge = Judge(volume)
         look = judge.look
 
@@ -250,7 +109,7 @@ def test_a_freeze_that_did_not_hold_is_repeated_and_nothing_is_forgotten(
                 run_tool("fsfreeze", "--unfreeze", str(volume.mount))
 
         monkeypatch.setattr(judge, "look", look_and_spoil)
-        repository, result = save(volume, judge, monkeypatch)
+        repository, result = save(judge)
         assert judge.calls == 2
     compare(judge, repository, result)
 
@@ -261,12 +120,10 @@ def test_a_busy_disk_is_cloned_as_it_was_at_one_moment(
 ) -> None:
     """What was free when it began and is a file at the end, and the other way round, is right on a used target."""
     monkeypatch.setattr(rounds, "_CALM_BYTES", 4 * MIB)
-    with busy(tmp_path, "ext4") as volume:
+    with busy_volume(tmp_path, "ext4", size=SIZE) as volume:
         (volume.mount / "early").write_bytes(os.urandom(30 * MIB))
         os.sync()
         volume.write("buffered", 5)
-        while len(volume.promised()) < 5:
-            pass
         judge = Judge(volume)
         monkeypatch.setattr(clone_job, "watch", judge.watch)
         target = tmp_path / "clone.img"
@@ -286,9 +143,9 @@ def test_a_busy_disk_is_cloned_as_it_was_at_one_moment(
         monkeypatch.setattr(clone_job._Copier, "copy_ranges", copy_and_write)
         assert clone(volume.device, target, wipe=wipe).is_complete
         assert calls >= 2
-    compare_bytes(judge, target)
+    compare_target(judge, target)
     if wipe:
-        free = kept_of(judge.copy).complement(Extent(0, target.stat().st_size))
+        free = used_of(judge.copy).complement(Extent(0, target.stat().st_size))
         with target.open("rb") as restored:
             assert not any(any(os.pread(restored.fileno(), extent.size, extent.start)) for extent in free)
 
@@ -297,10 +154,8 @@ def test_disks_in_use_and_disks_that_are_not_make_one_image(tmp_path: Path, monk
     first, last = tmp_path / "first.img", tmp_path / "last.img"
     first.write_bytes(os.urandom(2 * MIB))
     last.write_bytes(os.urandom(3 * MIB))
-    with busy(tmp_path, "ext4") as volume:
+    with busy_volume(tmp_path, "ext4", size=SIZE) as volume:
         volume.write("files", 7)
-        while len(volume.promised()) < 5:
-            pass
         judge = Judge(volume)
         monkeypatch.setattr(live_job, "watch", judge.watch)
         repository = make_repository(LocalStore(str(tmp_path / "repository")))
@@ -312,7 +167,7 @@ def test_disks_in_use_and_disks_that_are_not_make_one_image(tmp_path: Path, monk
         assert target.read_bytes() == original.read_bytes()
     target = tmp_path / "restored-2.img"
     restore(repository, result.manifest, target, disk_number=2)
-    compare_bytes(judge, target)
+    compare_target(judge, target)
 
 
 def test_hooks_run_around_the_freeze_and_a_failure_does_what_was_asked(tmp_path: Path) -> None:
@@ -321,7 +176,7 @@ def test_hooks_run_around_the_freeze_and_a_failure_does_what_was_asked(tmp_path:
     def save_with(hooks: Hooks) -> BackupResult:
         return backup_paths(repository, volume.device, options=BackupOptions(hooks=hooks))
 
-    with busy(tmp_path, "ext4") as volume:
+    with busy_volume(tmp_path, "ext4", size=SIZE) as volume:
         place, repository = volume.mount, make_repository(LocalStore(str(tmp_path / "repository")))
         hooks = Hooks(before=("touch", f"{place}/before"), after=("touch", f"{place}/after"))
         good = save_with(hooks)
@@ -347,14 +202,12 @@ def test_hooks_run_around_the_freeze_and_a_failure_does_what_was_asked(tmp_path:
 def test_writes_that_were_not_seen_make_it_read_everything_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with busy(tmp_path, "ext4") as volume:
+    with busy_volume(tmp_path, "ext4", size=SIZE) as volume:
         volume.write("buffered", 9)
-        while len(volume.promised()) < 5:
-            pass
         judge = Judge(volume)
         shortfalls = iter(["8 sectors were written that the trace does not show"])
         monkeypatch.setattr(FollowedSource, "shortfalls", lambda _: shortfalls)
-        repository, result = save(volume, judge, monkeypatch)
+        repository, result = save(judge)
         assert judge.calls == 2
         compare(judge, repository, result)
         monkeypatch.setattr(FollowedSource, "shortfalls", lambda _: iter(["never all"]))
@@ -401,7 +254,7 @@ def test_a_file_system_that_is_mounted_meanwhile_is_not_taken_for_still(
 
 def test_a_file_system_in_a_file_is_frozen_before_the_one_that_holds_the_file(tmp_path: Path) -> None:
     """What it had not written yet is in the image, and its own journal is clean there."""
-    with busy(tmp_path, "ext4", size=192 * MIB) as volume:
+    with busy_volume(tmp_path, "ext4", size=192 * MIB) as volume:
         inner, place = volume.mount / "inner.img", tmp_path / "inner"
         with inner.open("wb") as file:
             file.truncate(64 * MIB)

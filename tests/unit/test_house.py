@@ -11,7 +11,7 @@ import pytest
 from stillframe.jobs.demo.tools import PACKAGES
 
 ROOT = Path(__file__).parents[2]
-TARGETS = ("demo", "test", "test-all", "test-live", "lint", "fuzz", "bench", "wheel", "clean")
+TARGETS = ("demo", "test", "test-all", "test-live", "test-vm", "lint", "fuzz", "bench", "wheel", "clean")
 
 
 def tracked_files() -> list[Path]:

@@ -13,7 +13,6 @@ from stillframe.testing.virtual_machine import Drive, Machine
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 SIZE = 3 << 30
-WRITER = Path(__file__).parents[1] / "oracle" / "busy_writer.py"
 LAYOUTS = ("plain", "lvm", "luks", "mirror")
 
 
@@ -30,7 +29,7 @@ def installed(layout: str, folder: Path) -> list[Path]:
         work = folder / "install"
         work.mkdir()
         done = run_job(
-            work, f"sh /job/install.sh {layout} {names}", [Drive(file=disk) for disk in raw], limit_s=1200, files=GUEST
+            work, f"sh /job/install.sh {layout} {names}", [Drive(file=disk) for disk in raw], limit_s=1800, files=GUEST
         )
         assert done.code == 0, done.output
         kept.mkdir(exist_ok=True)
@@ -47,7 +46,6 @@ def test_a_system_in_use_is_saved_restored_and_boots(layout: str, tmp_path: Path
     disks = installed(layout, tmp_path)
     files = tmp_path / "files"
     shutil.copytree(GUEST, files, ignore=shutil.ignore_patterns("base"))
-    shutil.copy(WRITER, files)
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     second.mkdir()
@@ -64,23 +62,25 @@ def test_a_system_in_use_is_saved_restored_and_boots(layout: str, tmp_path: Path
             *(Drive(file=target, serial=f"target{number}") for number, target in enumerate(targets)),
         ],
     )  # fmt: skip
-    saved = finish_job(machine, job, limit_s=1500)
+    saved = finish_job(machine, job, limit_s=2400)
     assert saved.code == 0, saved.output
     result = json.loads((saved.folder / "result.json").read_text())
     assert result["complete"]
     assert result["held"]["seconds"] < 10
+    # the small partition for GRUB is in no use; everything else is
+    assert {volume["consistency"] for volume in result["volumes"]} <= {"frozen", "offline"}
+    assert any((volume["consistency"], volume["map"]) == ("frozen", "used") for volume in result["volumes"])
+    promised, written = (len((saved.folder / name).read_text().splitlines()) for name in ("promised", "ledger"))
+    assert 20 <= promised < written, "the writer did not write while the image was made"
     shutil.copy(saved.folder / "promised", files)
     job = make_job(second, "sh /job/check.sh", files)
     machine = Machine(
         folder=second, uefi=layout == "plain",
         drives=[*(Drive(file=target) for target in targets), Drive(file=job, serial="job")],
     )  # fmt: skip
-    booted = finish_job(machine, job, limit_s=600)
+    booted = finish_job(machine, job, limit_s=900)
     print(result["held"], result["volumes"], booted.output)  # noqa: T201 - pytest -s shows it
     assert booted.code == 0, booted.output
-    assert "RIGHT" in booted.output
-    promised = len((files / "promised").read_text().splitlines())
-    assert promised >= 20
     assert f"RIGHT {promised}\n" in booted.output
 
 

@@ -19,6 +19,7 @@ from unittest import mock
 from stillframe.block.file import open_file_reader
 from stillframe.capture.live import LiveSource, Watch
 from stillframe.capture.live import watch as live_watching
+from stillframe.extents import ExtentSet
 from stillframe.fs.registry import identify, read_used_map
 from stillframe.jobs import live as live_job
 from stillframe.jobs.backup import BackupResult
@@ -64,11 +65,12 @@ class BusyVolume:
         image: What the loop device rests on.
         device: The loop device.
         mount: The mount point.
+        ledger: Names and hashes of files that were synced, a line each.
     """
 
     def __init__(self, folder: Path, filesystem: str, image: Path, *, loop_flags: Sequence[str]) -> None:
         self.folder, self.filesystem, self.image = folder, filesystem, image
-        self.mount, self._ledger = folder / "mount", folder / "ledger"
+        self.mount, self.ledger = folder / "mount", folder / "ledger"
         self.mount.mkdir()
         self._programs: list[subprocess.Popen[bytes]] = []
         self.device = run_tool("losetup", "--find", "--show", *loop_flags, str(image)).strip()
@@ -80,7 +82,7 @@ class BusyVolume:
 
     def write(self, writer: str, seed: int, *, rate: str = "30m", size: str = "40M") -> None:
         """Start to write, and wait until some files are promised."""
-        self._start(sys.executable, str(WRITER), str(self.mount), str(self._ledger), str(seed))
+        self._start(sys.executable, str(WRITER), str(self.mount), str(self.ledger), str(seed))
         flags = WRITERS[writer]
         if flags is not None:
             where = (f"--directory={self.mount}", f"--size={size}", f"--rate={rate}", f"--randseed={seed + 1}")
@@ -103,7 +105,7 @@ class BusyVolume:
 
     def promised(self) -> dict[str, str]:
         """Files that were synced by now, with their hashes."""
-        lines = self._ledger.read_text().splitlines() if self._ledger.exists() else []
+        lines = self.ledger.read_text().splitlines() if self.ledger.exists() else []
         return dict(line.split() for line in lines if len(line.split()) == 2)
 
     def close(self) -> None:
@@ -194,6 +196,11 @@ def compare(judge: Judge, repository: Repository, result: BackupResult) -> None:
     target = judge.volume.folder / "restored.img"
     target.write_bytes(b"\xee" * result.manifest.disks[0].size)  # what nobody uses must not matter
     restore(repository, result.manifest, target)
+    compare_target(judge, target)
+
+
+def compare_target(judge: Judge, target: Path) -> None:
+    """The same of a disk file that the volume was restored or cloned to."""
     _compare_used(judge.copy, target)
     place = judge.volume.folder / "again"
     place.mkdir(exist_ok=True)
@@ -207,10 +214,16 @@ def compare(judge: Judge, repository: Repository, result: BackupResult) -> None:
     run_tool(*CHECK[filesystem], str(target))
 
 
-def _compare_used(frozen: Path, restored: Path) -> None:
+def used_of(frozen: Path) -> ExtentSet:
+    """What the file system uses on a copy of it that was made under a freeze."""
     with open_file_reader(str(frozen)) as reader:
         used = read_used_map(reader, identify(reader), is_frozen=True).extents
     assert used.size
+    return used
+
+
+def _compare_used(frozen: Path, restored: Path) -> None:
+    used = used_of(frozen)
     with frozen.open("rb") as one, restored.open("rb") as other:
         for extent in used:
             for start in range(extent.start, extent.end, 4 * MIB):

@@ -1,12 +1,42 @@
-# In the restored system: every promised file must be there with its contents.
+# In the restored system: every promised file must be there with its contents, and the system must be as it was.
+#   sh check.sh
 set -eu
 lsblk
 grep -E '^/dev' /proc/mounts
-swapon --show
 count=0
 while read -r name digest; do
     found=$(sha256sum < "/var/kept/$name" | cut -d' ' -f1)
     [ "$found" = "$digest" ] || { echo "WRONG $name"; exit 1; }
     count=$((count + 1))
 done < /job/promised
+
+# What /etc/fstab names is mounted, and is swap.
+while read -r device where kind rest; do
+    if [ "$kind" = swap ]; then
+        swapon --noheadings --show=NAME | grep -q .
+    else
+        mountpoint "$where"
+    fi
+done < /etc/fstab
+
+# Frozen, the root file system's journal is empty, and a check by another tool shows what is on the disk.
+root=$(findmnt -n -o SOURCE /)
+fsfreeze --freeze /
+wrong=0
+e2fsck -f -n "$root" > /job/e2fsck 2>&1 || wrong=$?
+fsfreeze --unfreeze /
+cat /job/e2fsck
+[ "$wrong" = 0 ]
+
+# A mirror has both halves, and they are equal.
+for array in /sys/block/md*/md; do
+    [ -e "$array/sync_action" ] || continue
+    cat /proc/mdstat
+    [ "$(cat "$array/degraded")" = 0 ]
+    while [ "$(cat "$array/sync_action")" != idle ]; do sleep 1; done
+    echo check > "$array/sync_action"
+    while [ "$(cat "$array/sync_action")" != idle ]; do sleep 1; done
+    echo "the halves differ in $(cat "$array/mismatch_cnt") sectors"
+    [ "$(cat "$array/mismatch_cnt")" = 0 ]
+done
 echo "RIGHT $count"

@@ -62,6 +62,9 @@ if [ "$layout" = luks ]; then
     echo "root_crypt UUID=$(blkid -s UUID -o value "${disk}3") /etc/keys/root.key luks,discard,initramfs" > /target/etc/crypttab
     echo 'KEYFILE_PATTERN="/etc/keys/*.key"' >> /target/etc/cryptsetup-initramfs/conf-hook
     echo 'UMASK=0077' >> /target/etc/initramfs-tools/initramfs.conf
+    printf 'COMPRESS=gzip\nCOMPRESSLEVEL=1\nMODULES=list\n' > /target/etc/initramfs-tools/conf.d/quick
+    printf '%s\n' virtio_pci virtio_blk ext4 dm_mod dm_crypt aes_generic xts sha256_generic algif_skcipher \
+        >> /target/etc/initramfs-tools/modules
 fi
 [ "$layout" != mirror ] || mdadm --detail --scan > /target/etc/mdadm/mdadm.conf
 
@@ -71,8 +74,8 @@ echo 'GRUB_TIMEOUT=0
 GRUB_CMDLINE_LINUX="console=ttyS0,115200 systemd.show_status=0"
 GRUB_TERMINAL="serial console"
 GRUB_DISABLE_OS_PROBER=true' > /target/etc/default/grub
-printf 'COMPRESS=gzip\nCOMPRESSLEVEL=1\n' > /target/etc/initramfs-tools/conf.d/quick
-[ "$layout" = plain ] || chroot /target update-initramfs -u
+# The initial RAM disk of the base knows LVM and MD; it takes many minutes to make one here.
+[ "$layout" != luks ] || chroot /target update-initramfs -u
 if [ "$layout" = plain ]; then
     chroot /target grub-install --target=x86_64-efi --efi-directory=/boot/efi --removable --no-nvram
 else
