@@ -88,7 +88,6 @@ def test_the_root_volume_is_saved_from_a_snapshot(tmp_path: Path) -> None:
     (disk,) = installed("lvm", tmp_path)
     files, work = tmp_path / "files", tmp_path / "work"
     shutil.copytree(GUEST, files, ignore=shutil.ignore_patterns("base"))
-    shutil.copy(WRITER, files)
     work.mkdir()
     places = [make_disk(tmp_path / f"{name}.img", 3 << 30) for name in ("repository", "target")]
     script = "sh /job/save_root.sh /dev/vg0/root /dev/disk/by-id/virtio-repository /dev/disk/by-id/virtio-target"

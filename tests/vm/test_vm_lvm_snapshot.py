@@ -5,16 +5,15 @@ One guest goes through all chapters of ``guest/snapshots.py``; the tests judge w
 
 import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stillframe.testing.debian_guest import GUEST, make_disk, run_job
+from stillframe.testing.debian_guest import GUEST, PROJECT, make_disk, run_job
 from stillframe.testing.virtual_machine import Drive
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
-WRITER = Path(__file__).parents[1] / "oracle" / "busy_writer.py"
+WRITER = PROJECT / "src" / "stillframe" / "testing" / "busy_writer.py"
 CHAPTERS = ("ext4", "xfs", "btrfs", "thin", "cloned", "killed", "full", "refused")
 
 Seen = dict[str, Any]

@@ -9,11 +9,11 @@ mkdir -p /mnt/repository /var/kept /var/stir /mnt/copy
 mkfs.ext4 -q "$repository"
 mount "$repository" /mnt/repository
 stillframe init /mnt/repository/images
-nice -n 19 python3 /job/busy_writer.py /var/kept /job/ledger 1 &
+nice -n 19 python3 /job/src/stillframe/testing/busy_writer.py /var/kept /job/ledger 1 &
 writer=$!
 nice -n 19 fio --name=a --rw=randwrite --bs=4k --size=30M --time_based --runtime=3600 --rate=2m --thread --directory=/var/stir > /dev/null &
 fio=$!
-while [ "$(wc -l < /job/ledger || echo 0)" -lt 20 ]; do sleep 0.2; done
+while [ "$(cat /job/ledger | wc -l)" -lt 20 ]; do sleep 0.5; done
 
 # Killed in the middle of lvcreate, when that has the volume suspended or is about to.
 stillframe backup "$volume" --repo /mnt/repository/images --json > /job/killed.json &
