@@ -18,9 +18,10 @@ while [ "$(cat /job/ledger | wc -l)" -lt 20 ]; do sleep 0.5; done
 # Killed in the middle of lvcreate, when that has the volume suspended or is about to.
 stillframe backup "$volume" --repo /mnt/repository/images --json > /job/killed.json &
 killed=$!
-until pgrep -x lvcreate > /job/lvcreate && grep -qs -- -owner= "/proc/$(cat /job/lvcreate)/cmdline" \
-    && ! grep -qs -- --test "/proc/$(cat /job/lvcreate)/cmdline"; do
+: > /job/line
+until grep -q -- -owner= /job/line && ! grep -q -- --test /job/line; do
     kill -0 "$killed"
+    pid=$(pgrep -x lvcreate) && tr '\0' ' ' < "/proc/$pid/cmdline" > /job/line || :
 done
 kill -KILL "$killed"
 wait "$killed" || echo "killed: $?"
