@@ -211,6 +211,8 @@ def _used_above(
                 left_out += [replace(file, extents=here)] if len(here) else []
     if not len(unused) and not left_out:
         return raw, []
+    for notice in raw.notices:  # that it is kept whole is no longer true
+        notices.remove(notice)
     return UsedMap(extents=raw.extents - unused, kind="used"), left_out
 
 

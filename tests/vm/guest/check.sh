@@ -19,12 +19,14 @@ while read -r device where kind rest; do
     fi
 done < /etc/fstab
 
-# Frozen, the root file system's journal is empty, and a check by another tool shows what is on the disk.
-root=$(findmnt -n -o SOURCE /)
+# Frozen, the root file system's journal is empty, and a check by another tool shows what is on the disk. It looks
+# through a loop device: of a device that is mounted as "/" e2fsck wants to know whether it is writable, by writing.
+loop=$(losetup --find --show --read-only "$(findmnt -n -o SOURCE /)")
 fsfreeze --freeze /
 wrong=0
-e2fsck -f -n "$root" > /job/e2fsck 2>&1 || wrong=$?
+e2fsck -f -n "$loop" > /job/e2fsck 2>&1 || wrong=$?
 fsfreeze --unfreeze /
+losetup --detach "$loop"
 cat /job/e2fsck
 [ "$wrong" = 0 ]
 
