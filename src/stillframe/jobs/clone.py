@@ -158,6 +158,7 @@ def apply_clone(source: OpenSource, plan: ClonePlan, *, clock: Clock, context: J
                 copier.zero(ExtentSet.of(Extent(start, min(start + _ZERO_STEP, plan.target_size))), 0)
         context.events.emit(PhaseStarted(name="waiting until the target has written everything"))
         target.flush()
+        held.sources[0].stayed_still()  # a snapshot that was lost says so here: then the target gets no table
         copier.written.add(written=copier.table.write())
         target.flush()
         if plan.target is not None and plan.target.kind == "disk":
