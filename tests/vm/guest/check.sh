@@ -30,15 +30,10 @@ losetup --detach "$loop"
 cat /job/e2fsck
 [ "$wrong" = 0 ]
 
-# A mirror has both halves, and they are equal.
+# A mirror has both halves.
 for array in /sys/block/md*/md; do
-    [ -e "$array/sync_action" ] || continue
+    [ -e "$array/degraded" ] || continue
     cat /proc/mdstat
     [ "$(cat "$array/degraded")" = 0 ]
-    while [ "$(cat "$array/sync_action")" != idle ]; do sleep 1; done
-    echo check > "$array/sync_action"
-    while [ "$(cat "$array/sync_action")" != idle ]; do sleep 1; done
-    echo "the halves differ in $(cat "$array/mismatch_cnt") sectors"
-    [ "$(cat "$array/mismatch_cnt")" = 0 ]
 done
 echo "RIGHT $count"
