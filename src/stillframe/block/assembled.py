@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from stillframe.block.base import BlockReader, Buffer, KnownExtent, ReadFault, check_range
+from stillframe.block.base import BlockReader, Buffer, KnownExtent, ReadFault, check_range, read_filled
 from stillframe.extents import Extent
 
 
@@ -58,10 +58,7 @@ class AssembledReader:
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes; a fault names the range of the whole."""
-        check_range(self.size, offset, length)
-        buffer = bytearray(length)
-        self.read_into(offset, buffer)
-        return bytes(buffer)
+        return read_filled(self, offset, length)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill ``buffer``; a fault names the range of the whole."""

@@ -91,6 +91,14 @@ class BlockWriter(BlockReader, Protocol):
         ...
 
 
+def read_filled(reader: BlockReader, offset: int, length: int) -> bytes:
+    """``read_at`` for readers that have only ``read_into``; the range is checked before room is made for it."""
+    check_range(reader.size, offset, length)
+    buffer = bytearray(length)
+    reader.read_into(offset, buffer)
+    return bytes(buffer)
+
+
 def check_range(size: int, offset: int, length: int) -> None:
     """Raise ``ValueError`` unless ``[offset, offset + length)`` lies inside ``[0, size)``."""
     if offset < 0 or length < 0 or offset + length > size:

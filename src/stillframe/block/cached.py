@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final
 
-from stillframe.block.base import BlockReader, Buffer, KnownExtent, check_range
+from stillframe.block.base import BlockReader, Buffer, KnownExtent, check_range, read_filled
 from stillframe.extents import Extent
 
 
@@ -41,9 +41,7 @@ class CachedReader:
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes; errors of the inner reader, which are not remembered."""
-        buffer = bytearray(length)
-        self.read_into(offset, buffer)
-        return bytes(buffer)
+        return read_filled(self, offset, length)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill ``buffer``; errors as ``read_at``."""

@@ -6,7 +6,7 @@ mount, while the source is never written.
 
 from collections.abc import Iterator, Mapping
 
-from stillframe.block.base import BlockReader, Buffer, ExtentKind, KnownExtent, check_range
+from stillframe.block.base import BlockReader, Buffer, ExtentKind, KnownExtent, check_range, read_filled
 from stillframe.extents import Extent
 
 
@@ -36,9 +36,7 @@ class OverlayReader:
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes."""
-        buffer = bytearray(length)
-        self.read_into(offset, buffer)
-        return bytes(buffer)
+        return read_filled(self, offset, length)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill ``buffer`` from the inner reader, then lay the changed blocks over it."""

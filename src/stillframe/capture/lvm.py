@@ -8,17 +8,18 @@ says what else the next mount needs.
 A snapshot that fills up answers with read errors. These are no bytes that a disk has lost: they end the run.
 """
 
+import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
 from stillframe.block import BlockReader, KnownExtent
-from stillframe.block.base import Buffer
+from stillframe.block.base import Buffer, read_filled
 from stillframe.block.file import open_file_reader
 from stillframe.capture.offline import Holding, OpenSource, Still
+from stillframe.capture.repeating import repeating
 from stillframe.capture.source import CapturedDisk, Selection, capture_disk
 from stillframe.errors import DeviceError, Disturbed, MachineRefusal
 from stillframe.events import Notice
@@ -89,24 +90,13 @@ class SnapshotWatch:
     @contextmanager
     def polling(self, period_s: float) -> Iterator[None]:
         """Look every so many seconds while the block runs."""
-        stop = threading.Event()
 
-        def poll() -> None:
-            while not stop.wait(period_s):
-                try:
-                    self.look()
-                except Disturbed:
-                    return
-                except MachineRefusal:  # it may answer the next time; whoever has to know looks again
-                    continue
+        def look() -> None:
+            with contextlib.suppress(MachineRefusal):  # whoever has to know asks; it is remembered, or asked once more
+                self.look()
 
-        thread = threading.Thread(target=poll, daemon=True)
-        thread.start()
-        try:
+        with repeating(look, period_s):
             yield
-        finally:
-            stop.set()
-            thread.join()
 
 
 class WatchedReader:
@@ -128,9 +118,7 @@ class WatchedReader:
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes; raises also ``Disturbed``."""
-        buffer = bytearray(length)
-        self.read_into(offset, buffer)
-        return bytes(buffer)
+        return read_filled(self, offset, length)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill ``buffer``; errors as ``read_at``."""

@@ -198,6 +198,8 @@ def _used_above(
     """Of a container kept whole, what the volumes that rest on it prove to be unused or left out."""
     unused, left_out = ExtentSet.empty(), list[LeftOutFile]()
     for stacked in selection.stacked:
+        if not any(len(pieces.down(pieces.covered).clipped(place)) for pieces in stacked.pieces):
+            continue  # it rests on another partition
         identified = identify(stacked.reader)
         used = read_used_map(stacked.reader, identified, is_frozen=stacked.is_held)
         notices += used.notices

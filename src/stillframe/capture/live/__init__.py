@@ -4,6 +4,6 @@
 """
 
 from stillframe.capture.live.source import LiveSource, open_live_source
-from stillframe.capture.live.watching import HELD_BYTES_MAX, Held, Piece, Watch, watch
+from stillframe.capture.live.watching import Held, Piece, Watch, watch
 
-__all__ = ["HELD_BYTES_MAX", "Held", "LiveSource", "Piece", "Watch", "open_live_source", "watch"]
+__all__ = ["Held", "LiveSource", "Piece", "Watch", "open_live_source", "watch"]

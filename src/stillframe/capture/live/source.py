@@ -3,7 +3,7 @@
 Answers: "which file systems must stand still for it, which disks must be followed, and what does it look like now?"
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -50,8 +50,8 @@ class LiveSource(OpenSource):
         places = frozenset(extent for extents in held for extent in extents)
         wanted = replace(selection, held=places, held_by="frozen", stacked=stacked, consistency="offline")
         disk = capture_disk(self.reader, self.facts, wanted)
-        in_use = [volume for volume in self.volumes if volume.pieces]
-        return replace(disk, volumes=tuple(_named_frozen(volume, in_use) for volume in disk.volumes))
+        guarded = self.guarded
+        return replace(disk, volumes=tuple(_named_frozen(volume, guarded) for volume in disk.volumes))
 
     @property
     def announcement(self) -> Notice:
@@ -84,26 +84,25 @@ class LiveSource(OpenSource):
 
     def containers(self, disk: CapturedDisk) -> tuple[CapturedVolume, ...]:
         """The partitions that other volumes rest on: their headers may be written under the freeze."""
-        found = ExtentSet.empty()
-        for volume in self.volumes:
-            found |= volume.bytes_in_source if volume.device in self.stacked else ExtentSet.empty()
+        found = _bytes_of(volume for volume in self.volumes if volume.device in self.stacked)
         return tuple(volume for volume in disk.volumes if len(found.clipped(volume.partition.extent)))
 
     @property
     def guarded(self) -> ExtentSet:
         """Bytes that nothing may write to under the freeze: the file systems that are held."""
-        found = ExtentSet.empty()
-        for volume in self.volumes:
-            found |= volume.bytes_in_source if volume.way != "swap" else ExtentSet.empty()
-        return found
+        return _bytes_of(volume for volume in self.volumes if volume.way != "swap")
 
     @property
     def swap(self) -> ExtentSet:
         """Bytes that the system swaps to, freeze or not."""
-        found = ExtentSet.empty()
-        for volume in self.volumes:
-            found |= volume.bytes_in_source if volume.way == "swap" else ExtentSet.empty()
-        return found
+        return _bytes_of(volume for volume in self.volumes if volume.way == "swap")
+
+
+def _bytes_of(volumes: Iterable[UsedVolume]) -> ExtentSet:
+    found = ExtentSet.empty()
+    for volume in volumes:
+        found |= volume.bytes_in_source
+    return found
 
 
 def open_live_source(facts: DiskFacts, users: Users, node: BlockNode) -> LiveSource:
@@ -139,8 +138,7 @@ def _arrangement(volumes: Sequence[UsedVolume], shares: Sequence[LeafShare]) -> 
     )
 
 
-def _named_frozen(volume: CapturedVolume, in_use: Sequence[UsedVolume]) -> CapturedVolume:
+def _named_frozen(volume: CapturedVolume, guarded: ExtentSet) -> CapturedVolume:
     """A container whose volumes were frozen was frozen itself."""
-    place = volume.partition.extent
-    is_frozen = any(len(one.bytes_in_source.clipped(place)) for one in in_use if one.way != "swap")
+    is_frozen = len(guarded.clipped(volume.partition.extent))
     return replace(volume, consistency="frozen") if is_frozen else volume

@@ -24,6 +24,7 @@ import numpy as np
 from stillframe.block.file import aligned_buffer
 from stillframe.capture.live.followed import FollowedSource, follow
 from stillframe.capture.live.source import LiveSource
+from stillframe.capture.repeating import repeating
 from stillframe.capture.source import CapturedDisk, Selection
 from stillframe.errors import Disturbed, Unseen
 from stillframe.extents import ExtentSet
@@ -34,6 +35,7 @@ HELD_BYTES_MAX: Final = 256 << 20
 """Bytes that may be read into memory under the freeze; with more, another round of copying comes first."""
 _ROOM_MIN: Final = 16 << 20
 _DRAIN_S: Final = 0.02
+"""The kernel's buffer is emptied many times a second, so that it does not overflow."""
 _READERS: Final = 4
 _CALM_ROUNDS_MAX: Final = 8
 
@@ -307,26 +309,8 @@ def watch(sources: Sequence[LiveSource], *, limit_s: float = LIMIT_S) -> Iterato
         together = threading.Barrier(_READERS)  # all its threads must be there before anything is frozen
         list(readers.map(lambda _: together.wait(), range(_READERS)))
         watching = Watch(followed, mounted, watchdog, readers)
-        stack.enter_context(_draining(watching))
+        stack.enter_context(repeating(watching.drain, _DRAIN_S))
         yield watching
-
-
-@contextmanager
-def _draining(watching: Watch) -> Iterator[None]:
-    """Drain the kernel's buffer many times a second, so that it does not overflow."""
-    stop = threading.Event()
-
-    def drain() -> None:
-        while not stop.wait(_DRAIN_S):
-            watching.drain()
-
-    thread = threading.Thread(target=drain, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _missing(disk: CapturedDisk, number: int, changed: ExtentSet, read: ExtentSet) -> ExtentSet:

@@ -16,9 +16,8 @@ from stillframe.errors import MachineRefusal
 from stillframe.host.blocks import BlockNode, BlockTree, read_text
 from stillframe.host.linux import DeviceNumber
 from stillframe.host.live.bytemap import ByteMap
-from stillframe.host.live.tables import Below, read_below
+from stillframe.host.live.tables import HINT, Below, read_below
 
-HINT: Final = "Use an LVM snapshot where the volume lies on LVM, or back up from the rescue medium."
 _LAYERS_MAX: Final = 16
 
 

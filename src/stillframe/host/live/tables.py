@@ -21,7 +21,7 @@ from stillframe.host.linux import parse_device_number
 from stillframe.host.live.bytemap import PIECES_MAX, ByteMap
 from stillframe.host.run import run
 
-_HINT: Final = "Use an LVM snapshot where the volume lies on LVM, or back up from the rescue medium."
+HINT: Final = "Use an LVM snapshot where the volume lies on LVM, or back up from the rescue medium."
 _LINE: Final = re.compile(r"(?P<start>\d+) (?P<length>\d+) (?P<target>\S+)(?: (?P<rest>.*))?")
 _KIB: Final = 1024
 
@@ -66,7 +66,7 @@ def read_below(tree: BlockTree, node: BlockNode) -> tuple[Below, ...]:
     if node.partition is not None:
         return (Below(tree.disk_of(node), ByteMap.of((0, node.place.start, node.size))),)
     if node.mapped_name:
-        table = run(["dmsetup", "table", node.mapped_name]).require_success(hint=_HINT).text
+        table = run(["dmsetup", "table", node.mapped_name]).require_success(hint=HINT).text
         stripes = parse_table(table, name=node.path)
     elif read_text(f"{node.folder}/md/level"):
         stripes = tuple(_array_stripes(node))
@@ -185,4 +185,4 @@ def _pieces_of(stripe: Stripe, name: str) -> ByteMap:
 
 
 def _refused(name: str, reason: str) -> MachineRefusal:
-    return MachineRefusal(f"the writes to {name} cannot be followed: {reason}", hint=_HINT)
+    return MachineRefusal(f"the writes to {name} cannot be followed: {reason}", hint=HINT)

@@ -19,7 +19,7 @@ from typing import Final, Self
 
 import numpy as np
 
-from stillframe.block.base import Buffer, ExtentKind, KnownExtent, ReadFault, check_range
+from stillframe.block.base import Buffer, ExtentKind, KnownExtent, ReadFault, check_range, read_filled
 from stillframe.block.file import aligned_buffer
 from stillframe.errors import DeviceError
 from stillframe.events import Notice
@@ -114,10 +114,7 @@ class HandleReader:
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes."""
-        check_range(self.size, offset, length)
-        buffer = bytearray(length)
-        self.read_into(offset, buffer)
-        return bytes(buffer)
+        return read_filled(self, offset, length)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill ``buffer``; without a copy when it came from ``aligned_buffer`` and the range is whole sectors."""
