@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from stillframe.testing.debian_guest import GUEST, PROJECT, make_disk, run_job
+from stillframe.testing.busy_volume import WRITER
+from stillframe.testing.debian_guest import GUEST, make_disk, run_job
 from stillframe.testing.virtual_machine import Drive
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
-WRITER = PROJECT / "src" / "stillframe" / "testing" / "busy_writer.py"
 CHAPTERS = ("ext4", "xfs", "btrfs", "thin", "cloned", "killed", "full", "refused")
 
 Seen = dict[str, Any]
