@@ -9,7 +9,6 @@ alone, then while ``stillframe backup`` runs. Prints one line for each run, and 
 import argparse
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -67,14 +66,14 @@ def main() -> None:
             result = run(sys.executable, "-m", "stillframe", "backup", device, "--no-verify", "--json", "--repo",
                          str(repository)).splitlines()[-1]  # fmt: skip
             during = written(writer.communicate()[0])
-            notice = next(n for n in json.loads(result)["notices"] if n["code"] == "frozen")["message"]
-            seconds = float(re.search(r"for ([0-9.]+) s", notice)[1])  # type: ignore[index]
+            cost = json.loads(result)["held"]
+            seconds, again = cost["seconds"], cost["bytes_again"] // 1_000_000
             held.append(seconds)
             alone.append(before["rate"])
             beside.append(during["rate"])
             longest.append(during["longest"])
             print(f"{number + 1}: frozen {seconds:.2f} s; writer {before['rate']:.0f} -> {during['rate']:.0f} MB/s, "
-                  f"longest write {during['longest']:.2f} s; {notice}")  # fmt: skip
+                  f"longest write {during['longest']:.2f} s; {again} MB read again")  # fmt: skip
     finally:
         run("umount", str(mount))
         run("losetup", "--detach", device)
