@@ -46,6 +46,12 @@ pytestmark = pytest.mark.root
 SIZE = 700 * MIB
 
 
+def assert_free_is_zero(judge: Judge, target: Path) -> None:
+    free = used_of(judge.copy).complement(Extent(0, target.stat().st_size))
+    with target.open("rb") as restored:
+        assert not any(any(os.pread(restored.fileno(), extent.size, extent.start)) for extent in free)
+
+
 def combinations() -> Iterator[tuple[str, str]]:
     """The two most different writers, and discards on ext4; ``test_live_runs`` has the rest."""
     for filesystem in MAKE:
@@ -145,9 +151,39 @@ def test_a_busy_disk_is_cloned_as_it_was_at_one_moment(
         assert calls >= 2
     compare_target(judge, target)
     if wipe:
-        free = used_of(judge.copy).complement(Extent(0, target.stat().st_size))
-        with target.open("rb") as restored:
-            assert not any(any(os.pread(restored.fileno(), extent.size, extent.start)) for extent in free)
+        assert_free_is_zero(judge, target)
+
+
+@pytest.mark.parametrize("filesystem", MAKE)
+def test_what_was_deleted_meanwhile_is_not_in_the_image(
+    filesystem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small files share chunks with others that stay: of a chunk that was stored, what is free at the end is zeros."""
+    with busy_volume(tmp_path, filesystem) as volume:
+        small = [volume.mount / f"small{number:03}" for number in range(400)]
+        for file in small:
+            file.write_bytes(os.urandom(12 << 10))
+        os.sync()
+        volume.write("files", 6)
+        judge = Judge(volume)
+        calls = 0
+
+        def store_and_delete(*arguments: object, **named: object) -> None:
+            nonlocal calls
+            store_leaves(*arguments, **named)  # type: ignore[arg-type]
+            calls += 1
+            if calls == 1:
+                for file in small[::2]:
+                    file.unlink()
+                os.sync()
+
+        monkeypatch.setattr(live_job, "store_leaves", store_and_delete)
+        repository, result = save(judge)
+    compare(judge, repository, result)
+    target = tmp_path / "restored.img"
+    target.unlink()
+    restore(repository, result.manifest, target)
+    assert_free_is_zero(judge, target)
 
 
 def test_disks_in_use_and_disks_that_are_not_make_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

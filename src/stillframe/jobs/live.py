@@ -5,7 +5,7 @@ stored and then changed in a few places is not read again as a whole: what the f
 bytes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,11 @@ class _LiveMap:
         self.kinds[number] = Kind.DATA
         self.ids[number] = np.frombuffer(chunk_id, np.uint8)
 
+    def stale(self, kept: ExtentSet, read: ExtentSet) -> set[int]:
+        """Chunks that hold data, are in use, and may hold bytes beside it that were in use only when they were read."""
+        is_stale = touched(read - kept, 0, self.chunk_size, self.count) & touched(kept, 0, self.chunk_size, self.count)
+        return set(np.flatnonzero(is_stale & (self.kinds == Kind.DATA)).tolist())
+
     def settle(self, kept: ExtentSet, excluded: ExtentSet) -> None:
         """Make the kinds those of the frozen moment: chunks that nobody uses any more are unused."""
         is_kept = touched(kept, 0, self.chunk_size, self.count)
@@ -132,25 +137,29 @@ class _LiveStore:
         store_leaves(flat, self._writer, tally, take, chunk_size=self._chunk_size, context=self._context)
         self._bytes_read += tally.bytes_read
         for number, one in enumerate(flat):
-            self._lost[number] |= tally.unreadable(one)
+            self._lost[number] = (self._lost[number] - one.kept) | tally.unreadable(one)
 
     def _finish(self, held: Held, maps: Sequence[_LiveMap]) -> None:
-        """Lay what was read under the freeze over what is stored."""
+        """Lay what was read under the freeze over what is stored, and zeros over what nobody uses any more."""
         ranges = [one for disk in held.disks for one in kept_ranges(disk)]
         pieces = [parts for disk in held.pieces for parts in disk]
+        already = [read for reads in self._rounds.already for read in reads]
         chunks = self._repository.reader(self._writer.index)
         lane = self._writer.lane()
         try:
-            for one, live, parts in zip(ranges, maps, pieces, strict=True):
-                for number, patches in _by_chunk(parts, self._chunk_size):
+            for index, (one, live, parts) in enumerate(zip(ranges, maps, pieces, strict=True)):
+                self._lost[index] = (self._lost[index] & one.kept) - _places(parts)
+                patches = _by_chunk(parts, self._chunk_size)
+                for number in sorted(patches.keys() | live.stale(one.kept, already[index])):
                     self._context.cancel.check()
                     start = number * self._chunk_size
                     extent = Extent(start, min(start + self._chunk_size, live.size))
                     stored = live.kinds[number] == Kind.DATA
                     base = chunks.read(live.ids[number].tobytes()) if stored else bytes(extent.size)
-                    data = _patched(base, extent, patches, one.kept)
+                    data = _patched(base, extent, patches.get(number, []), one.kept)
                     if not any(data):
-                        live.kinds[number] = Kind.ZERO
+                        is_lost = len(self._lost[index].clipped(extent))
+                        live.kinds[number] = Kind.UNREADABLE if is_lost else Kind.ZERO
                         continue
                     chunk_id = self._writer.namer.name(data)
                     if not self._writer.known([chunk_id])[0]:
@@ -198,7 +207,11 @@ def store_live(
         return _LiveStore(repository, writer, following, context).store()
 
 
-def _by_chunk(pieces: Sequence[Piece], chunk_size: int) -> Iterator[tuple[int, list[tuple[int, memoryview]]]]:
+def _places(pieces: Sequence[Piece]) -> ExtentSet:
+    return ExtentSet.from_extents(Extent(piece.offset, piece.offset + len(piece.data)) for piece in pieces)
+
+
+def _by_chunk(pieces: Sequence[Piece], chunk_size: int) -> dict[int, list[tuple[int, memoryview]]]:
     """Pieces cut at chunk borders: for each chunk the offsets in it and the bytes."""
     found: dict[int, list[tuple[int, memoryview]]] = {}
     for piece in pieces:
@@ -208,7 +221,7 @@ def _by_chunk(pieces: Sequence[Piece], chunk_size: int) -> Iterator[tuple[int, l
             size = min(chunk_size - inside, len(piece.data) - done)
             found.setdefault(number, []).append((inside, piece.data[done : done + size]))
             done += size
-    yield from sorted(found.items())
+    return found
 
 
 def _patched(base: bytes, extent: Extent, patches: Sequence[tuple[int, memoryview]], kept: ExtentSet) -> bytes:

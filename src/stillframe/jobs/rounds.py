@@ -53,7 +53,8 @@ class Rounds:
         self._watching = following.watching
         self._context = context
         self._sources: Ranges = []
-        self._already: list[list[ExtentSet]] = []
+        self.already: list[list[ExtentSet]] = []
+        """For each source and each of its ranges what was read at least once."""
         self.count = 0
         self.bytes_again = 0
         self.notices: list[Notice] = []
@@ -63,7 +64,7 @@ class Rounds:
         """Begin to follow: what is to be copied first."""
         disks = self._watching.begin(self._following.selection)
         self._sources = [list(kept_ranges(disk)) for disk in disks]
-        self._already = [[one.kept for one in ranges] for ranges in self._sources]
+        self.already = [[one.kept for one in ranges] for ranges in self._sources]
         self.count = self.bytes_again = 0
         return self._sources
 
@@ -86,7 +87,7 @@ class Rounds:
             self._context.events.emit(PhaseStarted(name="freezing for a moment"))
             try:
                 with hooked(self._following.hooks, self._note_down):
-                    held = self._watching.hold(self._following.selection, self._already)
+                    held = self._watching.hold(self._following.selection, self.already)
             except Unseen:
                 raise
             except Disturbed as error:
@@ -127,7 +128,7 @@ class Rounds:
         for number, ranges in enumerate(parts):
             for index, one in enumerate(ranges):
                 self._watching.clear(number, one.kept.shifted(one.start))
-                self._already[number][index] |= one.kept
+                self.already[number][index] |= one.kept
 
     def _changed_part(self, one: KeptRange, changed: ExtentSet, *, is_outside: bool) -> KeptRange:
         """The whole chunks of a range that changed. In a volume also what was free: it may be a new file by now."""
