@@ -15,15 +15,17 @@ from stillframe.block import (
     BlockWriter,
     CachedReader,
     ExtentKind,
+    GuardedReader,
     MemoryDisk,
     OverlayReader,
     Piece,
     ReadFault,
     WindowReader,
 )
+from stillframe.block.copy_on_write import BLOCK_SIZE, CopyOnWrite, open_scratch
 from stillframe.block.file import FileWriter, open_file_reader, open_file_writer
 from stillframe.block.window import WindowWriter
-from stillframe.extents import Extent
+from stillframe.extents import Extent, ExtentSet
 from stillframe.host.windows.reader import open_handle_reader
 from stillframe.testing.block_contract import READER_CHECKS, WRITER_CHECKS, contents
 from stillframe.testing.faulty_disk import FaultyDisk, PlannedFault
@@ -139,6 +141,19 @@ def cached(_: Path, content: bytes) -> Iterator[BlockReader]:
 
 
 @contextlib.contextmanager
+def copy_on_write(folder: Path, content: bytes) -> Iterator[BlockWriter]:
+    below = MemoryDisk(content)
+    with open_scratch(str(folder), len(content)) as changes:
+        yield CopyOnWrite(below, changes)
+    assert below.contents == content
+
+
+@contextlib.contextmanager
+def guarded(_: Path, content: bytes) -> Iterator[BlockReader]:
+    yield GuardedReader(MemoryDisk(content), ExtentSet.empty(), words="is nowhere")
+
+
+@contextlib.contextmanager
 def faulty_disk(_: Path, content: bytes) -> Iterator[BlockReader]:
     with FaultyDisk(MemoryDisk(content)) as disk:
         yield disk
@@ -154,9 +169,10 @@ def windows_handle(_: Path, content: bytes) -> Iterator[BlockReader]:
 
 Writers = Callable[[Path, bytes], contextlib.AbstractContextManager[BlockWriter]]
 Readers = Callable[[Path, bytes], contextlib.AbstractContextManager[BlockReader]]
-WRITERS: list[Writers] = [memory, memory_4096, window, file, file_direct, loop_512, loop_4096]
+WRITERS: list[Writers] = [memory, memory_4096, window, file, file_direct, loop_512, loop_4096, copy_on_write]
 READERS: list[Readers] = [
-    *WRITERS, reader_of_file, reader_of_loop, window_reader, overlay, assembled, cached, faulty_disk, windows_handle
+    *WRITERS, reader_of_file, reader_of_loop, window_reader, overlay, assembled, cached, guarded, faulty_disk,
+    windows_handle,
 ]  # fmt: skip
 ROOT = {loop_512, loop_4096, reader_of_loop}
 
@@ -236,3 +252,30 @@ def test_what_a_piece_knows_is_told_of_the_whole(tmp_path: Path) -> None:
     assert kinds == [
         (ExtentKind.DATA, 0, 4096), (ExtentKind.HOLE, 4096, 69_632), (ExtentKind.DATA, 69_632, SIZE)
     ]  # fmt: skip
+
+
+def test_what_is_forbidden_is_a_fault_and_the_rest_can_be_read() -> None:
+    content = contents(SIZE)
+    reader = GuardedReader(
+        MemoryDisk(content), ExtentSet.of(Extent(1000, 1010), Extent(5000, 6000)), words="was left out", hint="Look."
+    )
+    assert reader.read_at(1010, 3990) == content[1010:5000]
+    for offset, length in ((0, 1001), (1009, 1), (5500, 10), (0, SIZE)):
+        with pytest.raises(ReadFault, match="was left out") as caught:
+            reader.read_at(offset, length)
+        assert offset <= caught.value.extent.start < offset + length
+
+
+def test_changes_are_whole_blocks_and_the_rest_shows_through(tmp_path: Path) -> None:
+    size = 5 * BLOCK_SIZE + 77
+    below = MemoryDisk(contents(size))
+    with open_scratch(str(tmp_path), size) as changes:
+        disk = CopyOnWrite(below, changes)
+        disk.write_at(BLOCK_SIZE + 5, b"x")
+        disk.zero(Extent(size - 7, size))
+        assert disk.changed == ExtentSet.of(Extent(BLOCK_SIZE, 2 * BLOCK_SIZE), Extent(5 * BLOCK_SIZE, 6 * BLOCK_SIZE))
+        expected = bytearray(below.contents)
+        expected[BLOCK_SIZE + 5] = ord("x")
+        expected[-7:] = bytes(7)
+        assert disk.read_at(0, size) == expected
+    assert not list(tmp_path.iterdir())

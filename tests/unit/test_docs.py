@@ -14,7 +14,7 @@ from stillframe.cli.main import _VERBS
 from stillframe.errors import RepositoryError, StillframeError
 
 ROOT = Path(stillframe.__file__).parents[2]
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("README.md")])
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "guide").glob("*.md"), *ROOT.glob("README.md")])
 NEVER_RAISED = {StillframeError, RepositoryError}
 
 

@@ -3,6 +3,7 @@
 from stillframe.block.assembled import AssembledReader, Piece
 from stillframe.block.base import BlockReader, BlockWriter, ExtentKind, KnownExtent, ReadFault
 from stillframe.block.cached import CachedReader
+from stillframe.block.guarded import GuardedReader
 from stillframe.block.memory import MemoryDisk
 from stillframe.block.overlay import OverlayReader
 from stillframe.block.window import WindowReader
@@ -13,6 +14,7 @@ __all__ = [
     "BlockWriter",
     "CachedReader",
     "ExtentKind",
+    "GuardedReader",
     "KnownExtent",
     "MemoryDisk",
     "OverlayReader",

@@ -1,0 +1,54 @@
+"""A reader with ranges that must not be taken for contents.
+
+Answers: "are these bytes what was on the disk?" Where an image left something out, or the source could not be read,
+the stored map reads as zeros. Whoever reads files must get an error there, never zeros.
+"""
+
+from collections.abc import Iterator
+
+from stillframe.block.base import BlockReader, Buffer, KnownExtent, ReadFault, check_range, read_filled
+from stillframe.extents import Extent, ExtentSet
+
+
+class GuardedReader:
+    """``inner``, of which some bytes cannot be read.
+
+    Args:
+        inner: What is read.
+        forbidden: Bytes that raise ``ReadFault``.
+        words: Why, such as "was left out of the image"; it goes on from "byte 4096 ".
+        hint: What a person can do.
+    """
+
+    def __init__(self, inner: BlockReader, forbidden: ExtentSet, *, words: str, hint: str = "") -> None:
+        self._inner = inner
+        self._forbidden = forbidden
+        self._words = words
+        self._hint = hint
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return self._inner.size
+
+    @property
+    def sector_size(self) -> int:
+        """Bytes of a logical sector."""
+        return self._inner.sector_size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Exactly ``length`` bytes; a fault where a byte of the range is forbidden."""
+        return read_filled(self, offset, length)
+
+    def read_into(self, offset: int, buffer: Buffer) -> None:
+        """Fill ``buffer``; errors as ``read_at``."""
+        check_range(self.size, offset, len(buffer))
+        found = self._forbidden.clipped(Extent(offset, offset + len(buffer)))
+        if len(found):
+            first = next(iter(found))
+            raise ReadFault(f"byte {first.start} {self._words}", extent=first, hint=self._hint)
+        self._inner.read_into(offset, buffer)
+
+    def known_extents(self, within: Extent) -> Iterator[KnownExtent]:
+        """What the inner reader knows: it may call forbidden bytes a hole, and reading them still fails."""
+        return self._inner.known_extents(within)

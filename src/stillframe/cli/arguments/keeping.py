@@ -1,0 +1,188 @@
+"""The verbs that make, keep and bring back images, and care for the repository.
+
+Answers: "what can a person ask of a repository and of disks?"
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Final
+
+from stillframe.cli.arguments.words import (
+    LATER,
+    Formatter,
+    Parser,
+    Verbs,
+    add_image,
+    add_secret,
+    add_yes,
+    number,
+    partition_pair,
+    size,
+    verb,
+)
+
+
+def _add_looking(verbs: Verbs) -> None:
+    disks = verb(verbs, "disks", "disks [SOURCE]", "show disks, partitions and what is on them", repo=False)
+    disks.add_argument("source", metavar="SOURCE", nargs="?", help="one disk, partition or disk file; else all disks")
+    images = verb(verbs, "images", "images [--all]", "list the images of this machine")
+    images.add_argument("--all", action="store_true", help="of every machine")
+    show = verb(verbs, "show", "show IMAGE", "show one image in full")
+    add_image(show)
+
+
+def _add_repository(verbs: Verbs) -> None:
+    init = verb(
+        verbs, "init", "init REPO [--encryption aes256|none] [--recovery-kit FILE]", "make a new repository",
+        repo=False, writes=True,
+    )  # fmt: skip
+    init.add_argument("repository", metavar="REPO", help="a folder that is empty or does not exist yet")
+    init.add_argument(
+        "--encryption", choices=("aes256", "none"), default="aes256",
+        help="'none': whoever finds the folder can read every image (default: aes256)",
+    )  # fmt: skip
+    init.add_argument("--recovery-kit", metavar="FILE", default="", help="write a recovery key there, for printing")
+    add_secret(init)
+
+
+def _add_backup(verbs: Verbs) -> None:
+    backup = verb(verbs, "backup", "backup SOURCE... [options]", "make an image", writes=True)
+    backup.add_argument("sources", metavar="SOURCE", nargs="*", help="a disk, a partition or a raw disk file")
+    option = backup.add_argument
+    option("--system", action="store_true", help=f"what this computer needs to start ({LATER})")
+    option(
+        "--kind", choices=("auto", "full", "incremental", "differential"), default="auto",
+        help="how much is read and trusted; every image is complete (default: auto)",
+    )  # fmt: skip
+    option("--name", metavar="N", default="", help="a name for this series of images")
+    option("--comment", metavar="T", default="", help="a note that is kept with the image")
+    option(
+        "--compression", choices=("none", "fast", "balanced", "high"), default="fast",
+        help="how hard to try to make it small (default: fast)",
+    )  # fmt: skip
+    _add_selection(backup)
+    option(
+        "--exclude", metavar="PATTERN", action="append", default=[],
+        help="leave out the contents of files, such as '/Users/*/Downloads/' or '*.iso'; may be repeated",
+    )  # fmt: skip
+    option(
+        "--verify", action=argparse.BooleanOptionalAction, default=True,
+        help="read back what was stored (default: it does)",
+    )  # fmt: skip
+    _add_hooks(backup)
+    option(
+        "--then", choices=("nothing", "shutdown", "restart", "sleep"), default="nothing",
+        help="what to do when the image is made (default: nothing)",
+    )  # fmt: skip
+
+
+def _add_hooks(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
+    option("--hook-before", metavar="CMD", default="", help="run this right before a disk in use is held still")
+    option("--hook-after", metavar="CMD", default="", help="run this right after it")
+    option("--hook-limit", metavar="S", type=number, default=60, help="stop them after S seconds (default: 60)")
+    option(
+        "--hook-failure", choices=("stop", "continue"), default="stop",
+        help="when the first one fails, make no image, or go on with a notice (default: stop)",
+    )  # fmt: skip
+
+
+def _add_restore(verbs: Verbs) -> None:
+    restore = verb(
+        verbs, "restore", "restore IMAGE TARGET [options]", "write an image back; the target's contents are lost",
+        writes=True,
+    )  # fmt: skip
+    add_yes(restore)
+    add_image(restore)
+    restore.add_argument("target", metavar="TARGET", help="a disk, a partition, or a disk file (made if missing)")
+    restore.add_argument("--disk", metavar="N", type=number, help="which disk of an image of several")
+    restore.add_argument(
+        "--partition", metavar="N[:M]", type=partition_pair, default=(None, None),
+        help="only partition N of the image; onto partition M of the target disk, else onto the whole TARGET",
+    )  # fmt: skip
+    restore.add_argument(
+        "--salvage", action="store_true", help="of a damaged image restore what can be had; says what is lost (exit 3)"
+    )
+    _add_writing(restore)
+    clone = verb(
+        verbs, "clone", "clone SOURCE TARGET [options]", "copy a disk onto another without a repository",
+        repo=False, writes=True,
+    )  # fmt: skip
+    add_yes(clone)
+    clone.add_argument("source", metavar="SOURCE", help="a disk or a raw disk file")
+    clone.add_argument("target", metavar="TARGET", help="a disk or a disk file (made if missing)")
+    _add_selection(clone)
+    _add_writing(clone)
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
+    option("--all-sectors", action="store_true", help="also what no file system uses")
+    option("--include-paging", action="store_true", help="also paging, hibernation and swap contents")
+    option("--allow-torn", action="store_true", help="copy a source in use; the copy is never called good (exit 3)")
+
+
+def _add_writing(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
+    option("--delta", action="store_true", help="read the target and write only what differs; goes on after a stop")
+    option("--wipe", action="store_true", help="also clear what no file system uses")
+    option("--new-identity", action="store_true", help="give the copy new disk ids, to stay beside the original")
+    option("--fit", action="store_true", help=f"shrink or grow to the target ({LATER})")
+    option("--adapt", action="store_true", help=f"prepare it for another computer ({LATER})")
+
+
+def _add_care(verbs: Verbs) -> None:
+    verify = verb(verbs, "verify", "verify [IMAGE] [--quick]", "read an image back from storage and check it")
+    verify.add_argument("image", metavar="IMAGE", nargs="?", help="an id, the beginning of one, latest or latest:NAME")
+    verify.add_argument("--quick", action="store_true", help="check the structure only")
+    verb(verbs, "check", "check", "check the structure of the repository")
+    repair = verb(verbs, "repair", "repair [--read-all]", "mend the repository from what is still good", writes=True)
+    repair.add_argument("--read-all", action="store_true", help="read every stored chunk on the way")
+    forget = verb(verbs, "forget", "forget IMAGE...", "forget images; 'expire' frees the room", writes=True)
+    add_yes(forget)
+    forget.add_argument("images", metavar="IMAGE", nargs="+", help="an id, the beginning of one, latest or latest:NAME")
+    expire = verb(
+        verbs, "expire", "expire [--keep-daily N] ... [--max-size S]",
+        "forget images by rules and free the room of forgotten ones", writes=True,
+    )  # fmt: skip
+    add_yes(expire)
+    for word, words in (("last", "images"), ("daily", "days"), ("weekly", "weeks"), ("monthly", "months")):
+        what = "the newest N images" if word == "last" else f"one image of each of the last N {words}"
+        expire.add_argument(f"--keep-{word}", metavar="N", type=number, default=0, help=f"keep {what}")
+    expire.add_argument("--max-size", metavar="S", type=size, help="keep within this size, such as 500G")
+    expire.add_argument(
+        "--grace", metavar="HOURS", type=number, default=24,
+        help="delete only what was given up so long ago (default: 24)",
+    )  # fmt: skip
+
+
+def _add_keys(verbs: Verbs) -> None:
+    words = "passphrases and recovery keys of a repository"
+    key = verbs.add_parser(
+        "key", help=words, description=words[0].upper() + words[1:] + ".", usage="stillframe key add|remove|list",
+        allow_abbrev=False, formatter_class=Formatter,
+    )  # fmt: skip
+    inner = key.add_subparsers(dest="key_verb", metavar="WHAT", required=True, parser_class=Parser, title="what")
+    add = verb(inner, "add", "key add [--label L] [--new-password-file FILE]", "add a passphrase", writes=True)
+    add.add_argument("--label", metavar="L", default="", help="whose it is")
+    add.add_argument(
+        "--new-password-file", metavar="FILE", default="",
+        help="a file whose first line is the new passphrase (or STILLFRAME_NEW_PASSWORD; else it asks)",
+    )  # fmt: skip
+    remove = verb(inner, "remove", "key remove KEY", "take a key away", writes=True)
+    add_yes(remove)
+    remove.add_argument("key", metavar="KEY", help="its id, or the beginning of it")
+    verb(inner, "list", "key list", "list the keys")
+    kit = verb(verbs, "recovery-kit", "recovery-kit FILE", "make a recovery key and a page to print", writes=True)
+    kit.add_argument("file", metavar="FILE", help="must not exist, nor lie inside the repository")
+
+
+def _add_demo(verbs: Verbs) -> None:
+    demo = verb(verbs, "demo", "demo [--keep DIR]", "save and restore a disk made for it, and compare", repo=False)
+    demo.add_argument("--keep", metavar="DIR", default="", help="keep the disks and the repository in this new folder")
+
+
+ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (
+    _add_looking, _add_repository, _add_backup, _add_restore, _add_care, _add_keys, _add_demo
+)  # fmt: skip
+"""In the order of the help."""

@@ -1,0 +1,126 @@
+"""A stored image as disks that can be read at random.
+
+Answers: "what was at this byte of the disk, or of its third partition?" Browsing, mounting, serving, booting, proving
+and exporting all stand on this. Nothing is written on the way.
+
+Two rules decide what is read where the image has no bytes. What a backup left out (the contents of paging files) is
+zeros for whoever uses the disk as a disk, and an error for whoever reads files. What the source could not read is an
+error for both.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from stillframe.block import AssembledReader, BlockReader, GuardedReader, Piece
+from stillframe.errors import UsageError
+from stillframe.extents import Extent, ExtentSet
+from stillframe.repo.map_reader import MapReader
+from stillframe.repo.reading import ChunkReader
+from stillframe.repo.records import Manifest, Ranges, StoredDisk, StoredMap, StoredPartition, require_known_features
+from stillframe.repo.repository import Repository
+
+_LEFT_OUT: Final = "was left out of the image"
+_LEFT_OUT_HINT: Final = "'stillframe show' lists what was left out; '--include-paging' keeps it next time."
+_UNREADABLE: Final = "could not be read when the image was made"
+_UNREADABLE_HINT: Final = "An older image may have it: 'stillframe images' lists what there is."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExposedPartition:
+    """A partition of an image.
+
+    Attributes:
+        stored: What the image says of it.
+        reader: Its bytes for whoever uses it as a disk: what was left out is zeros.
+        contents: Its bytes for whoever reads files: what was left out is a ``ReadFault``.
+    """
+
+    stored: StoredPartition
+    reader: BlockReader
+    contents: BlockReader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExposedDisk:
+    """A disk of an image, whole and by its partitions. What was left out is zeros in ``reader``."""
+
+    stored: StoredDisk
+    reader: BlockReader
+    partitions: tuple[ExposedPartition, ...]
+
+    def partition(self, number: int) -> ExposedPartition:
+        """One partition, by the number people see.
+
+        Raises:
+            UsageError: There is none of that number; those that are there are listed.
+        """
+        found = [part for part in self.partitions if part.stored.number == number]
+        if found:
+            return found[0]
+        numbers = ", ".join(str(part.stored.number) for part in self.partitions) or "none"
+        raise UsageError(
+            f"the image has no partition {number} on disk {self.stored.number}; it has {numbers}",
+            hint="'stillframe show IMAGE' lists them.",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExposedImage:
+    """All disks of an image."""
+
+    manifest: Manifest
+    disks: tuple[ExposedDisk, ...]
+
+    def disk(self, number: int | None) -> ExposedDisk:
+        """One disk, by the number people see; ``None`` is the only one.
+
+        Raises:
+            UsageError: There are several and none was named, or none of that number.
+        """
+        if number is None and len(self.disks) == 1:
+            return self.disks[0]
+        found = [disk for disk in self.disks if disk.stored.number == number]
+        if found:
+            return found[0]
+        which = "no disk was named" if number is None else f"there is no disk {number}"
+        names = ", ".join(f"{disk.stored.number} ({disk.stored.path})" for disk in self.disks)
+        raise UsageError(f"{which} of image {self.manifest.image[:8]}; it has {names}", hint="Add '--disk N'.")
+
+
+def expose(repository: Repository, manifest: Manifest) -> ExposedImage:
+    """An image as disks.
+
+    Raises:
+        UnsupportedFormat: It needs what this program does not know.
+        DamagedError: Its maps are not what the format allows, or the index cannot be read.
+    """
+    return expose_from(repository.reader(), manifest)
+
+
+def expose_from(chunks: ChunkReader, manifest: Manifest) -> ExposedImage:
+    """An image as disks, through a reader of chunks that is there already; errors as ``expose``."""
+    require_known_features(manifest)
+    return ExposedImage(manifest=manifest, disks=tuple(_expose_disk(chunks, manifest, disk) for disk in manifest.disks))
+
+
+def _expose_disk(chunks: ChunkReader, manifest: Manifest, disk: StoredDisk) -> ExposedDisk:
+    def read(stored: StoredMap) -> MapReader:
+        return MapReader(stored.root(), chunks, chunk_size=manifest.chunk_size, sector_size=disk.sector_size)
+
+    parts = tuple(_expose_partition(read(part.blocks), part) for part in disk.partitions)
+    outside = _guarded(read(disk.outside), disk.unreadable, _UNREADABLE, _UNREADABLE_HINT)
+    whole = AssembledReader(outside, [Piece(start=part.stored.start, reader=part.reader) for part in parts])
+    return ExposedDisk(stored=disk, reader=whole, partitions=parts)
+
+
+def _expose_partition(reader: BlockReader, part: StoredPartition) -> ExposedPartition:
+    reader = _guarded(reader, part.unreadable, _UNREADABLE, _UNREADABLE_HINT)
+    contents = _guarded(reader, part.excluded, _LEFT_OUT, _LEFT_OUT_HINT)
+    return ExposedPartition(stored=part, reader=reader, contents=contents)
+
+
+def _guarded(reader: BlockReader, ranges: Ranges, words: str, hint: str) -> BlockReader:
+    if not ranges:
+        return reader
+    extents = ExtentSet.from_extents(Extent(start, end) for start, end in ranges)
+    return GuardedReader(reader, extents, words=words, hint=hint)
