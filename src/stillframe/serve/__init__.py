@@ -1,0 +1,1 @@
+"""An image as a disk for other programs: a network block device, a folder."""

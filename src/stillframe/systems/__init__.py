@@ -1,0 +1,1 @@
+"""What is installed: operating systems recognised from the files of volumes."""
