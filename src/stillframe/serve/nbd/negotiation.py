@@ -12,7 +12,7 @@ from typing import Final
 
 from stillframe.serve.nbd import protocol as nbd
 from stillframe.serve.nbd.exports import BLOCK_SIZE_MIN, BLOCK_SIZE_PREFERRED, Export, ExportList
-from stillframe.serve.nbd.protocol import InfoKind, Option, OptionReply, ProtocolFault, build_option_reply
+from stillframe.serve.nbd.protocol import FactKind, Option, OptionReply, ProtocolFault, build_option_reply
 
 OPTION_SIZE_MAX: Final = 64 << 10
 """A longer option is refused; the protocol needs less than half of it."""
@@ -202,12 +202,12 @@ class Negotiation:
             yield _reply(option, OptionReply.ERR_UNKNOWN, "there is no such export")
             return
         facts = nbd.EXPORT_FACTS.pack(export.shown.size, export.flags(structured=self._structured))
-        yield _info(option, InfoKind.EXPORT, facts)
-        yield _info(option, InfoKind.BLOCK_SIZE, _block_sizes())
-        if InfoKind.NAME in wanted:
-            yield _info(option, InfoKind.NAME, _encoded(export.name))
-        if InfoKind.DESCRIPTION in wanted and export.description:
-            yield _info(option, InfoKind.DESCRIPTION, _encoded(export.description))
+        yield _info(option, FactKind.EXPORT, facts)
+        yield _info(option, FactKind.BLOCK_SIZE, _block_sizes())
+        if FactKind.NAME in wanted:
+            yield _info(option, FactKind.NAME, _encoded(export.name))
+        if FactKind.DESCRIPTION in wanted and export.description:
+            yield _info(option, FactKind.DESCRIPTION, _encoded(export.description))
         yield _reply(option, OptionReply.ACK)
         if option == Option.GO:
             yield self._serve(export, name)
@@ -258,7 +258,7 @@ def _reply(option: int, kind: OptionReply, words: str = "") -> Send:
     return Send(build_option_reply(option, kind, words.encode()))
 
 
-def _info(option: int, kind: InfoKind, payload: bytes) -> Send:
+def _info(option: int, kind: FactKind, payload: bytes) -> Send:
     return Send(build_option_reply(option, OptionReply.INFO, nbd.U16.pack(kind) + payload))
 
 

@@ -97,7 +97,7 @@ class OptionReply(IntEnum):
     ERR_TOO_BIG = 0x8000_0009
 
 
-class InfoKind(IntEnum):
+class FactKind(IntEnum):
     """Kinds of what ``INFO`` and ``GO`` tell."""
 
     EXPORT = 0
