@@ -36,6 +36,7 @@ _VERBS: Final = {
     "forget": "caring",
     "expire": "caring",
     "demo": "showing",
+    "nbd": "serving",
 }
 """In which module a verb is; its function has the verb's name. A module is loaded when its verb is asked for."""
 

@@ -14,6 +14,7 @@ from typing import Final
 from stillframe.block import AssembledReader, BlockReader, GuardedReader, Piece
 from stillframe.errors import UsageError
 from stillframe.extents import Extent, ExtentSet
+from stillframe.repo.chunk_cache import AHEAD_THREADS, ChunkCache
 from stillframe.repo.map_reader import MapReader
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import Manifest, Ranges, StoredDisk, StoredMap, StoredPartition, require_known_features
@@ -100,12 +101,15 @@ def expose(repository: Repository, manifest: Manifest) -> ExposedImage:
 def expose_from(chunks: ChunkReader, manifest: Manifest) -> ExposedImage:
     """An image as disks, through a reader of chunks that is there already; errors as ``expose``."""
     require_known_features(manifest)
-    return ExposedImage(manifest=manifest, disks=tuple(_expose_disk(chunks, manifest, disk) for disk in manifest.disks))
+    cache = ChunkCache(chunks, threads=AHEAD_THREADS)
+    return ExposedImage(manifest=manifest, disks=tuple(_expose_disk(cache, manifest, disk) for disk in manifest.disks))
 
 
-def _expose_disk(chunks: ChunkReader, manifest: Manifest, disk: StoredDisk) -> ExposedDisk:
+def _expose_disk(cache: ChunkCache, manifest: Manifest, disk: StoredDisk) -> ExposedDisk:
     def read(stored: StoredMap) -> MapReader:
-        return MapReader(stored.root(), chunks, chunk_size=manifest.chunk_size, sector_size=disk.sector_size)
+        return MapReader(
+            stored.root(), cache.chunks, chunk_size=manifest.chunk_size, sector_size=disk.sector_size, cache=cache
+        )
 
     parts = tuple(_expose_partition(read(part.blocks), part) for part in disk.partitions)
     outside = _guarded(read(disk.outside), disk.unreadable, _UNREADABLE, _UNREADABLE_HINT)
