@@ -36,6 +36,9 @@ _VERBS: Final = {
     "forget": "caring",
     "expire": "caring",
     "demo": "showing",
+    "ls": "browsing",
+    "find": "browsing",
+    "get": "browsing",
 }
 """In which module a verb is; its function has the verb's name. A module is loaded when its verb is asked for."""
 
