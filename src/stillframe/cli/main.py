@@ -37,6 +37,9 @@ _VERBS: Final = {
     "expire": "caring",
     "demo": "showing",
     "nbd": "serving",
+    "ls": "browsing",
+    "find": "browsing",
+    "get": "browsing",
 }
 """In which module a verb is; its function has the verb's name. A module is loaded when its verb is asked for."""
 

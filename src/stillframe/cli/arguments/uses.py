@@ -6,6 +6,7 @@ Answers: "what can a person do with an image without restoring it?" One function
 from collections.abc import Callable
 from typing import Final
 
+from stillframe.cli.arguments import files
 from stillframe.cli.arguments.words import Verbs, add_image, number, verb
 
 
@@ -30,5 +31,5 @@ def _add_nbd(verbs: Verbs) -> None:
     )
 
 
-ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (_add_nbd,)
+ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (files.add_ls, files.add_find, files.add_get, _add_nbd)
 """In the order of the help."""

@@ -111,8 +111,8 @@ class SleuthVolume:
         self._filesystem = filesystem
         self._reader = reader
         self._volume = volume
-        self._name = _name_of(volume)
-        self._unit: int = filesystem.info.block_size
+        self.name: Final = _name_of(volume)
+        self.block_size: Final = int(filesystem.info.block_size)
         self.root: Final = int(filesystem.info.root_inum)
 
     def iter_folder(self, number: int, on_fault: Callable[[StillframeError], None]) -> Iterator[Entry]:
@@ -122,12 +122,12 @@ class SleuthVolume:
         told to ``on_fault``, and the listing goes on where it can.
         """
         what = f"folder {number}"
-        folder, fault = self._ask(lambda: self._filesystem.open_dir(inode=number), what)
+        folder, fault = self.ask(lambda: self._filesystem.open_dir(inode=number), what)
         if fault is not None:
             on_fault(fault)
         names = iter(()) if folder is None else iter(folder)
         while True:
-            handle, fault = self._ask(lambda: next(names, None), what)
+            handle, fault = self.ask(lambda: next(names, None), what)
             if handle is None:
                 if fault is not None:
                     on_fault(fault)
@@ -146,7 +146,7 @@ class SleuthVolume:
 
         What cannot be read has a ``fault``.
         """
-        handle, fault = self._ask(lambda: self._filesystem.open_meta(inode=number), f"file {number}")
+        handle, fault = self.ask(lambda: self._filesystem.open_meta(inode=number), f"file {number}")
         meta = None if handle is None else handle.info.meta
         if meta is None and fault is None:
             return None
@@ -164,7 +164,7 @@ class SleuthVolume:
         """
         if entry.fault is not None:
             raise entry.fault
-        streams, fault = self._ask(lambda: tuple(self._iter_streams(entry)), f"file {entry.number}")
+        streams, fault = self.ask(lambda: tuple(self._iter_streams(entry)), f"file {entry.number}")
         if fault is not None:
             raise fault
         assert streams is not None
@@ -178,13 +178,13 @@ class SleuthVolume:
         """
         if self._volume.filesystem != "ntfs":
             return entry.links
-        spaces, fault = self._ask(lambda: self._read_namespaces(entry.handle), f"file {entry.number}")
+        spaces, fault = self.ask(lambda: self._read_namespaces(entry.handle), f"file {entry.number}")
         if fault is not None:
             raise fault
         assert spaces is not None
         return max(len(spaces), entry.links) - spaces.count(_DOS_NAMESPACE)
 
-    def _ask(self, question: Callable[[], _Answer], what: str) -> tuple[_Answer | None, StillframeError | None]:
+    def ask(self, question: Callable[[], _Answer], what: str) -> tuple[_Answer | None, StillframeError | None]:
         """The library's answer, and what went wrong on the way; it may answer although it could not read all.
 
         Raises:
@@ -197,7 +197,7 @@ class SleuthVolume:
         except StillframeError as error:
             fault = error
         except _LIBRARY_ERRORS as error:
-            fault = DiskFormatError(f"{self._name}, {what}: {error}", hint=HINT)
+            fault = DiskFormatError(f"{self.name}, {what}: {error}", hint=HINT)
         return answer, _take_fault(self._image) or fault
 
     def _read_entry(self, handle: Any, fault: StillframeError | None, *, in_root: bool) -> Entry | None:
@@ -229,11 +229,11 @@ class SleuthVolume:
                 return number < EXT_SYSTEM_COUNT
 
     def _iter_streams(self, entry: Entry) -> Iterator[Stream]:
-        unit, size = self._unit, self._reader.size
+        unit, size = self.block_size, self._reader.size
         if not entry.handle.max_attr and entry.size and int(entry.handle.info.meta.type) != _META_VIRTUAL:
             # tsk_fs_file_attr_getsize: what lists the blocks could not be read, and the error is forgotten. A table
             # that the library shows as a file has no blocks where it is smaller than one: exFAT's $FAT1.
-            raise DiskFormatError(f"{self._name}, file {entry.number}: nothing says where its contents are", hint=HINT)
+            raise DiskFormatError(f"{self.name}, file {entry.number}: nothing says where its contents are", hint=HINT)
         for attribute in entry.handle:
             facts = attribute.info
             flags = int(facts.flags)
@@ -245,7 +245,7 @@ class SleuthVolume:
                 if not int(run.flags) & _RUN_FILLER_OR_SPARSE
             )
             if any(run.start + run.size > size for run in runs):
-                raise DiskFormatError(f"{self._name}, file {entry.number}: it leaves the volume", hint=HINT)
+                raise DiskFormatError(f"{self.name}, file {entry.number}: it leaves the volume", hint=HINT)
             name = show_name(facts.name or b"")
             compressed = bool(flags & _ATTRIBUTE_COMPRESSED) or name == _COMPRESSED_STREAM
             yield Stream(type=int(facts.type), name=name, size=facts.size, is_compressed=compressed, runs=runs)
