@@ -37,6 +37,7 @@ _VERBS: Final = {
     "expire": "caring",
     "demo": "showing",
     "nbd": "serving",
+    "mount": "mounting",
     "ls": "browsing",
     "find": "browsing",
     "get": "browsing",

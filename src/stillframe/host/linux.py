@@ -226,6 +226,11 @@ def lock_memory(*, locked: bool) -> None:
         libc.munlockall()
 
 
+def is_root() -> bool:
+    """Whether this user may do everything here."""
+    return sys.platform == "linux" and os.geteuid() == 0
+
+
 def stand_alone() -> None:
     """Leave the session of whoever started this process, and keep all its pages in memory, as far as that is allowed.
 

@@ -27,6 +27,11 @@ class CancelToken:
         """Ask the run to stop."""
         self._set.set()
 
+    @property
+    def is_set(self) -> bool:
+        """Whether the run was asked to stop."""
+        return self._set.is_set()
+
     def wait(self) -> None:
         """Return when the run is asked to stop."""
         self._set.wait()

@@ -31,5 +31,11 @@ def _add_nbd(verbs: Verbs) -> None:
     )
 
 
-ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (files.add_ls, files.add_find, files.add_get, _add_nbd)
+def _add_mount(verbs: Verbs) -> None:
+    mount = verb(verbs, "mount", "mount IMAGE DIR", "show an image as a folder: its disks, and its files, until Ctrl-C")
+    add_image(mount)
+    mount.add_argument("folder", metavar="DIR", help="an empty folder")
+
+
+ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (files.add_ls, files.add_find, files.add_get, _add_mount, _add_nbd)
 """In the order of the help."""
