@@ -207,7 +207,7 @@ def _mounted(
         disks = keeper.make_folder(f"{hidden}/disks")
         files = [stack.enter_context(_changeable_file(one)) for one in todo]
         keeper.will("mount", disks)
-        stack.enter_context(serve_folder(files, disks, reported, name="stillframe-partitions"))
+        stack.enter_context(serve_folder(files, disks, reported, name="stillframe-partitions", for_kernel=True))
         stack.callback(keeper.undo_to, keeper.mark)
         attached = [_attach(one, keeper, hidden, notices) for one in todo]
         found = [ShownFolder(name=one.name, place=a.place) for one, a in zip(todo, attached, strict=True) if a]

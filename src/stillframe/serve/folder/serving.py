@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from stillframe.errors import MachineRefusal, StillframeError
 from stillframe.host.attaching import is_mount_point
@@ -61,7 +61,7 @@ class ServedFolder:
 @contextmanager
 def serve_folder(
     shown: Sequence[DiskFile | ShownFolder], place: str, reported: Reported, *, name: str = "stillframe",
-    for_others: bool = False,
+    for_others: bool = False, for_kernel: bool = False,
 ) -> Iterator[ServedFolder]:  # fmt: skip
     """Show disk files and folders at a place, until it is unmounted or the block ends.
 
@@ -71,16 +71,21 @@ def serve_folder(
         reported: Is told of reads that failed; who reads gets an I/O error.
         name: What lists of mounts call it.
         for_others: Whether other users than this one may look; permissions are then checked by the kernel.
+        for_kernel: Loop devices are made over its files: they are kept out of the page cache, which would read more
+            than was asked for, and fail where bytes behind that cannot be read.
 
     Raises:
         MachineRefusal: FUSE is not possible here.
     """
+    options: dict[str, Any] = {"direct_io": True} if for_kernel else {"kernel_cache": True}
+    if for_others:
+        options |= {"allow_other": True, "default_permissions": True}
     operations, ended = Operations(shown, reported), threading.Event()
     failures: list[BaseException] = []
 
     def serve() -> None:
         try:
-            _run_libfuse(operations, place, name, for_others=for_others)
+            _run_libfuse(operations, place, {"fsname": name, **options})
         except BaseException as error:  # noqa: BLE001 - it is raised where the caller waits
             failures.append(error)
         finally:
@@ -119,7 +124,7 @@ def _log(_level: int, words: bytes, values: int) -> None:
         ctypes.CDLL(None).vdprintf(2, words, ctypes.c_void_p(values))
 
 
-def _run_libfuse(operations: Operations, place: str, name: str, *, for_others: bool) -> None:
+def _run_libfuse(operations: Operations, place: str, options: dict[str, Any]) -> None:
     os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")
     try:
         import mfusepy  # noqa: PLC0415 - it looks for libfuse when it is loaded
@@ -128,12 +133,8 @@ def _run_libfuse(operations: Operations, place: str, name: str, *, for_others: b
             f"libfuse 3 cannot be loaded: {error}",
             hint="On Debian or Ubuntu: sudo apt install fuse3. 'stillframe get' and 'export' need none.",
         ) from error
-    options = {"allow_other": True, "default_permissions": True} if for_others else {}
     mfusepy._libfuse.fuse_set_log_func(_log)  # noqa: SLF001 - mfusepy has no name of its own for it
-    mfusepy.FUSE(
-        operations, place, foreground=True, fsname=name, subtype="stillframe", max_read=MAX_READ, kernel_cache=True,
-        **options,
-    )  # fmt: skip
+    mfusepy.FUSE(operations, place, foreground=True, subtype="stillframe", max_read=MAX_READ, **options)
 
 
 def _await_start(folder: ServedFolder, operations: Operations, failures: list[BaseException]) -> None:
