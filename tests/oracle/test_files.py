@@ -123,7 +123,7 @@ def fill_windows(root: Path) -> None:
     (root / "letter:Zone.Identifier").write_bytes(b"[ZoneTransfer]\r\nZoneId=3\r\n")
     (root / "packed").mkdir()
     os.setxattr(root / "packed", "system.ntfs_attrib_be", struct.pack(">I", 0x800))
-    generator = random.Random(7)  # noqa: S311 contents of a test
+    generator = random.Random(7)
     words = [generator.randbytes(6) for _ in range(40)]
     (root / "packed" / "text").write_bytes(b"".join(generator.choices(words, k=150_000)))
     (root / "packed" / "noise").write_bytes(generator.randbytes(300_001))
@@ -252,7 +252,9 @@ def test_what_is_there_already_is_kept_unless_it_may_be_replaced(tmp_path: Path)
 
 def hostile(folder: Path) -> bytes:
     """An ext4 whose root folder says what no kernel would write."""
-    image = make_volume(folder, "mke2fs", "-q", "-F", "-t", "ext4", "-O", "^metadata_csum,^dir_index,^has_journal", "-b", "1024")
+    image = make_volume(
+        folder, "mke2fs", "-q", "-F", "-t", "ext4", "-O", "^metadata_csum,^dir_index,^has_journal", "-b", "1024"
+    )
     outside = folder / "outside"
     outside.mkdir()
     with mounted_kernel(image, folder / "mount") as root:
@@ -310,7 +312,7 @@ def test_what_only_the_kernel_reads_comes_through_a_mount(tmp_path: Path, make: 
     with mounted_kernel(image, tmp_path / "mount") as root:
         fill_unix(root)
         os.setxattr(root / "letter", "user.colour", b"blue")
-    from stillframe.block.file import open_file_reader  # noqa: PLC0415 it stands beside its one use
+    from stillframe.block.file import open_file_reader
 
     with open_file_reader(str(image)) as reader, mounted_kernel(image, tmp_path / "mount", options=options) as root:
         part = partition_of(reader)
