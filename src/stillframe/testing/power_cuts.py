@@ -7,10 +7,13 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+assert sys.platform != "win32"  # mounts are those of Linux
 
 Promised = dict[str, str]
 """What was fsynced: path below the mount point, and SHA-256 of the contents."""
@@ -18,11 +21,14 @@ Work = Callable[[Path, Promised], None]
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True, timeout=60)
+    """A tool that must succeed."""
+    words = [str(word) for word in command]
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603 a test's tool
 
 
 @contextmanager
 def mounted(image: Path, place: Path, *, options: str = "rw") -> Iterator[Path]:
+    """A volume in a file, mounted by the kernel."""
     place.mkdir(exist_ok=True)
     run("mount", "-o", f"loop,{options}", image, place)
     try:
@@ -44,17 +50,20 @@ def keep(root: Path, promised: Promised, name: str, contents: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
 
 
 def plain_files(root: Path, promised: Promised) -> None:
+    """Files of many sizes."""
     for number in range(40):
         keep(root, promised, f"file{number}", os.urandom(3000 * number + 1))
 
 
 def renamed_over(root: Path, promised: Promised) -> None:
+    """A file that is replaced again and again."""
     keep(root, promised, "settings", b"old" * 9000)
     for number in range(25):
         keep(root, promised, "settings.new", os.urandom(20000 + number))
@@ -77,6 +86,7 @@ def deleted_and_reused(root: Path, promised: Promised) -> None:
 
 
 def many_names(root: Path, promised: Promised) -> None:
+    """A folder that grows and shrinks."""
     for number in range(1500):
         (root / f"{'long' * 20}{number}").touch()
     for number in range(0, 1500, 3):
@@ -91,6 +101,7 @@ def wrapped_log(root: Path, promised: Promised) -> None:
 
 
 def fragmented(root: Path, promised: Promised) -> None:
+    """A file in many pieces, then cut."""
     for number in range(200):
         (root / f"filler{number}").write_bytes(bytes(8192))
     os.sync()
@@ -141,4 +152,5 @@ def power_cut(folder: Path, *, make: str, mount_options: str, work: Work) -> tup
 
 
 def hashes(root: Path, names: Promised) -> Promised:
+    """SHA-256 of some files."""
     return {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in names}
