@@ -227,8 +227,8 @@ def _remove_if_empty(path: str) -> None:
 def _refused(path: str, error: OSError) -> TargetError:
     if error.errno in _FATAL:
         return TargetError(f"{path} {_FATAL[error.errno]}", hint="Choose another folder.")
-    if error.errno == errno.ENOENT:
-        parent = os.path.dirname(os.path.abspath(path))
+    parent = os.path.dirname(os.path.abspath(path))
+    if error.errno == errno.ENOENT and not os.path.isdir(parent):
         return TargetError(f"{path} cannot be made: there is no {parent}", hint="Make that folder first.")
     return TargetError(f"{path} cannot be written: {error.strerror}", hint="Choose a folder that you may write.")
 

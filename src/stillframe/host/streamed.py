@@ -155,6 +155,8 @@ def _family(kind: type[BaseException]) -> str:
 
 
 def _end(child: int) -> None:
+    if sys.platform == "win32":
+        return
     with contextlib.suppress(ProcessLookupError, ChildProcessError):
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

@@ -32,8 +32,8 @@ _NEXT: Final = {
     "crypto_LUKS": "It is encrypted. Restore it and open it with 'cryptsetup open'.",
     "LVM2_member": "It holds logical volumes. Restore it, then 'vgchange -ay'; or back up the volumes themselves.",
     "linux_raid_member": "It is a part of an array. Restore it, then 'mdadm --assemble'; or back the array up itself.",
-    "swap": "It is swap space: it has no files.",
-    "": "No file system was recognised there. 'stillframe show IMAGE' tells what the image knows of it.",
+    "swap": "Swap space has no files.",
+    "": "'stillframe show IMAGE' tells what the image knows of it.",
 }
 
 Mount = Callable[[ExposedPartition, Volume], str]
@@ -85,15 +85,17 @@ def open_files_of(part: ExposedPartition, *, mount: Mount | None = None) -> Open
         DiskFormatError: The volume is broken.
         ReadFault: What says where files are was left out of the image, or could not be read.
     """
-    found = identify(part.contents)
+    found = identify(part.reader)
     volume = found.volume
     where = f"partition {part.stored.number}"
     name = volume.filesystem
     if found.filesystem is None or name in _NEXT:
-        words = f"the files of {name}" if name else "files"
-        why = found.notices[0].message if found.notices and not name else f"{words} cannot be read"
+        words = f"the files of {name} cannot be read" if name else "no file system was recognised"
+        why = found.notices[0].message if found.notices and not name else words
         raise MachineRefusal(f"{where}: {why}", hint=_NEXT.get(name, _NEXT[""]))
-    view, notices = replayed_view(part.contents, volume)
+    # What judges a volume may look into what was left out (is a system hibernated in it?), which is zeros then.
+    view, notices = replayed_view(part.contents if name in _EXT else part.reader, volume)
+    view = part.contents if view is part.reader else view
     source: FileSource | None = open_contents(view, volume)
     if source is None and mount is not None:
         source = MountedFiles(mount(part, volume))

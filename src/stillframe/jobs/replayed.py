@@ -19,6 +19,7 @@ REPLAYED: Final = "journal-replayed"
 _EXT: Final = frozenset({"ext2", "ext3", "ext4"})
 _BY_MAP: Final = frozenset({"vfat", "exfat", "xfs", "btrfs"})
 _KEPT_WHOLE: Final = ("; it is kept whole", "; the volume is kept whole", ": every byte is kept")
+_FAST: Final = Notice(code=STALE, message="its newest changes are fast commits, which this version does not replay")
 _HINT: Final = "Compare with an older image, or restore the partition and let its own system repair it."
 
 
@@ -30,7 +31,8 @@ def replayed_view(reader: BlockReader, volume: Volume) -> tuple[BlockReader, tup
         volume: What ``registry.identify`` said of it.
 
     Returns:
-        ``reader``, or a view of it in which the journal was replayed and is empty. A notice with the code ``STALE``
+        ``reader``, or a view of it in which the journal was replayed and is empty, or one that asks for no replay where
+        that is not possible. A notice with the code ``STALE``
         says that files may be missing or out of date.
     """
     name = f"{volume.filesystem} volume {(volume.label or volume.uuid)!r}"
@@ -45,9 +47,14 @@ def replayed_view(reader: BlockReader, volume: Volume) -> tuple[BlockReader, tup
             message=f"The {name} was not unmounted. Its journal ({replayed.transactions_count} transactions, "
             f"{replayed.blocks_count} blocks) was replayed in memory; the image is as it was.",
         )  # fmt: skip
-        return replayed.view, (notice, *_stale(name, ext.explain_unclean(replayed.view)))
+        doubt = _FAST if replayed.fast_commits else ext.explain_unclean(replayed.view)
+        return replayed.view, (notice, *_stale(name, doubt))
     except (DiskFormatError, ReadFault) as error:
-        return reader, _stale(name, Notice(code=STALE, message=error.message, hint=error.hint))
+        notices = _stale(name, Notice(code=STALE, message=error.message, hint=error.hint))
+    try:
+        return ext.leave_unreplayed(reader) if volume.filesystem in _EXT else reader, notices
+    except (DiskFormatError, ReadFault):
+        return reader, notices
 
 
 def _find_doubt(reader: BlockReader, volume: Volume) -> Notice | None:

@@ -97,11 +97,13 @@ class ReplayedVolume:
         view: Its bytes: the journal replayed and empty, the superblock no longer asking for it.
         transactions_count: Transactions that were in the log.
         blocks_count: Blocks that they change.
+        fast_commits: Whether fast commits follow them, which are not replayed: the newest changes are not in ``view``.
     """
 
     view: BlockReader
     transactions_count: int
     blocks_count: int
+    fast_commits: bool
 
 
 def replay_volume(reader: BlockReader) -> ReplayedVolume | None:
@@ -118,7 +120,7 @@ def replay_volume(reader: BlockReader) -> ReplayedVolume | None:
         return None
     table = read_groups(reader, superblock)
     journal, log = _open_journal(reader, superblock, table)
-    replay = _require_whole(read_replay(journal, log, blocks_count=superblock.blocks_count))
+    replay = read_replay(journal, log, blocks_count=superblock.blocks_count)
     size = superblock.block_size
     view = OverlayReader(reader, block_size=size, blocks=replay.blocks)
     _require_same_layout(superblock, _read_superblock(view))
@@ -128,8 +130,18 @@ def replay_volume(reader: BlockReader) -> ReplayedVolume | None:
     last: Mapping[int, bytes] = {superblock.superblock_block: ends, own: emptied}
     return ReplayedVolume(
         view=OverlayReader(view, block_size=size, blocks=last), transactions_count=replay.transactions_count,
-        blocks_count=len(replay.blocks),
+        blocks_count=len(replay.blocks), fast_commits=replay.fast_commits,
     )  # fmt: skip
+
+
+def leave_unreplayed(reader: BlockReader) -> BlockReader:
+    """A volume as it stands on the disk, though its superblock asks for a replay: some of its files may be old."""
+    superblock = _read_superblock(reader)
+    if superblock is None or Incompat.RECOVER not in superblock.incompat:
+        return reader
+    size, number = superblock.block_size, superblock.superblock_block
+    block = _clear_recover(reader.read_at(number * size, size), place=SUPERBLOCK_OFFSET % size)
+    return OverlayReader(reader, block_size=size, blocks={number: block})
 
 
 def explain_unclean(reader: BlockReader) -> Notice | None:

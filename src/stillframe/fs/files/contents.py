@@ -127,12 +127,16 @@ class SleuthFiles:
         )  # fmt: skip
 
     def _read_link(self, entry: Entry, meta: Any) -> tuple[bytes, str]:
-        """Where a link of ext leads. Of long ones the library gives the contents of a block, of short ones the text."""
+        """Where a link of ext leads: the library has short ones at hand, of long ones the contents are read."""
         if not 0 < meta.size < _LINK_SIZE_MAX:
             return b"", f"its link has {meta.size} bytes, expected 1 to {_LINK_SIZE_MAX - 1}"
-        target: bytes = meta.link or b""
-        if len(target) != meta.size:
-            return b"", entry.fault.message if entry.fault is not None else "its link cannot be read"
+        size = int(meta.size)
+        target: bytes | None = meta.link
+        fault = entry.fault
+        if not target:
+            target, fault = self._sleuth.ask(lambda: bytes(entry.handle.read_random(0, size)), f"link {entry.number}")
+        if fault is not None or target is None or len(target) != size:
+            return b"", _words(fault)
         return target, ""
 
     def _look_at_attributes(self, entry: Entry, kind: str) -> tuple[str, bytes, tuple[str, ...], str]:
