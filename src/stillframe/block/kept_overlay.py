@@ -78,6 +78,10 @@ class KeptOverlay:
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes."""
+        check_range(self.size, offset, length)
+        parts = list(self._parts(Extent(offset, offset + length)))
+        if len(parts) == 1 and not parts[0][1]:
+            return self._inner.read_at(offset, length)  # as it comes: nothing is copied
         return read_filled(self, offset, length)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
