@@ -22,6 +22,8 @@ from stillframe.serve.nbd.reports import Reports
 
 HOST: Final = "127.0.0.1"
 _PAUSE_S: Final = 0.05
+_SEND_BUFFER: Final = 4 << 20
+"""Wanted for a socket, so that a reply fits and its thread need not wait for the client; systems give less."""
 CONNECTIONS_MAX: Final = 32
 """Clients at a time; one more is hung up on."""
 
@@ -81,6 +83,7 @@ class NbdServer:
             connected.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
             connected.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
         connected.setblocking(True)
+        connected.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, _SEND_BUFFER)
         connection = Connection(connected, self._offer)
         thread = threading.Thread(target=self._serve, args=(connection,), name="nbd-connection", daemon=True)
         with self._lock:
