@@ -34,7 +34,7 @@ SCRIPT = r"""
 modprobe nbd max_part=0
 mkfs.ext4 -q /dev/disk/by-id/virtio-source
 mount /dev/disk/by-id/virtio-source /mnt
-cp -r /usr/share/doc /mnt/doc
+cp -r /job/src /mnt/doc
 head -c 20M /dev/urandom > /mnt/noise
 (cd /mnt && find . -type f -print0 | sort -z | xargs -0 sha256sum) > /run/sums
 umount /mnt
