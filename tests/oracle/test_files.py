@@ -4,13 +4,14 @@ import os
 import random
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stillframe.block import GuardedReader, MemoryDisk
-from stillframe.errors import MachineRefusal, UsageError
+from stillframe.errors import UsageError
 from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.files.patterns import parse_pattern
 from stillframe.jobs.browsing import Look
@@ -312,14 +313,19 @@ def test_what_only_the_kernel_reads_comes_through_a_mount(tmp_path: Path, make: 
         os.setxattr(root / "letter", "user.colour", b"blue")
     from stillframe.block.file import open_file_reader
 
-    with open_file_reader(str(image)) as reader, mounted_kernel(image, tmp_path / "mount", options=options) as root:
+    traits = {}
+    with mounted_kernel(image, tmp_path / "mount", options=options) as root:
+        traits = traits_of(root)
+    if "btrfs" in make:  # or the kernel takes the copy for the device that it has seen
+        run_tool("btrfs", "device", "scan", "--forget", accept=(0, 1))
+    with open_file_reader(str(image)) as reader:
         part = partition_of(reader)
-        with pytest.raises(MachineRefusal, match="not read without the kernel"):
-            list_all(part)
-        tally = get_all(part, tmp_path / "out", mount=lambda _part, _volume: str(root))
+        filesystem = "btrfs" if "btrfs" in make else "xfs"
+        part = replace(part, stored=replace(part.stored, filesystem=filesystem))
+        tally = get_all(part, tmp_path / "out")
         assert tally.notices == []
-        assert traits_of(tmp_path / "out") == traits_of(root)
-        files = listed(part, mount=lambda _part, _volume: str(root))
+        assert traits_of(tmp_path / "out") == traits
+        files = listed(part)
         assert files["/letter"].links == 2
     assert os.getxattr(tmp_path / "out" / "letter", "user.colour") == b"blue"
     assert (tmp_path / "out" / "sparse").stat().st_blocks * 512 < MIB

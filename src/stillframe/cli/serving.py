@@ -1,5 +1,6 @@
 """The verb that serves an image to other programs: ``nbd``."""
 
+import os
 import shlex
 from collections.abc import Iterator
 
@@ -63,7 +64,9 @@ def _ready_lines(served: Served, request: ServeRequest) -> Iterator[str]:
     yield f"  qemu-img convert -p -f raw -O qcow2 {uri} disk.qcow2"
     yield f"  nbdfuse --readonly DIR/disk.img {uri}" if not request.writable else f"  nbdfuse DIR/disk.img {uri}"
     if request.tls is None:
-        where = f"-unix {shlex.quote(request.socket)}" if request.socket else _host_and_port(served.uri)
+        where = (
+            f"-unix {shlex.quote(os.path.abspath(request.socket))}" if request.socket else _host_and_port(served.uri)
+        )
         yield f"  sudo nbd-client -N {served.name} {where} /dev/nbd0"
     yield "Ctrl-C ends it."
 

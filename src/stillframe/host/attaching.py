@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, NoReturn, Self
+from typing import Final, Literal, NoReturn, Self, cast
 
 from stillframe.block.syscalls import refusal
 from stillframe.errors import MachineRefusal, StillframeError
@@ -52,7 +52,7 @@ REPLAYED_BY_KERNEL: Final = frozenset({"ext3", "ext4", "xfs", "btrfs"})
 
 def is_mount_point(place: str) -> bool:
     """Whether something is mounted there; asks the kernel's list, so that a server that hangs is not asked."""
-    wanted = os.path.realpath(os.path.dirname(place)) + "/" + os.path.basename(place)
+    wanted = os.path.join(os.path.realpath(os.path.dirname(place)), os.path.basename(place))
     mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape"))
     return any(mount.where == wanted for mount in mounts)
 
@@ -127,27 +127,28 @@ class Keeper:
         os.mkdir(path, 0o700)
         return path
 
-    def attach(self, file: str, filesystem: str, place: str) -> Attached:
+    def attach(self, file: str, filesystem: str, place: str, *, reads_ahead: bool = True) -> Attached:
         """Mount the volume in a file read-only. A file that may be written to has its journal replayed.
 
         Args:
             file: The volume, and nothing else.
             filesystem: As ``blkid`` calls it.
             place: An empty folder.
+            reads_ahead: Off where bytes cannot be read: one request for them and for their neighbours fails for both.
 
         Raises:
             MachineRefusal: It cannot be mounted here.
         """
         refusals: list[str] = []
         for number, options in enumerate(_WAYS.get(filesystem, ())):
-            device = self._loop(file)
+            device = self._loop(file, reads_ahead=reads_ahead)
             self.will("mount", place)
             ended = run(["mount", "-t", filesystem, "-o", f"{options},{_SAFE}", device, place], timeout_s=_MOUNT_S)
             if ended.exit_code == 0:
                 return Attached(place=place, is_stale=number > 0)
             refusals.append(_last_line(ended.errors))
         if filesystem in _PROGRAMS:
-            source = self._loop(file) if filesystem in _WAYS else file
+            source = self._loop(file, reads_ahead=reads_ahead) if filesystem in _WAYS else file
             self.will("mount", place)
             try:
                 ended = run([*_PROGRAMS[filesystem], source, place], timeout_s=_MOUNT_S)
@@ -161,7 +162,7 @@ class Keeper:
             f"the {filesystem} file system was not mounted: {refusals[-1].rpartition(': ')[2]}", hint=_NOT_MOUNTED
         )
 
-    def _loop(self, file: str) -> str:
+    def _loop(self, file: str, *, reads_ahead: bool) -> str:
         """A loop device over a file; one that is there already is used again."""
         found = _loops_of(file)
         if found:
@@ -170,7 +171,10 @@ class Keeper:
         ended = run(["losetup", "--find", "--show", file]).require_success(
             hint="Are there loop devices here? 'modprobe loop' may bring them."
         )
-        return ended.text.strip()
+        device = ended.text.strip()
+        if not reads_ahead:
+            run(["blockdev", "--setra", "0", device])
+        return device
 
 
 def require_unknown_btrfs(uuid: str) -> None:
@@ -179,7 +183,7 @@ def require_unknown_btrfs(uuid: str) -> None:
     Raises:
         MachineRefusal: One is mounted.
     """
-    if os.path.isdir(f"/sys/fs/btrfs/{uuid.lower()}"):
+    if uuid and os.path.isdir(f"/sys/fs/btrfs/{uuid.lower()}"):
         raise MachineRefusal(
             f"a Btrfs with the id {uuid} is mounted on this machine already, and the kernel cannot tell them apart",
             hint="Mount the image on another machine, or unmount that file system first.",
@@ -249,8 +253,8 @@ def _keep(pipe: int) -> NoReturn:
                 kind, _, thing = line.rstrip("\n").partition(" ")
                 if kind == "back":
                     del steps[int(thing) :]
-                elif kind == "mount" or kind == "loop" or kind == "folder":  # noqa: PLR1714 - mypy narrows it so
-                    steps.append((kind, bytes.fromhex(thing).decode()))
+                else:
+                    steps.append((cast("_Kind", kind), bytes.fromhex(thing).decode()))
         for step, what in reversed(steps):
             _undo(step, what)
         code = 0

@@ -5,11 +5,12 @@ the volume says, so it works in a process of its own (``host.streamed``), and on
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from stillframe.errors import DiskFormatError, MachineRefusal, StillframeError, UsageError
-from stillframe.events import Notice
+from stillframe.events import NoEvents, Notice
 from stillframe.fs.base import Volume
 from stillframe.fs.files.contents import open_contents
 from stillframe.fs.files.mounted import MountedFiles
@@ -17,8 +18,10 @@ from stillframe.fs.files.names import fold_case, show_name
 from stillframe.fs.files.patterns import Pattern, Trail
 from stillframe.fs.files.source import FOLDER, LINK, FileEntry, FileSource
 from stillframe.fs.registry import identify
+from stillframe.host.attaching import can_mount
 from stillframe.host.streamed import Send, stream_apart
 from stillframe.jobs.exposing import ExposedPartition
+from stillframe.jobs.mounting import mounted_files
 from stillframe.jobs.pipeline import CancelToken
 from stillframe.jobs.replayed import STALE, replayed_view
 
@@ -36,8 +39,8 @@ _NEXT: Final = {
     "": "'stillframe show IMAGE' tells what the image knows of it.",
 }
 
-Mount = Callable[[ExposedPartition, Volume], str]
-"""Mounts a partition read-only by the kernel; the folder where its files are."""
+Mount = Callable[[ExposedPartition], tuple[str, tuple[Notice, ...]]]
+"""Mounts a partition read-only by the kernel: the folder where its files are, and what must be said about them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +100,9 @@ def open_files_of(part: ExposedPartition, *, mount: Mount | None = None) -> Open
     view, notices = replayed_view(part.contents if name in _EXT else part.reader, volume)
     view = part.contents if view is part.reader else view
     source: FileSource | None = open_contents(view, volume)
-    if source is None and mount is not None:
-        source = MountedFiles(mount(part, volume))
+    if source is None and mount is not None and can_mount(name):
+        place, notices = mount(part)
+        return OpenFiles(source=MountedFiles(place), notices=notices)
     if source is None:
         special = " with the features that this one has" if name in {*_EXT, "ntfs", "vfat", "exfat"} else ""
         raise MachineRefusal(f"{where}: the files of {name}{special} are not read without the kernel", hint=_BY_KERNEL)
@@ -111,6 +115,16 @@ def _judged(part: ExposedPartition, volume: Volume, notice: Notice) -> Notice:
         return notice
     message = f"Partition {part.stored.number} was in use and held still for the image; its journal is not replayed."
     return Notice(code="files-of-a-snapshot", message=message)
+
+
+@contextmanager
+def files_of(part: ExposedPartition) -> Iterator[OpenFiles]:
+    """As ``open_files_of``, with the kernel where nothing else reads the file system: it is mounted until the end.
+
+    For a process with one thread, which ends soon.
+    """
+    with ExitStack() as stack:
+        yield open_files_of(part, mount=lambda part: stack.enter_context(mounted_files(part, NoEvents())))
 
 
 def find_entry(source: FileSource, names: Iterable[bytes]) -> tuple[str, FileEntry]:
@@ -182,9 +196,7 @@ class Look:
     newer_ns: int | None = None
 
 
-def iter_files(
-    part: ExposedPartition, look: Look, *, cancel: CancelToken, mount: Mount | None = None
-) -> Iterator[list[ListedFile | Notice]]:
+def iter_files(part: ExposedPartition, look: Look, *, cancel: CancelToken) -> Iterator[list[ListedFile | Notice]]:
     """What is to be listed, in bundles, by a process of its own; notices say what could not be read.
 
     Raises:
@@ -192,10 +204,10 @@ def iter_files(
     """
 
     def produce(send: Send) -> None:
-        opened = open_files_of(part, mount=mount)
-        for notice in opened.notices:
-            send(notice)
-        _list(opened.source, look, send)
+        with files_of(part) as opened:
+            for notice in opened.notices:
+                send(notice)
+            _list(opened.source, look, send)
 
     yield from stream_apart(produce, what=f"reading the files of partition {part.stored.number}", check=cancel.check)
 

@@ -14,7 +14,7 @@ from typing import Final
 from stillframe.block import AssembledReader, BlockReader, GuardedReader, Piece
 from stillframe.errors import UsageError
 from stillframe.extents import Extent, ExtentSet
-from stillframe.repo.chunk_cache import AHEAD_THREADS, ChunkCache
+from stillframe.repo.chunk_cache import AHEAD_THREADS, CACHE_SIZE, ChunkCache
 from stillframe.repo.map_reader import MapReader
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import Manifest, Ranges, StoredDisk, StoredMap, StoredPartition, require_known_features
@@ -39,6 +39,10 @@ class ExposedPartition:
     stored: StoredPartition
     reader: BlockReader
     contents: BlockReader
+
+    def guarded(self, reader: BlockReader) -> BlockReader:
+        """Another view of this partition, of which what was left out of the image cannot be read."""
+        return _guarded(reader, self.stored.excluded, _LEFT_OUT, _LEFT_OUT_HINT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,20 +92,26 @@ class ExposedImage:
         raise UsageError(f"{which} of image {self.manifest.image[:8]}; it has {names}", hint="Add '--disk N'.")
 
 
-def expose(repository: Repository, manifest: Manifest) -> ExposedImage:
+def expose(repository: Repository, manifest: Manifest, *, cache_size: int | None = None) -> ExposedImage:
     """An image as disks.
+
+    Args:
+        repository: Where it is.
+        manifest: The image.
+        cache_size: Bytes of expanded chunks that all its readers keep together; by default 128 MiB.
 
     Raises:
         UnsupportedFormat: It needs what this program does not know.
         DamagedError: Its maps are not what the format allows, or the index cannot be read.
     """
-    return expose_from(repository.reader(), manifest)
+    return expose_from(repository.reader(), manifest, cache_size=cache_size)
 
 
-def expose_from(chunks: ChunkReader, manifest: Manifest) -> ExposedImage:
+def expose_from(chunks: ChunkReader, manifest: Manifest, *, cache_size: int | None = None) -> ExposedImage:
     """An image as disks, through a reader of chunks that is there already; errors as ``expose``."""
     require_known_features(manifest)
-    cache = ChunkCache(chunks, threads=AHEAD_THREADS)
+    size_max = CACHE_SIZE if cache_size is None else cache_size
+    cache = ChunkCache(chunks, size_max=size_max, threads=AHEAD_THREADS)
     return ExposedImage(manifest=manifest, disks=tuple(_expose_disk(cache, manifest, disk) for disk in manifest.disks))
 
 

@@ -14,7 +14,7 @@ from stillframe.events import BytesMoved, EventSink, Notice
 from stillframe.fs.files.source import FILE, FOLDER, LINK, Content, FileEntry, FileSource
 from stillframe.host.destination import AlreadyThere, Destination, Traits
 from stillframe.host.streamed import Send, stream_apart
-from stillframe.jobs.browsing import DEPTH_MAX, NOT_READ, Mount, find_entry, open_files_of, show_text
+from stillframe.jobs.browsing import DEPTH_MAX, NOT_READ, files_of, find_entry, show_text
 from stillframe.jobs.exposing import ExposedPartition
 from stillframe.jobs.pipeline import CancelToken
 
@@ -39,7 +39,7 @@ class Tally:
 
 def get_files(
     part: ExposedPartition, places: Sequence[tuple[bytes, ...]], destination: Destination, *, events: EventSink,
-    cancel: CancelToken, mount: Mount | None = None,
+    cancel: CancelToken,
 ) -> Tally:  # fmt: skip
     """Write files and whole folders of one partition into a folder.
 
@@ -49,7 +49,6 @@ def get_files(
         destination: Where they go, each under its own last name.
         events: Gets bytes as they are written, and each notice.
         cancel: Asked a few times a second.
-        mount: As ``browsing.open_files_of``.
 
     Raises:
         StillframeError: As ``browsing.open_files_of``; ``UsageError`` when a path is not there; ``TargetError`` when
@@ -58,12 +57,12 @@ def get_files(
     tally = Tally()
 
     def produce(send: Send) -> None:
-        opened = open_files_of(part, mount=mount)
-        for notice in opened.notices:
-            send(notice)
-        found = [find_entry(opened.source, names) for names in places]  # all, before anything is written
-        left_out = {file.path.casefold(): file.kind for file in part.stored.left_out}
-        _Copy(opened.source, destination, send, left_out).copy_all(found)
+        with files_of(part) as opened:
+            for notice in opened.notices:
+                send(notice)
+            found = [find_entry(opened.source, names) for names in places]  # all, before anything is written
+            left_out = {file.path.casefold(): file.kind for file in part.stored.left_out}
+            _Copy(opened.source, destination, send, left_out).copy_all(found)
 
     what = f"reading the files of partition {part.stored.number}"
     for bundle in stream_apart(produce, what=what, check=cancel.check):

@@ -16,7 +16,7 @@ from typing import Final
 
 from stillframe.block.copy_on_write import CopyOnWrite, open_scratch
 from stillframe.errors import MachineRefusal, StillframeError, UsageError
-from stillframe.events import Notice
+from stillframe.events import EventSink, Notice
 from stillframe.fs.registry import identify
 from stillframe.host.attaching import (
     REPLAYED_BY_KERNEL,
@@ -123,7 +123,7 @@ def mount_image(
 
 
 @contextmanager
-def mounted_files(part: ExposedPartition, context: JobContext) -> Iterator[tuple[str, tuple[Notice, ...]]]:
+def mounted_files(part: ExposedPartition, events: EventSink) -> Iterator[tuple[str, tuple[Notice, ...]]]:
     """A folder with the files of one partition, mounted by the kernel. Needs root; call it with one thread.
 
     Raises:
@@ -137,7 +137,7 @@ def mounted_files(part: ExposedPartition, context: JobContext) -> Iterator[tuple
         )
     with Keeper() as keeper:
         wanted = [_Wanted(name="files", part=part)]
-        with _mounted(wanted, keeper, Reported(context.events)) as (folders, notices):
+        with _mounted(wanted, keeper, Reported(events)) as (folders, notices):
             if not folders:
                 raise MachineRefusal(notices[0].message, hint=notices[0].hint)
             yield folders[0].place, tuple(notices)
@@ -241,17 +241,18 @@ def _may_be_mounted(wanted: _Wanted, notices: list[Notice]) -> bool:
 @contextmanager
 def _changeable_file(wanted: _Wanted) -> Iterator[DiskFile]:
     """The partition for the kernel; what it writes is thrown away. What was left out is an error, never zeros."""
-    contents = wanted.part.contents
-    with open_scratch(tempfile.gettempdir(), contents.size) as changes:
-        writer = CopyOnWrite(contents, changes)
-        yield DiskFile(name=wanted.name, reader=writer, writer=writer)
+    part = wanted.part
+    with open_scratch(tempfile.gettempdir(), part.reader.size) as changes:
+        writer = CopyOnWrite(part.reader, changes)  # not over the guard: what it copies up is more than is written
+        yield DiskFile(name=wanted.name, reader=part.guarded(writer), writer=writer)
 
 
 def _attach(wanted: _Wanted, keeper: Keeper, hidden: str, notices: list[Notice]) -> Attached | None:
     stored = wanted.part.stored
     try:
         place = keeper.make_folder(f"{hidden}/{wanted.name}")
-        attached = keeper.attach(f"{hidden}/disks/{wanted.name}", stored.filesystem, place)
+        file = f"{hidden}/disks/{wanted.name}"
+        attached = keeper.attach(file, stored.filesystem, place, reads_ahead=not stored.excluded)
     except StillframeError as error:
         words = f"partition {stored.number}: {error.message}"
         notices.append(Notice(code=NOT_MOUNTED, message=words, hint=error.hint))

@@ -11,7 +11,7 @@ from typing import Any, Final
 from stillframe.block import BlockReader, MemoryDisk
 from stillframe.events import RecordedEvents
 from stillframe.host.destination import open_destination
-from stillframe.jobs.browsing import ListedFile, Look, Mount, iter_files
+from stillframe.jobs.browsing import ListedFile, Look, iter_files
 from stillframe.jobs.exposing import ExposedPartition
 from stillframe.jobs.getting import Tally, get_files
 from stillframe.jobs.pipeline import CancelToken
@@ -26,23 +26,21 @@ def partition_of(contents: bytes | BlockReader, readable: BlockReader | None = N
     return ExposedPartition(stored=sample_partition(), reader=reader, contents=readable or reader)
 
 
-def list_all(part: ExposedPartition, look: Look = EVERYTHING, mount: Mount | None = None) -> list[object]:
+def list_all(part: ExposedPartition, look: Look = EVERYTHING) -> list[object]:
     """Files and notices, in their order."""
-    return [one for bundle in iter_files(part, look, cancel=CancelToken(), mount=mount) for one in bundle]
+    return [one for bundle in iter_files(part, look, cancel=CancelToken()) for one in bundle]
 
 
-def listed(part: ExposedPartition, look: Look = EVERYTHING, mount: Mount | None = None) -> dict[str, ListedFile]:
+def listed(part: ExposedPartition, look: Look = EVERYTHING) -> dict[str, ListedFile]:
     """Files by path."""
-    return {one.path: one for one in list_all(part, look, mount) if isinstance(one, ListedFile)}
+    return {one.path: one for one in list_all(part, look) if isinstance(one, ListedFile)}
 
 
-def get_all(
-    part: ExposedPartition, folder: Path, *names: str, overwrite: bool = False, mount: Mount | None = None
-) -> Tally:
+def get_all(part: ExposedPartition, folder: Path, *names: str, overwrite: bool = False) -> Tally:
     """Get everything, or some paths, into a folder."""
     places = [tuple(os.fsencode(name) for name in path.split("/")) for path in names] or [()]
     with open_destination(str(folder), overwrite=overwrite) as destination:
-        return get_files(part, places, destination, events=RecordedEvents(), cancel=CancelToken(), mount=mount)
+        return get_files(part, places, destination, events=RecordedEvents(), cancel=CancelToken())
 
 
 def traits_of(folder: Path, *, with_modes: bool = True) -> dict[bytes, tuple[Any, ...]]:

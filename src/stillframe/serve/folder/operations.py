@@ -156,7 +156,7 @@ class Operations:
         """Bytes of a file; fewer only at its end."""
         file = self._files.get(path[1:])
         if file is None:
-            return bytes(_posix.pread(handle, size, offset))
+            return _read_fully(handle, size, offset)
         length = max(0, min(size, file.reader.size - offset))
         return self._guarded(file.name, lambda: file.reader.read_at(offset, length))
 
@@ -204,6 +204,15 @@ class Operations:
         except StillframeError as error:
             self._reported.tell(name, error)
             raise OSError(errno.EIO, error.message) from error
+
+
+def _read_fully(descriptor: int, size: int, offset: int) -> bytes:
+    """Bytes of a file; fewer only at its end. A read that stops before bad bytes would be taken for the end."""
+    parts: list[bytes] = []
+    while size and (part := _posix.pread(descriptor, size, offset)):
+        parts.append(part)
+        size, offset = size - len(part), offset + len(part)
+    return b"".join(parts)
 
 
 def _facts(found: os.stat_result) -> dict[str, int]:

@@ -77,7 +77,7 @@ def serve_folder(
     Raises:
         MachineRefusal: FUSE is not possible here.
     """
-    options: dict[str, Any] = {"direct_io": True} if for_kernel else {"kernel_cache": True}
+    options: dict[str, Any] = {"direct_io": True} if for_kernel else {"kernel_cache": True, "ro": True}
     if for_others:
         options |= {"allow_other": True, "default_permissions": True}
     operations, ended = Operations(shown, reported), threading.Event()
@@ -114,7 +114,6 @@ def _require_fuse() -> None:
         find_program("fusermount3")
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 def _log(_level: int, words: bytes, values: int) -> None:
     """What libfuse says goes to standard error, but for two complaints that mean nothing here.
 
@@ -122,6 +121,9 @@ def _log(_level: int, words: bytes, values: int) -> None:
     """
     if not any(harmless in words for harmless in _HARMLESS):
         ctypes.CDLL(None).vdprintf(2, words, ctypes.c_void_p(values))
+
+
+_LOG: Final = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_log)
 
 
 def _run_libfuse(operations: Operations, place: str, options: dict[str, Any]) -> None:
@@ -133,7 +135,7 @@ def _run_libfuse(operations: Operations, place: str, options: dict[str, Any]) ->
             f"libfuse 3 cannot be loaded: {error}",
             hint="On Debian or Ubuntu: sudo apt install fuse3. 'stillframe get' and 'export' need none.",
         ) from error
-    mfusepy._libfuse.fuse_set_log_func(_log)  # noqa: SLF001 - mfusepy has no name of its own for it
+    mfusepy._libfuse.fuse_set_log_func(_LOG)  # noqa: SLF001 - mfusepy has no name of its own for it
     mfusepy.FUSE(operations, place, foreground=True, subtype="stillframe", max_read=MAX_READ, **options)
 
 
