@@ -138,7 +138,7 @@ class Operations:
 
     def open(self, path: str, flags: int) -> int:
         """Open a file. Only files that have a writer may be written to."""
-        wants_write = flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC)
+        wants_write = flags & (os.O_WRONLY | os.O_RDWR)
         file = self._files.get(path[1:])
         if wants_write and (file is None or file.writer is None):
             raise OSError(errno.EROFS, path)
@@ -160,6 +160,30 @@ class Operations:
         length = max(0, min(size, file.reader.size - offset))
         return self._guarded(file.name, lambda: file.reader.read_at(offset, length))
 
+    def statfs(self, _path: str) -> dict[str, int]:
+        """Room: all of it is taken."""
+        blocks = sum(-(-file.reader.size // 4096) for file in self._files.values())
+        return {"f_bsize": 4096, "f_frsize": 4096, "f_blocks": blocks, "f_bavail": 0, "f_bfree": 0, "f_namemax": 255}
+
+    def _passed(self, path: str) -> bytes:
+        """The real place of something in a folder that is passed through. No name in it is ``..``."""
+        first, _, rest = path[1:].partition("/")
+        folder = self._folders.get(first)
+        if folder is None:
+            raise OSError(errno.ENOENT, path)
+        return os.path.join(os.fsencode(folder.place), os.fsencode(rest)) if rest else os.fsencode(folder.place)
+
+    def _guarded(self, name: str, question: Callable[[], Answer]) -> Answer:
+        try:
+            return question()
+        except StillframeError as error:
+            self._reported.tell(name, error)
+            raise OSError(errno.EIO, error.message) from error
+
+
+class ChangeableOperations(Operations):
+    """The same, with disk files that may be written to where they have a writer."""
+
     def write(self, path: str, data: bytes, offset: int, _handle: int) -> int:
         """Write into a disk file that may be written to; never behind its end."""
         file = self._writable(path)
@@ -179,31 +203,11 @@ class Operations:
         """Changes are thrown away at the end: there is nothing that a power cut could lose."""
         return 0
 
-    def statfs(self, _path: str) -> dict[str, int]:
-        """Room: all of it is taken."""
-        blocks = sum(-(-file.reader.size // 4096) for file in self._files.values())
-        return {"f_bsize": 4096, "f_frsize": 4096, "f_blocks": blocks, "f_bavail": 0, "f_bfree": 0, "f_namemax": 255}
-
     def _writable(self, path: str) -> BlockWriter:
         file = self._files.get(path[1:])
         if file is None or file.writer is None:
             raise OSError(errno.EROFS, path)
         return file.writer
-
-    def _passed(self, path: str) -> bytes:
-        """The real place of something in a folder that is passed through. No name in it is ``..``."""
-        first, _, rest = path[1:].partition("/")
-        folder = self._folders.get(first)
-        if folder is None:
-            raise OSError(errno.ENOENT, path)
-        return os.path.join(os.fsencode(folder.place), os.fsencode(rest)) if rest else os.fsencode(folder.place)
-
-    def _guarded(self, name: str, question: Callable[[], Answer]) -> Answer:
-        try:
-            return question()
-        except StillframeError as error:
-            self._reported.tell(name, error)
-            raise OSError(errno.EIO, error.message) from error
 
 
 def _read_fully(descriptor: int, size: int, offset: int) -> bytes:

@@ -16,7 +16,14 @@ from stillframe.errors import MachineRefusal, StillframeError
 from stillframe.host.attaching import is_mount_point
 from stillframe.host.linux import is_root
 from stillframe.host.run import find_program, run
-from stillframe.serve.folder.operations import MAX_READ, DiskFile, Operations, Reported, ShownFolder
+from stillframe.serve.folder.operations import (
+    MAX_READ,
+    ChangeableOperations,
+    DiskFile,
+    Operations,
+    Reported,
+    ShownFolder,
+)
 
 _START_S: Final = 20.0
 _END_S: Final = 30.0
@@ -80,7 +87,8 @@ def serve_folder(
     options: dict[str, Any] = {"direct_io": True} if for_kernel else {"kernel_cache": True, "ro": True}
     if for_others:
         options |= {"allow_other": True, "default_permissions": True}
-    operations, ended = Operations(shown, reported), threading.Event()
+    operations = (ChangeableOperations if for_kernel else Operations)(shown, reported)
+    ended = threading.Event()
     failures: list[BaseException] = []
 
     def serve() -> None:
