@@ -163,8 +163,8 @@ class StuckDisk(MemoryDisk):
 def test_who_stops_it_has_only_whole_files(tmp_path: Path) -> None:
     disk, token, out = StuckDisk(big_files(tmp_path, 8)), CancelToken(), tmp_path / "out"
     later = threading.Timer(1.5, token.cancel)
+    later.start()
     with pytest.raises(Cancelled), open_destination(str(out), overwrite=False) as destination:
-        later.start()
         get_files(partition_of(disk), [()], destination, events=NoEvents(), cancel=token)
     later.join()
     assert all((out / name).stat().st_size == 6 * MIB for name in os.listdir(out) if name.startswith("file"))
