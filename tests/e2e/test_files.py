@@ -2,12 +2,14 @@
 
 import os
 import shlex
+import threading
 from pathlib import Path
 
 import pytest
 
+from stillframe.block import MemoryDisk
 from stillframe.errors import Cancelled, TargetError
-from stillframe.events import BytesMoved, Event, Notice
+from stillframe.events import NoEvents, Notice
 from stillframe.host.destination import open_destination
 from stillframe.jobs.browsing import ListedFile
 from stillframe.jobs.getting import get_files
@@ -145,23 +147,26 @@ def test_a_full_destination_is_told_and_holds_only_whole_files(tmp_path: Path) -
         run_tool("umount", str(small))
 
 
-class CancelAfter:
-    """A sink that asks the job to stop when so many bytes were written."""
+class StuckDisk(MemoryDisk):
+    """A disk that stops answering when so many bytes were read of it."""
 
-    def __init__(self, token: CancelToken, size: int) -> None:
-        self._token, self._left = token, size
+    left = 22 * MIB
 
-    def emit(self, event: Event) -> None:
-        """Count."""
-        if isinstance(event, BytesMoved):
-            self._left -= event.size
-            if self._left <= 0:
-                self._token.cancel()
+    def read_at(self, offset: int, length: int) -> bytes:
+        """As ever, or never."""
+        self.left -= length
+        if self.left < 0:
+            os.read(os.pipe()[0], 1)
+        return super().read_at(offset, length)
 
 
 def test_who_stops_it_has_only_whole_files(tmp_path: Path) -> None:
-    contents, token, out = big_files(tmp_path, 8), CancelToken(), tmp_path / "out"
+    disk, token, out = StuckDisk(big_files(tmp_path, 8)), CancelToken(), tmp_path / "out"
+    later = threading.Timer(1.5, token.cancel)
+    later.start()
     with pytest.raises(Cancelled), open_destination(str(out), overwrite=False) as destination:
-        get_files(partition_of(contents), [()], destination, events=CancelAfter(token, 1), cancel=token)
+        get_files(partition_of(disk), [()], destination, events=NoEvents(), cancel=token)
+    later.join()
     assert all((out / name).stat().st_size == 6 * MIB for name in os.listdir(out) if name.startswith("file"))
     assert not [name for name in os.listdir(out) if name.startswith(".stillframe")]
+    assert not {f"file{number}" for number in range(8)} <= set(os.listdir(out))
