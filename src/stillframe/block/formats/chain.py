@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from stillframe.block.file import open_file_reader
 from stillframe.block.formats.mapped import DiskFile
+from stillframe.block.formats.raw import open_raw_disk
 from stillframe.errors import DiskFormatError
 
 DEPTH_MAX: Final = 64
@@ -56,14 +58,22 @@ class Chain:
         Raises:
             DiskFormatError: It is not there.
         """
+        self._require_file(path, named)
+        if self.open_next is None:
+            raise AssertionError(path)
+        return self.open_next(path, self)
+
+    def below_raw(self, path: str, *, named: str) -> DiskFile:
+        """The same for a file that is known to be raw, whatever its bytes look like."""
+        self._require_file(path, named)
+        return open_raw_disk(open_file_reader(path))
+
+    def _require_file(self, path: str, named: str) -> None:
         if not os.path.isfile(path):
             raise DiskFormatError(
                 f"{self.above[-1]} rests on {named}, and there is no file {path}",
                 hint="Put the file that it was made from beside it: without that most of the disk is missing.",
             )
-        if self.open_next is None:
-            raise AssertionError(path)
-        return self.open_next(path, self)
 
     def beside(self, name: str) -> str:
         """The path that a name means which is written in the last file: relative to that file's folder."""

@@ -72,6 +72,18 @@ class DiskMap(Protocol):
         ...
 
 
+class ZeroMap:
+    """A ``DiskMap`` of a disk of zeros."""
+
+    def runs(self, within: Extent) -> Iterator[Run]:
+        """All of it is nowhere."""
+        yield Run(within, RunKind.ZERO)
+
+    def unpack(self, block: int) -> bytes:
+        """Nothing is packed."""
+        raise AssertionError(block)
+
+
 class TableCache(Generic[K, V]):
     """Tables that were read last, for several threads.
 
@@ -209,16 +221,18 @@ class DiskFile:
         format_name: What people call its format, such as ``QCOW2``; ``raw`` where the file is the disk.
         files: Every file that is read for it, the one that was named first; with its path.
         made: When the program that wrote it says that it was made.
+        identity: What a file that rests on this one knows its state by; empty where the format has no such thing.
     """
 
     def __init__(
         self, reader: BlockReader, *, format_name: str, files: Sequence[tuple[str, Closeable]],
-        made: datetime | None = None,
+        made: datetime | None = None, identity: str = "",
     ) -> None:  # fmt: skip
         self._reader = reader
         self._files = tuple(files)
         self.format_name = format_name
         self.made = made
+        self.identity = identity
 
     @property
     def size(self) -> int:

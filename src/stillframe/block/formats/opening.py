@@ -10,12 +10,17 @@ from typing import Final
 from stillframe.block.file import FileReader, open_file_reader
 from stillframe.block.formats.chain import Chain
 from stillframe.block.formats.mapped import DiskFile, unsupported
+from stillframe.block.formats.qcow2 import open_qcow2
 from stillframe.block.formats.raw import open_raw_disk
+from stillframe.block.formats.vdi import open_vdi
+from stillframe.block.formats.vhd import open_vhd
+from stillframe.block.formats.vhdx import open_vhdx
+from stillframe.block.formats.vmdk import open_vmdk
 
 Opener = Callable[[FileReader, Chain], DiskFile | None]
 """Looks at a file that is open: ``None`` when it is not of its format."""
 
-OPENERS: Final[tuple[Opener, ...]] = ()
+OPENERS: Final[tuple[Opener, ...]] = (open_qcow2, open_vhdx, open_vmdk, open_vdi, open_vhd)
 
 # How disk files begin. Sources: QEMU docs/interop/qcow2.txt, docs/interop/qed_spec.txt, block/parallels.c and
 # block/vmdk.c (SE sparse); [MS-VHDX] 2.2.1; VMware Virtual Disk Format 5.0; Virtual Hard Disk Image Format
