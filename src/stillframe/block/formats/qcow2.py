@@ -150,7 +150,7 @@ def _check_features(path: str, incompatible: int) -> None:
     if incompatible & _CORRUPT:
         raise DiskFormatError(
             f"{path}: QEMU marked this file as corrupt when it was last used",
-            hint=f"Copy it, then repair the copy with 'qemu-img check -r all {path}', and look at what it says is lost.",
+            hint="Copy it, then repair the copy with 'qemu-img check -r all', and look at what it says is lost.",
         )
     unknown = incompatible & ~(_DIRTY | _EXTERNAL | _COMPRESSION)
     if unknown & _EXTENDED_L2:
