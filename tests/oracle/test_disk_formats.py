@@ -46,7 +46,7 @@ def make_content(seed: int = 1, size: int = SIZE) -> bytes:
         disk[start : start + 4096] = choose.randbytes(4096)
     disk[MIB : MIB + 400_000] = b"the same words again and again. " * 12_500
     disk[1_600_000:2_200_000] = bytes(600_000)
-    return bytes(disk)
+    return bytes(disk[:size])
 
 
 @pytest.fixture
@@ -312,18 +312,28 @@ def write_with_log(path: Path, *, start: int = 0) -> None:
     path.write_bytes(raw)
 
 
-@pytest.mark.parametrize("start", [0, 8192, MIB - 8192])
+def content_after_log() -> bytes:
+    expected = bytearray(make_content())
+    expected[MIB : MIB + 64 * 1024] = bytes(64 * 1024)
+    return bytes(expected)
+
+
+@pytest.mark.parametrize("start", [0, 8192, MIB - 12288])  # the last: an entry goes round the end of the log
 def test_a_log_is_replayed_in_memory(start: int, tmp_path: Path) -> None:
     path, copy = tmp_path / "disk.vhdx", tmp_path / "copy.vhdx"
     write_with_log(path, start=start)
     before = path.read_bytes()
-    expected = bytearray(make_content())
-    expected[MIB : MIB + 64 * 1024] = bytes(64 * 1024)
-    assert read_whole(path) == expected
+    assert read_whole(path) == content_after_log()
     assert path.read_bytes() == before
     shutil.copy(path, copy)
     tool("qemu-img", "check", "-q", "-r", "all", "-f", "vhdx", copy)
-    assert as_seen_by_qemu(copy, "vhdx") == expected
+    assert as_seen_by_qemu(copy, "vhdx") == content_after_log()
+
+
+def test_a_log_whose_entries_go_round_is_replayed_from_its_tail(tmp_path: Path) -> None:
+    """[MS-VHDX] 2.3.2: QEMU 7.2 takes the last entry alone for the whole sequence here."""
+    write_with_log(tmp_path / "disk.vhdx", start=MIB - 8192)
+    assert read_whole(tmp_path / "disk.vhdx") == content_after_log()
 
 
 @pytest.mark.parametrize("place", [MIB + 100, MIB + 4096, MIB + 8192 + 200, MIB + 8192 + 4100])
@@ -379,7 +389,7 @@ BROKEN: list[tuple[str, str, Breaker, str]] = [
     ("qcow2", "", at(72, struct.pack(">Q", 1 << 40)), "needs the features"),
     ("qcow2", "", at(72, struct.pack(">Q", 8)), "compression type"),
     ("qcow2", "extended_l2=on", at(0, b""), "extended_l2"),
-    ("vhdx", "", at(196_608, b"xxxx" + bytes(65_536)), ""),
+    ("vhdx", "", at(196_608, b"xxxx"), ""),
     ("vdi", "", at(0x178, struct.pack("<I", 3)), "size of a block"),
     ("vdi", "", at(0x4C, struct.pack("<I", 4)), "snapshot"),
     ("vmdk", "", at(4, struct.pack("<I", 9)), "version 9"),
@@ -390,10 +400,8 @@ BROKEN: list[tuple[str, str, Breaker, str]] = [
 
 
 @pytest.mark.parametrize(("form", "options", "breaker", "words"), BROKEN)
-def test_what_is_wrong_is_named(
-    form: str, options: str, breaker: Breaker, words: str, raw: Path, tmp_path: Path
-) -> None:
-    path = tmp_path / "disk"
+def test_what_is_wrong_is_named(form: str, options: str, breaker: Breaker, words: str, raw: Path) -> None:
+    path = raw.with_name("disk")
     tool("qemu-img", "convert", "-f", "raw", "-O", form, *(["-o", options] if options else []), raw, path)
     broken = bytearray(path.read_bytes())
     breaker(broken)
@@ -412,15 +420,14 @@ def test_what_is_wrong_is_named(
     [("qcow2", ""), ("qcow2", "-c"), ("vpc", ""), ("vhdx", ""), ("vmdk", ""), ("vdi", ""),
      ("vmdk", "-o subformat=streamOptimized")],
 )  # fmt: skip
-@pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.3, 0.5])
 def test_truncated_files_are_refused(form: str, options: str, share: float, raw: Path, tmp_path: Path) -> None:
     path = tmp_path / "disk"
     tool("qemu-img", "convert", "-f", "raw", "-O", form, *options.split(), raw, path)
     size = path.stat().st_size
     os.truncate(path, int(size * share) // 512 * 512)
     with pytest.raises(DiskFormatError) as caught:
-        content = read_whole(path)
-        assert content != raw.read_bytes()
+        read_whole(path)
     assert str(path) in caught.value.message
 
 
