@@ -28,6 +28,11 @@ class FileSource(OpenSource):
 
     stamps: Stamps = field(default=())
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every file that is read."""
+        return tuple(path for path, _ in self.stamps)
+
     def stayed_still(self) -> bool:
         """Whether none of its files was written since it was opened, and nobody has one open for writing."""
         if self.consistency != "offline":

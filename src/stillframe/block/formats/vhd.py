@@ -114,7 +114,7 @@ def read_footer(file: BlockReader, path: str) -> VhdFooter | None:
 
 def _parse_footer(raw: bytes, path: str, place: int) -> VhdFooter | None:
     """One footer; ``None`` when its checksum is wrong."""
-    if not _is_sound(raw, 64):
+    if len(raw) < _OLD_FOOTER_SIZE or not _is_sound(raw, 64):
         return None
     header_offset, seconds = struct.unpack_from(">QI", raw, 16)
     size, kind = struct.unpack_from(">Q", raw, 48)[0], struct.unpack_from(">I", raw, 60)[0]
