@@ -25,7 +25,7 @@ from stillframe.testing.disk_files import (
     build_log,
     build_vhd,
     build_vhdx,
-    crc32c_by_bits,
+    crc32c_by_bytes,
 )
 
 MIB = 1 << 20
@@ -465,4 +465,4 @@ def test_formats_that_are_not_read_are_not_taken_for_raw_disks(form: str, tmp_pa
 
 
 def test_the_builders_checksum_is_the_standard_one() -> None:
-    assert crc32c_by_bits(b"123456789") == 0xE306_9283  # RFC 3720 and every catalogue of check values
+    assert crc32c_by_bytes(b"123456789") == 0xE306_9283  # RFC 3720 and every catalogue of check values

@@ -23,7 +23,7 @@ from stillframe.testing.disk_files import (
     build_log,
     build_vhd,
     build_vhdx,
-    crc32c_by_bits,
+    crc32c_by_bytes,
 )
 
 MIB = 1 << 20
@@ -105,7 +105,7 @@ def _seal(raw: bytearray) -> None:
     for place, size in ((65_536, 4096), (131_072, 4096)):
         if raw[place : place + 4] == b"head":
             raw[place + 4 : place + 8] = bytes(4)
-            checksum = crc32c_by_bits(bytes(raw[place : place + size]))
+            checksum = crc32c_by_bytes(bytes(raw[place : place + size]))
             raw[place + 4 : place + 8] = checksum.to_bytes(4, "little")
     for place, at, size in ((0, 64, 512), (len(raw) - 512, 64, 512), (512, 36, 1024)):
         if place >= 0 and raw[place : place + 8] in (b"conectix", b"cxsparse"):
