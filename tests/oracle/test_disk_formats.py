@@ -448,6 +448,15 @@ def test_chains_that_are_loops_or_too_long_are_refused(tmp_path: Path) -> None:
         open_disk_file(str(tmp_path / "65"))
 
 
+def test_a_qcow2_file_that_was_not_closed_is_read(raw: Path, tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    tool("qemu-img", "convert", "-O", "qcow2", "-o", "lazy_refcounts=on", raw, path)
+    dirty = bytearray(path.read_bytes())
+    dirty[72:80] = struct.pack(">Q", 1)
+    path.write_bytes(dirty)
+    assert read_whole(path) == raw.read_bytes()
+
+
 def test_a_part_of_a_split_disk_leads_to_its_description(raw: Path, tmp_path: Path) -> None:
     tool("qemu-img", "convert", "-O", "vmdk", "-o", "subformat=twoGbMaxExtentSparse", raw, tmp_path / "disk.vmdk")
     with pytest.raises(DiskFormatError, match="one part of a disk in several files"):
