@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from stillframe.block import MemoryDisk
+from stillframe.crc32c import crc16, crc32_be, crc32c
 from stillframe.extents import Extent, ExtentSet
-from stillframe.fs.crc32c import crc16, crc32_be, crc32c
 from stillframe.fs.ext import ExtFilesystem
 
 LAYOUTS = [

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from stillframe.block import MemoryDisk, OverlayReader
+from stillframe.crc32c import crc32c
 from stillframe.errors import DiskFormatError
 from stillframe.extents import Extent, ExtentSet
-from stillframe.fs.crc32c import crc32c
 from stillframe.fs.ext import ExtFilesystem, replay_journal
 from stillframe.fs.ext.groups import read_groups
 from stillframe.fs.ext.journal import JournalIncompat, parse_journal_superblock

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stillframe.block import MemoryDisk
+from stillframe.crc32c import crc32c
 from stillframe.errors import StillframeError
 from stillframe.extents import Extent
 from stillframe.fs.base import Filesystem
-from stillframe.fs.crc32c import crc32c
 from stillframe.fs.ext import ExtFilesystem
 from stillframe.fs.recognised import ContainerVolumes, ForeignFilesystems
 from stillframe.fs.swap import SwapFilesystem

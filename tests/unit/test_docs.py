@@ -10,7 +10,7 @@ import pytest
 
 import stillframe
 from stillframe.cli.arguments import build_parser, verb_parsers
-from stillframe.cli.main import _VERBS
+from stillframe.cli.main import _VERBS, function_name
 from stillframe.errors import RepositoryError, StillframeError
 
 ROOT = Path(stillframe.__file__).parents[2]
@@ -85,7 +85,7 @@ def test_the_reference_has_no_section_for_a_verb_that_does_not_exist() -> None:
 
 def test_every_verb_has_a_function() -> None:
     for name, module in _VERBS.items():
-        assert callable(getattr(importlib.import_module(f"stillframe.cli.{module}"), name.replace("-", "_")))
+        assert callable(getattr(importlib.import_module(f"stillframe.cli.{module}"), function_name(name)))
     assert set(_VERBS) == {name.split()[0] for name in verb_parsers()}
 
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from stillframe.block.file import open_file_reader
+from stillframe.capture.diskfiles import in_words, open_file_source
 from stillframe.capture.live import open_live_source
 from stillframe.capture.lvm import SnapshotSource, open_snapshot_source
 from stillframe.capture.offline import OpenSource, writers_of
@@ -66,6 +67,8 @@ def open_source(
     if is_windows():
         return open_windows_source(system_calls(), path, allow_torn=allow_torn, may_be_live=may_be_live)
     facts = describe(path)
+    if facts.kind == "file":
+        return open_file_source(facts, allow_torn=allow_torn)
     writers = writers_of(facts.path)
     if writers and not allow_torn:
         return _open_live(facts, writers, may_be_live=may_be_live, may_snapshot=may_snapshot)
@@ -74,13 +77,13 @@ def open_source(
         notices = (
             Notice(
                 code="source-torn",
-                message=f"{facts.path} was copied while in use ({_in_words(writers)}): this image may be unusable",
+                message=f"{facts.path} was copied while in use ({in_words(writers)}): this image may be unusable",
                 hint="Unmount it and make another.",
             ),
         )
     stamp = change_stamp(facts.path)
     reader = open_file_reader(facts.path)
-    claim = hold_exclusively(facts.path) if not writers and facts.kind != "file" else None
+    claim = hold_exclusively(facts.path) if not writers else None
     return OpenSource(
         facts=facts, reader=reader, consistency="torn" if writers else "offline",
         notices=notices, stamp=stamp, claim=claim,
@@ -90,7 +93,7 @@ def open_source(
 def _open_live(facts: DiskFacts, writers: tuple[Use, ...], *, may_be_live: bool, may_snapshot: bool) -> OpenSource:
     """A source in use, to be held still; refused with the reason where that cannot be."""
     number = thing_at(facts.path)
-    reason = "a disk file in use cannot be held still; name the device that was made of it"
+    reason = "it is no block device any more"
     if not may_be_live:
         reason = "it cannot be held still for this in this version"
     elif isinstance(number, DeviceNumber):
@@ -128,15 +131,7 @@ def _open_followed(facts: DiskFacts, writers: tuple[Use, ...], users: Users, nod
 
 def _refused(facts: DiskFacts, writers: tuple[Use, ...], reason: str, *, hint: str = "") -> SourceInUse:
     return SourceInUse(
-        f"{facts.path} is in use: {_in_words(writers)}; {reason}",
+        f"{facts.path} is in use: {in_words(writers)}; {reason}",
         hint=f"{hint} Unmount it, or start the computer from a rescue stick. "
         "'--allow-torn' copies it as it changes: such an image may be unusable and is never called good.".lstrip(),
     )
-
-
-def _in_words(uses: tuple[Use, ...]) -> str:
-    words = [
-        f"{use.device} is mounted at {use.where}" if use.kind == "mounted" else f"{use.device} is used by {use.where}"
-        for use in uses
-    ]
-    return "; ".join(words[:3]) + (f"; and {len(words) - 3} more" if len(words) > 3 else "")

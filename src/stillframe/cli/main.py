@@ -7,6 +7,7 @@ other exception is our bug, says so, and leaves its traceback in a file. The onl
 import argparse
 import contextlib
 import importlib
+import keyword
 import os
 import sys
 import tempfile
@@ -35,6 +36,7 @@ _VERBS: Final = {
     "repair": "caring",
     "forget": "caring",
     "expire": "caring",
+    "import": "exchanging",
     "demo": "showing",
     "nbd": "serving",
     "mount": "mounting",
@@ -42,7 +44,7 @@ _VERBS: Final = {
     "find": "browsing",
     "get": "browsing",
 }
-"""In which module a verb is; its function has the verb's name. A module is loaded when its verb is asked for."""
+"""In which module a verb is; ``function_name`` is its function there. A module is loaded when its verb is asked for."""
 
 _BROKEN_PIPE: Final = 141
 """What a shell reports for a program that SIGPIPE ended: whoever read the output has gone."""
@@ -107,10 +109,15 @@ def _carry_out(arguments: Sequence[str], screen: Screen, streams: Streams) -> in
         return 1
 
 
+def function_name(verb: str) -> str:
+    """The function that carries a verb out; a word that Python keeps for itself has ``_`` behind it."""
+    name = verb.replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name
+
+
 def _find_verb(options: argparse.Namespace) -> Verb:
-    name = options.verb.replace("-", "_")
     module = importlib.import_module(f"stillframe.cli.{_VERBS[options.verb]}")
-    function = getattr(module, name, None)
+    function = getattr(module, function_name(options.verb), None)
     if function is None:
         raise UsageError(f"there is no verb {options.verb}", hint="'stillframe --help' lists the verbs.")
     return cast("Verb", function)

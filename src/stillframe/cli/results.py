@@ -10,7 +10,7 @@ from stillframe.events import Finding, Notice
 from stillframe.jobs.backup import BackupPlan, BackupResult
 from stillframe.jobs.listing import ListedImage
 from stillframe.jobs.looking import SeenDisk, SeenPartition
-from stillframe.repo.records import Manifest, ProofRecord, StoredDisk, StoredNotice, StoredPartition
+from stillframe.repo.records import Manifest, ProofRecord, StoredDisk, StoredImport, StoredNotice, StoredPartition
 
 Fields = dict[str, Any]
 
@@ -83,6 +83,13 @@ def backup_result_fields(result: BackupResult) -> Fields:
     }
 
 
+def imported_fields(imported: StoredImport | None) -> Fields:
+    """Where an imported image came from; ``null`` for others."""
+    if imported is None:
+        return {"imported": None}
+    return {"imported": {"format": imported.format, "path": imported.path, "made": imported.made}}
+
+
 def _held_fields(manifest: Manifest) -> Fields | None:
     """How disks in use were held still; nothing for others."""
     held = manifest.held
@@ -122,6 +129,7 @@ def image_fields(listed: ListedImage) -> Fields:
         "program": manifest.program,
         "bytes_read": manifest.bytes_read,
         "held": _held_fields(manifest),
+        **imported_fields(manifest.imported),
         "chunk_size": manifest.chunk_size,
         "disks": [_stored_disk_fields(disk) for disk in manifest.disks],
         "notices": notice_fields(_all_notices(manifest)),

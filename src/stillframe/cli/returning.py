@@ -14,7 +14,7 @@ from stillframe.host.machine import machine
 from stillframe.host.target import TargetIdentity
 from stillframe.jobs.clone import CloneOptions, ClonePlan, apply_clone, plan_clone
 from stillframe.jobs.listing import ListedImage, find_image, look_at_image
-from stillframe.jobs.looking import require_raw_sources, require_target
+from stillframe.jobs.looking import require_target
 from stillframe.jobs.lost_files import name_lost_files
 from stillframe.jobs.restore import RestoreOptions, RestorePlan, apply_restore, plan_restore
 from stillframe.repo.records import Manifest
@@ -74,7 +74,6 @@ def clone(call: Call) -> int:
     """Copy a disk onto another one."""
     options, screen = call.options, call.screen
     refuse_later(options, _LATER | _CLONE_LATER)
-    require_raw_sources([options.source])
     require_target(options.target)
     wanted = CloneOptions(
         selection=Selection(all_sectors=options.all_sectors, include_paging=options.include_paging),

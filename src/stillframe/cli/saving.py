@@ -13,7 +13,6 @@ from stillframe.host.power import change_power, require_power
 from stillframe.jobs.backup import BackupOptions, apply_backup, plan_backup, require_room
 from stillframe.jobs.hooks import Hooks, parse_command
 from stillframe.jobs.live import require_elsewhere
-from stillframe.jobs.looking import require_raw_sources
 from stillframe.jobs.owner import this_owner
 from stillframe.jobs.repositories import last_seen
 
@@ -29,7 +28,6 @@ def backup(call: Call) -> int:
     """Make an image of one or more sources."""
     options, screen = call.options, call.screen
     refuse_later(options, _LATER)
-    require_raw_sources(options.sources)
     require_power(options.then)
     repository = call.open_repository()
     with open_sources(options.sources, allow_torn=options.allow_torn) as sources:

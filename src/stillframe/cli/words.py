@@ -12,7 +12,7 @@ from stillframe.jobs.backup import BackupPlan, BackupResult
 from stillframe.jobs.listing import ListedImage
 from stillframe.jobs.looking import SeenDisk
 from stillframe.jobs.preflight import PricedFolder
-from stillframe.repo.records import Manifest, StoredDisk, StoredNotice, StoredPartition
+from stillframe.repo.records import MachineName, Manifest, StoredDisk, StoredImport, StoredNotice, StoredPartition
 from stillframe.units import format_duration, format_rate, format_size
 
 _FILES_SHOWN = 3
@@ -148,6 +148,14 @@ def _held_lines(manifest: Manifest) -> list[str]:
     return [f"In use        held still for {held.milliseconds / 1000:.2f} s; {again}"]
 
 
+def imported_lines(imported: StoredImport | None, machine: MachineName) -> list[str]:
+    """Where an imported image came from, and whose it is; nothing for others."""
+    if imported is None:
+        return []
+    made = f", made {local_time(imported.made)}" if imported.made else ""
+    return [f"Imported      from {imported.path} ({imported.format}){made}; kept as of {machine.name}"]
+
+
 def image_table(images: Iterable[ListedImage]) -> list[str]:
     """The images, one a line."""
     rows = []
@@ -177,6 +185,7 @@ def image_lines(listed: ListedImage) -> list[str]:
         f"Made by       Stillframe {manifest.program}",
         f"Disks         {format_size(manifest.bytes_total)}, {format_size(manifest.bytes_used)} kept",
         f"Read          {format_size(manifest.bytes_read)}, stored {format_size(manifest.bytes_added)}",
+        *imported_lines(manifest.imported, manifest.machine),
         *_held_lines(manifest),
         f"Proof         {_VERDICTS[listed.verdict]}",
     ]

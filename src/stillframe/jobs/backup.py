@@ -27,7 +27,15 @@ from stillframe.jobs.manifests import describe_disk
 from stillframe.jobs.preflight import RESERVE, Estimate, PricedFolder, estimate, price_temporary
 from stillframe.jobs.readback import ReadBack, read_back
 from stillframe.jobs.storing import StoredRange, store_ranges
-from stillframe.repo.records import BackupKind, Manifest, StoredHold, StoredNotice, stored_notice
+from stillframe.repo.records import (
+    BackupKind,
+    MachineName,
+    Manifest,
+    StoredHold,
+    StoredImport,
+    StoredNotice,
+    stored_notice,
+)
 from stillframe.repo.repository import Repository, StoredImage
 from stillframe.repo.sealing import make_id
 from stillframe.repo.session import Owner, begin_session
@@ -54,8 +62,13 @@ class BackupOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupPlan:
-    """What a backup is going to do. ``free_space`` is ``None`` when the storage cannot tell."""
+    """What a backup is going to do.
 
+    ``machine`` is whose image it will be. ``free_space`` is ``None`` when the storage cannot tell. ``imported`` says of
+    an image of another program where it came from.
+    """
+
+    machine: MachineName
     kind: BackupKind
     baseline: str
     domain: str
@@ -65,6 +78,7 @@ class BackupPlan:
     temporary: tuple[PricedFolder, ...]
     free_space: int | None
     notices: tuple[Notice, ...]
+    imported: StoredImport | None = None
 
     @property
     def bytes_left_out(self) -> int:
@@ -109,8 +123,8 @@ def plan_backup(
         level=LEVELS[options.compression],
     )  # fmt: skip
     return BackupPlan(
-        kind=baseline.kind, baseline=baseline.image, domain=baseline.domain, options=options, disks=disks,
-        estimate=cost, temporary=_price(sources, disks, options),
+        machine=owner.machine, kind=baseline.kind, baseline=baseline.image, domain=baseline.domain,
+        options=options, disks=disks, estimate=cost, temporary=_price(sources, disks, options),
         free_space=repository.box.store.free_space(),
         notices=(*baseline.notices, *_all_notices(sources, disks)),
     )  # fmt: skip
@@ -166,9 +180,8 @@ def apply_backup(
             done = replace(done, torn=tuple(not source.stayed_still() for source in held.sources))
         done = replace(done, notices=(*done.notices, *held.notices))
         manifest = _make_manifest(
-            repository, plan, done, created=created, session=session.id, owner=context.owner,
-            bytes_added=writer.bytes_added,
-        )  # fmt: skip
+            repository, plan, done, created=created, session=session.id, bytes_added=writer.bytes_added
+        )
         context.cancel.check()
         writer.commit(manifest, lambda: _relied_on(repository, writer, manifest))
         checked = _read_back(repository, writer, manifest, plan, context)
@@ -258,32 +271,31 @@ def _merged(
 
 
 def _make_manifest(
-    repository: Repository, plan: BackupPlan, done: _Done, *, created: str, session: str, owner: Owner,
-    bytes_added: int,
-) -> Manifest:  # fmt: skip
+    repository: Repository, plan: BackupPlan, done: _Done, *, created: str, session: str, bytes_added: int
+) -> Manifest:
     queue = iter(done.ranges)
     disks = []
     for number, (disk, is_torn) in enumerate(zip(done.disks, done.torn, strict=True), 1):
         ranges = [next(queue) for _ in range(1 + len(disk.volumes))]
         disks.append(describe_disk(number, disk, ranges, torn=is_torn))
-    sequence, previous = _next_link(repository, owner)
+    sequence, previous = _next_link(repository, plan.machine.id)
     return Manifest(
         image=make_id().hex(), program=stillframe.__version__, created=created,
-        finished=rfc3339(repository.clock.now()), machine=owner.machine, name=plan.options.name,
+        finished=rfc3339(repository.clock.now()), machine=plan.machine, name=plan.options.name,
         comment=plan.options.comment, kind=plan.kind, baseline=plan.baseline, sequence=sequence, previous=previous,
         domain=plan.domain, chunk_size=repository.identity.chunk_size, session=session,
         bytes_total=sum(disk.size for disk in disks), bytes_used=sum(disk.bytes_used for disk in done.disks),
-        bytes_read=done.bytes_read, bytes_added=bytes_added, held=done.held,
+        bytes_read=done.bytes_read, bytes_added=bytes_added, held=done.held, imported=plan.imported,
         notices=_notices(plan, done), disks=tuple(disks),
     )  # fmt: skip
 
 
-def _next_link(repository: Repository, owner: Owner) -> tuple[int, str]:
-    """Sequence number of this machine's next image, and the digest of its newest one."""
-    mine = [image for image in repository.images().images if image.manifest.machine.id == owner.machine.id]
+def _next_link(repository: Repository, machine_id: str) -> tuple[int, str]:
+    """Sequence number of a machine's next image, and the digest of its newest one."""
+    mine = [image for image in repository.images().images if image.manifest.machine.id == machine_id]
     gone = [
         image.sequence for record in repository.tombstones() for image in record.images
-        if image.machine == owner.machine.id
+        if image.machine == machine_id
     ]  # fmt: skip
     newest: StoredImage | None = max(mine, key=lambda image: image.manifest.sequence, default=None)
     last = max([newest.manifest.sequence if newest else 0, *gone])

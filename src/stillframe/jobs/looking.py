@@ -6,12 +6,13 @@ Operating systems are not recognised in this version: what belongs to the runnin
 
 import os
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from stillframe.block.file import open_file_reader
+from stillframe.block.file import FileReader, open_file_reader
+from stillframe.block.formats import DiskFile, container_name, open_disk_file
 from stillframe.capture import CapturedDisk, CapturedVolume, Selection, capture_disk
+from stillframe.capture.diskfiles import facts_of
 from stillframe.errors import DeviceError, MachineRefusal, StillframeError, TargetError, UsageError
 from stillframe.events import Notice
 from stillframe.extents import Extent
@@ -25,21 +26,7 @@ _SYSTEM_FOLDERS: Final = frozenset({"/", "/boot", "/boot/efi", "/efi", "/usr", "
 _START_TYPES: Final = frozenset({"EFI system", "BIOS boot", "PowerPC boot", "Linux boot", "Microsoft reserved"})
 """Names by ``disk.types`` of partitions that a computer needs to start, whichever system is on the disk."""
 
-# Disk files that are no raw bytes of a disk: how they begin. Sources: QEMU docs/interop/qcow2.txt and
-# vmdk descriptor "KDMV" / "# Disk DescriptorFile" (VMware Virtual Disk Format 5.0); [MS-VHDX] 2.2.1 "vhdxfile";
-# Virtual Hard Disk Image Format Specification, "conectix"; VirtualBox, "<<< Oracle VM VirtualBox Disk Image >>>".
-_CONTAINERS: Final = (
-    (b"QFI\xfb", "QCOW2"),
-    (b"vhdxfile", "VHDX"),
-    (b"conectix", "VHD"),
-    (b"KDMV", "VMDK"),
-    (b"COWD", "VMDK"),
-    (b"# Disk DescriptorFile", "VMDK"),
-    (b"<<< ", "VDI"),
-)
 _DEVICE_FOLDERS: Final = ("/dev/", "/proc/", "/sys/", "\\\\.\\")
-_VHD_FOOTER: Final = b"conectix"
-_FOOTER_SIZE: Final = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,43 +64,29 @@ def look_at_disks(path: str | None, *, kernel: KernelPaths = THIS_MACHINE) -> tu
     A disk that cannot be read does not hide the others.
 
     Raises:
-        UsageError: There is nothing at the path, or it is a container of another program.
+        UsageError: There is nothing at the path.
+        DiskFormatError: It is a disk file of another program, and broken.
         MachineRefusal, DeviceError: The one that was named cannot be read.
     """
     if path is not None:
-        facts = describe(path, kernel=kernel)
-        require_raw(facts)
-        return (_look(facts, kernel),)
+        return (_look(describe(path, kernel=kernel), kernel),)
     return tuple(_look_bravely(facts, kernel) for facts in list_disks(kernel=kernel))
 
 
-def require_raw(facts: DiskFacts) -> None:
-    """Refuse a disk file that is a container of another program: its bytes are not those of the disk in it.
+def require_raw(path: str) -> None:
+    """Refuse to write into a disk file of another program: its bytes are not those of the disk in it.
 
     Raises:
-        UsageError: With the way to use it all the same.
+        UsageError: With another way.
     """
-    if facts.kind != "file" or facts.size == 0:
-        return
-    with open_file_reader(facts.path) as reader:
-        head = reader.read_at(0, min(64, reader.size))
-        tail = reader.read_at(max(0, reader.size - _FOOTER_SIZE), min(_FOOTER_SIZE, reader.size))
-    names = [name for magic, name in _CONTAINERS if head.startswith(magic)]
-    if not names and tail.startswith(_VHD_FOOTER):
-        names = ["VHD"]
-    if names:
+    with open_file_reader(path) as reader:
+        name = container_name(reader)
+    if name is not None:
         raise UsageError(
-            f"{facts.path} is a {names[0]} file: this version reads and writes raw disk files only",
-            hint=f"Make a raw one with 'qemu-img convert -O raw {facts.path} disk.raw', or attach it as a disk with "
-            "'qemu-nbd'.",
+            f"{path} is a {name} file: this version writes to disks and to raw disk files only",
+            hint="Name a file that does not exist yet: it becomes a raw disk file. To make a disk file of another "
+            "format out of an image there is 'export'; 'qemu-img convert' makes one out of a raw file.",
         )
-
-
-def require_raw_sources(paths: Iterable[str]) -> None:
-    """``require_raw`` for each path at which there is a file: a device is no container."""
-    for path in paths:
-        if os.path.isfile(path):
-            require_raw(describe(path))
 
 
 def require_target(path: str) -> None:
@@ -123,8 +96,10 @@ def require_target(path: str) -> None:
         TargetError: It is named like a device and is not there. A new file made there would lie in memory.
         UsageError: It is a container of another program.
     """
-    if os.path.exists(path):
-        require_raw(describe(path))
+    if os.path.isfile(path):
+        require_raw(path)
+    elif os.path.exists(path):
+        return
     elif os.path.realpath(path).startswith(_DEVICE_FOLDERS):
         raise TargetError(f"there is no device {path}", hint="'stillframe disks' lists the disks of this machine.")
 
@@ -138,7 +113,9 @@ def _look_bravely(facts: DiskFacts, kernel: KernelPaths) -> SeenDisk:
 
 
 def _look(facts: DiskFacts, kernel: KernelPaths) -> SeenDisk:
-    with open_file_reader(facts.path) as reader:
+    with _open_disk(facts) as reader:
+        if isinstance(reader, DiskFile):
+            facts = facts_of(facts, reader)
         disk = capture_disk(reader, facts, Selection())
         tree = read_block_tree(kernel)
         uses = [_uses(facts, volume, tree, kernel) for volume in disk.volumes]
@@ -147,6 +124,10 @@ def _look(facts: DiskFacts, kernel: KernelPaths) -> SeenDisk:
         _partition(volume, found, runs_here=runs_here) for volume, found in zip(disk.volumes, uses, strict=True)
     )
     return SeenDisk(facts=facts, disk=disk, partitions=partitions, notices=disk.notices)
+
+
+def _open_disk(facts: DiskFacts) -> FileReader | DiskFile:
+    return open_disk_file(facts.path) if facts.kind == "file" else open_file_reader(facts.path)
 
 
 def _uses(facts: DiskFacts, volume: CapturedVolume, tree: BlockTree, kernel: KernelPaths) -> tuple[Use, ...]:

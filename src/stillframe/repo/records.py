@@ -26,6 +26,7 @@ Word = Annotated[str, Meta(max_length=200)]
 PATH_MAX: Final = 4000
 Text = Annotated[str, Meta(max_length=PATH_MAX)]
 Time = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\Z")]
+OptionalTime = Annotated[str, Meta(pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)?\Z")]
 LEFT_OUT_MAX: Final = 1000
 Ranges = Annotated[tuple[tuple[Size, Size], ...], Meta(max_length=1_000_000)]
 
@@ -151,6 +152,15 @@ class StoredHold:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoredImport:
+    """Of an image that another program made: in which format, where it was, and when it says that it was made."""
+
+    format: Word
+    path: Text
+    made: OptionalTime = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """One image."""
 
@@ -175,6 +185,7 @@ class Manifest:
     bytes_read: Size
     bytes_added: Size
     held: StoredHold | None = None
+    imported: StoredImport | None = None
     notices: Annotated[tuple[StoredNotice, ...], Meta(max_length=10_000)] = ()
     disks: Annotated[tuple[StoredDisk, ...], Meta(min_length=1, max_length=256)]
 

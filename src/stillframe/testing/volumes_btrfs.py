@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from stillframe.crc32c import crc32c
 from stillframe.extents import Extent, ExtentSet
-from stillframe.fs.crc32c import crc32c
 from stillframe.testing.volumes_windows import run_tool
 
 SUPERBLOCK: Final = 64 << 10

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from stillframe.fs.crc32c import crc32c
+from stillframe.crc32c import crc32c
 from stillframe.testing.volumes_linux import IDENTITY
 
 GROUP_SIZE: Final = 16 << 20

@@ -47,7 +47,7 @@ def _add_repository(verbs: Verbs) -> None:
 
 def _add_backup(verbs: Verbs) -> None:
     backup = verb(verbs, "backup", "backup SOURCE... [options]", "make an image", writes=True)
-    backup.add_argument("sources", metavar="SOURCE", nargs="*", help="a disk, a partition or a raw disk file")
+    backup.add_argument("sources", metavar="SOURCE", nargs="*", help="a disk, a partition or a disk file")
     option = backup.add_argument
     option("--system", action="store_true", help=f"what this computer needs to start ({LATER})")
     option(
@@ -109,7 +109,7 @@ def _add_restore(verbs: Verbs) -> None:
         repo=False, writes=True,
     )  # fmt: skip
     add_yes(clone)
-    clone.add_argument("source", metavar="SOURCE", help="a disk or a raw disk file")
+    clone.add_argument("source", metavar="SOURCE", help="a disk or a disk file")
     clone.add_argument("target", metavar="TARGET", help="a disk or a disk file (made if missing)")
     _add_selection(clone)
     _add_writing(clone)

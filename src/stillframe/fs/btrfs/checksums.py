@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stillframe.fs.crc32c import CRC32C, crc_rows
+from stillframe.crc32c import CRC32C, crc_rows
 
 CHECKSUM_FIELD_SIZE: Final = 32
 """BTRFS_CSUM_SIZE: every block begins with this field, which is not part of what is summed."""

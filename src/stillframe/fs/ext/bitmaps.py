@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillframe.block import BlockReader
+from stillframe.crc32c import CRC32C, Bytes, crc_rows
 from stillframe.errors import DiskFormatError
 from stillframe.extents import Extent, ExtentSet
-from stillframe.fs.crc32c import CRC32C, Bytes, crc_rows
 from stillframe.fs.ext.groups import CHECK_HINT, Flags, GroupTable, metadata_extents
 from stillframe.fs.ext.superblock import SUPERBLOCK_OFFSET, Superblock
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillframe.block import BlockReader
+from stillframe.crc32c import CRC16, CRC32C, Bytes, crc16, crc_rows
 from stillframe.errors import DiskFormatError
 from stillframe.extents import ExtentSet
-from stillframe.fs.crc32c import CRC16, CRC32C, Bytes, crc16, crc_rows
 from stillframe.fs.ext.superblock import Compat, Incompat, RoCompat, Superblock
 
 DESCRIPTORS_SIZE_MAX: Final = 1 << 27

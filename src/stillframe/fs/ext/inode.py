@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillframe.block import BlockReader
+from stillframe.crc32c import crc32c
 from stillframe.errors import DiskFormatError
-from stillframe.fs.crc32c import crc32c
 from stillframe.fs.ext.groups import CHECK_HINT, GroupTable
 from stillframe.fs.ext.superblock import Superblock
 

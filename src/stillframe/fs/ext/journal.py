@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Final
 
+from stillframe.crc32c import crc32c
 from stillframe.errors import DiskFormatError
-from stillframe.fs.crc32c import crc32c
 
 JOURNAL_SUPERBLOCK_SIZE: Final = 1024
 JOURNAL_MAGIC: Final = 0xC03B3998  # JBD2_MAGIC_NUMBER

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillframe.block import BlockReader
+from stillframe.crc32c import CRC32C, crc32_be, crc32c, crc_rows
 from stillframe.errors import DiskFormatError
-from stillframe.fs.crc32c import CRC32C, crc32_be, crc32c, crc_rows
 from stillframe.fs.ext.inode import BlockRuns
 from stillframe.fs.ext.journal import (
     JOURNAL_HINT,

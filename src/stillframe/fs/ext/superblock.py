@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import Final
 
-from stillframe.fs.crc32c import crc32c
+from stillframe.crc32c import crc32c
 
 SUPERBLOCK_OFFSET: Final = 1024
 SUPERBLOCK_SIZE: Final = 1024

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillframe.block import BlockReader
+from stillframe.crc32c import CRC32C, Bytes, crc_rows
 from stillframe.errors import DiskFormatError
-from stillframe.fs.crc32c import CRC32C, Bytes, crc_rows
 from stillframe.fs.xfs.groups import Blocks, Group
 from stillframe.fs.xfs.superblock import CHECK_HINT, Superblock
 

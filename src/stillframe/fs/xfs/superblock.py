@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import Final
 
+from stillframe.crc32c import crc32c
 from stillframe.errors import DiskFormatError
-from stillframe.fs.crc32c import crc32c
 
 SUPERBLOCK_MAGIC: Final = b"XFSB"  # XFS_SB_MAGIC
 SUPERBLOCK_SIZE: Final = 512

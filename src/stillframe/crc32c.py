@@ -1,4 +1,4 @@
-"""The cyclic redundancy checks of ext4, jbd2 and XFS, for many equally long rows at once.
+"""The cyclic redundancy checks of ext4, jbd2, XFS, Btrfs and VHDX, for many equally long rows at once.
 
 Answers: "what is the checksum of these bytes?" A byte of a row changes the result by a value that depends only on the
 byte and on how many bytes follow it, so whole matrices are looked up and folded by numpy. It does not judge a checksum.

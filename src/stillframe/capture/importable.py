@@ -1,0 +1,102 @@
+"""What other programs keep a disk in, and that ``import`` takes into a repository.
+
+Answers: "what is at this path, which disks are in it, whose are they, and from when?" A kind of source is a *finder*
+in ``FINDERS``: a function that says ``None`` when the path is not of its kind, or opens it. What it opens is a list of
+sources like any other, so used maps, notices and the check that nobody wrote meanwhile are the same as of a backup.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import Final, Self
+
+from stillframe.block.formats.mapped import DiskFile
+from stillframe.capture.diskfiles import open_file_source
+from stillframe.capture.offline import OpenSource
+from stillframe.errors import UsageError
+from stillframe.events import Notice
+from stillframe.host.disks import describe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Importable:
+    """Something that can be imported, open. Use as a context; its sources are closed at the end.
+
+    Attributes:
+        path: Where it is, symbolic links resolved.
+        format_name: What people call it, such as ``QCOW2`` or ``Clonezilla``.
+        sources: One for each disk in it, in order; ``DiskFacts.model`` says what a person should read for a model.
+        machine_name: The computer it is of, where it says so; else empty.
+        made: When it says that it was made; ``None`` where it does not say.
+        notices: What a person should know of it besides what its sources say.
+    """
+
+    path: str
+    format_name: str
+    sources: tuple[OpenSource, ...]
+    machine_name: str = ""
+    made: datetime | None = None
+    notices: tuple[Notice, ...] = field(default=())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        with ExitStack() as stack:
+            for source in self.sources:
+                stack.enter_context(source)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOptions:
+    """How a person wants it to be opened. ``allow_torn``: copy it as it changes, when it is in use."""
+
+    allow_torn: bool = False
+
+
+Finder = Callable[[str, ImportOptions], Importable | None]
+"""Looks at a path that exists.
+
+Returns:
+    ``None`` when what is there is not of its kind.
+
+Raises:
+    DiskFormatError: It is of its kind and broken.
+    SourceInUse: Something may write to it, and ``allow_torn`` is off.
+"""
+
+
+def find_disk_file(path: str, options: ImportOptions) -> Importable | None:
+    """A disk file of any format that is read, else a raw one."""
+    facts = describe(path)
+    if facts.kind != "file":
+        return None
+    source = open_file_source(facts, allow_torn=options.allow_torn)
+    disk = source.reader
+    if not isinstance(disk, DiskFile):
+        raise TypeError(type(disk))
+    return Importable(path=facts.path, format_name=disk.format_name, sources=(source,), made=disk.made)
+
+
+FINDERS: Final[tuple[Finder, ...]] = (find_disk_file,)
+"""Asked in this order; ``find_disk_file`` takes every file, so it stays the last."""
+
+
+def find_importable(path: str, options: ImportOptions, *, finders: Sequence[Finder] = FINDERS) -> Importable:
+    """Open what is at a path.
+
+    Raises:
+        UsageError: There is nothing, or nothing that can be imported.
+        DiskFormatError: It is broken, or uses what is not read.
+        SourceInUse: Something may write to it.
+    """
+    for finder in finders:
+        found = finder(path, options)
+        if found is not None:
+            return found
+    raise UsageError(
+        f"{path} is nothing that can be imported",
+        hint="Name a disk file (raw, QCOW2, VHD, VHDX, VMDK, VDI); 'stillframe backup' takes disks.",
+    )
