@@ -6,6 +6,7 @@ Answers: "how is this told to a person?" Pure: lines in, lines out.
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from stillframe.cli.contents import contents_lines
 from stillframe.events import Notice
 from stillframe.fs import LeftOutFile
 from stillframe.jobs.backup import BackupPlan, BackupResult
@@ -188,7 +189,7 @@ def image_lines(listed: ListedImage) -> list[str]:
         )
     for disk in manifest.disks:
         lines += ["", *_disk_lines(disk)]
-    return [*lines, *_gap_lines(manifest), *notice_lines(_all_notices(manifest))]
+    return [*lines, *contents_lines(manifest), *_gap_lines(manifest), *notice_lines(_all_notices(manifest))]
 
 
 def disk_lines(seen: SeenDisk) -> list[str]:

@@ -1,7 +1,7 @@
 r"""A file of the Windows registry: keys and values by their paths.
 
-Answers: "what does this hive say at this key?" Only what recognising a Windows takes: keys are found by name, values are
-read; nothing is listed whole and nothing is written. Every offset, count and size is bounded before it is used, so that
+Answers: "what does this hive say at this key?" Only what recognising a Windows takes: keys are found by name, values
+are read; nothing is listed whole or written. Every offset, count and size is bounded before it is used, so that
 a damaged or hostile hive costs an error of ours and never more than a few thousand small reads.
 
 Transaction logs are not applied: ``is_dirty`` says that the newest changes may be missing.
@@ -130,7 +130,7 @@ class Hive:
                 raw = self._cell(_u32(cell, 4 * index), _VALUE.size, whole=True)
                 signature, name_size, size, place, kind, flags = _VALUE.unpack_from(raw)
                 if signature != b"vk":
-                    raise _broken(f"key {key.name!r}: value {index + 1} has no signature")  # noqa: TRY301 - one of many
+                    raise _broken(f"key {key.name!r}: value {index + 1} has no signature")
                 found = _name(raw, _VALUE.size, name_size, is_ascii=bool(flags & _VALUE_NAME_ASCII))
             except DiskFormatError as error:
                 fault = error

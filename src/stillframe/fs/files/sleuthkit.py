@@ -184,6 +184,25 @@ class SleuthVolume:
         assert spaces is not None
         return max(len(spaces), entry.links) - spaces.count(_DOS_NAMESPACE)
 
+    def read_bytes(self, entry: Entry, offset: int, size: int, *, stream: tuple[int, int] | None = None) -> bytes:
+        """Bytes of a file as a program would read them; fewer at its end.
+
+        Args:
+            entry: The file.
+            offset, size: Bytes of the stream.
+            stream: Type and number of one stream; the main contents by default.
+
+        Raises:
+            StillframeError: As ``read_streams``.
+        """
+        if entry.fault is not None:
+            raise entry.fault
+        which = () if stream is None else stream
+        data, fault = self._ask(lambda: entry.handle.read_random(offset, size, *which), f"file {entry.number}")
+        if fault is not None:
+            raise fault
+        return bytes(data or b"")
+
     def _ask(self, question: Callable[[], _Answer], what: str) -> tuple[_Answer | None, StillframeError | None]:
         """The library's answer, and what went wrong on the way; it may answer although it could not read all.
 
