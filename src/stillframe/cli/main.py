@@ -35,6 +35,7 @@ _VERBS: Final = {
     "repair": "caring",
     "forget": "caring",
     "expire": "caring",
+    "diff": "comparing",
     "demo": "showing",
 }
 """In which module a verb is; its function has the verb's name. A module is loaded when its verb is asked for."""

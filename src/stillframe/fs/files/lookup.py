@@ -1,7 +1,7 @@
 """Single files of a volume, found by their paths.
 
-Answers: "what is in this folder?" and "what does that file say?", for whoever looks at a few known places. Links are not
-followed: what a link names is looked for at its own place.
+Answers: "what is in this folder?" and "what does that file say?", for whoever looks at a few known places. Links are
+not followed: what a link names is looked for at its own place.
 """
 
 from typing import Final
