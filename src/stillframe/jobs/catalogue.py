@@ -69,13 +69,12 @@ def names_of(part: StoredPartition) -> frozenset[str]:
     return frozenset(f"{kind}={name}" for kind, name in names.items() if name)
 
 
-def make_catalogue(chunks: ChunkReader, manifest: Manifest, *, timeout_s: float = CATALOGUE_TIMEOUT_S) -> Manifest:
+def make_catalogue(chunks: ChunkReader, manifest: Manifest) -> Manifest:
     """The same image with its page of contents. Call it while no other thread is at work.
 
     Args:
         chunks: Knows every chunk of the image.
         manifest: Not yet written.
-        timeout_s: Seconds for all volumes together.
     """
     try:
         image = expose_from(chunks, manifest)
@@ -86,7 +85,7 @@ def make_catalogue(chunks: ChunkReader, manifest: Manifest, *, timeout_s: float 
         for disk in image.disks
         for part in disk.partitions
     ]
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + CATALOGUE_TIMEOUT_S
     for ask in (_Page.find, _Page.count):
         for page in pages:
             ask(page, deadline - time.monotonic())

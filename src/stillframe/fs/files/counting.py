@@ -18,6 +18,8 @@ LARGEST_MAX: Final = 10
 _DEPTH_MAX: Final = 3
 _SHARE: Final = 10
 """A folder is named apart from the one it is in when it holds at least one part in so many of all bytes."""
+_LEAST: Final = 100
+"""What is left of a folder is not worth a line when it is less than one part in so many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,6 @@ def name_largest(sums: dict[str, _Sum]) -> Iterable[LargeFolder]:
         waiting += apart
         size = here.size - sum(sums[one].size for one in apart)
         count = here.files_count - sum(sums[one].files_count for one in apart)
-        if size:
+        if size and size * _LEAST >= sums[""].size:
             found.append(LargeFolder(path=folder or "/", size=size, files_count=count))
     return sorted(found, key=lambda one: (-one.size, one.path))[:LARGEST_MAX]
