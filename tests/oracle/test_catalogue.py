@@ -148,5 +148,5 @@ def test_a_volume_that_is_not_read_in_time_has_a_notice_and_the_image_is_made(
     part = saved(image)
     assert part.catalogue is None
     assert [notice.message for notice in part.notices if notice.code == "no-catalogue"] == [
-        "counting the files of disk 1, partition 1 did not end within"
+        "counting the files of disk 1, partition 1 did not end within 1 seconds"
     ]

@@ -94,7 +94,7 @@ def test_what_cannot_be_read_is_a_notice_beside_the_rest() -> None:
 
 
 @pytest.mark.parametrize("name", ["PRETTY_NAME", "NAME", "ID", "VERSION_ID", "VARIANT"])
-def test_fields_are_what_a_shell_takes_them_for(name: str, tmp_path: object) -> None:
+def test_fields_are_what_a_shell_takes_them_for(name: str) -> None:
     whole = b"\n".join(RELEASE.splitlines()[:6]).decode()
     said = subprocess.run(
         ["sh", "-c", f'{whole}\nprintf %s "${name}"'], capture_output=True, text=True, check=True

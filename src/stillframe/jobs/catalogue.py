@@ -5,6 +5,7 @@ nothing of the source, which may be in use. It must never cost a backup: each vo
 all of them together within ``CATALOGUE_TIMEOUT_S``, and what cannot be told becomes a notice.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -150,7 +151,7 @@ class _Page:
             self._notices.append(_notice(f"{place} was left out: the time for it was over"))
             return None
         try:
-            return call_apart(question, what=place, timeout_s=seconds)
+            return call_apart(question, what=place, timeout_s=math.ceil(seconds))
         except MachineRefusal as error:
             self._notices.append(_notice(error.message))
         except OSError as error:  # no process, no memory: the backup goes on

@@ -11,7 +11,6 @@ Filesystem Hierarchy Standard 3.0, sections 3.5 "/boot" and 3.9 "/lib".
 """
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +24,9 @@ _USR_RELEASE: Final = "/lib/os-release"
 """Of a volume that is ``/usr`` itself."""
 _MODULES: Final = ("/lib/modules", "/usr/lib/modules")
 _ENTRIES: Final = ("/boot/loader/entries", "/loader/entries")
+# os-release(5): "double or single quotes", and in double quotes the escapes of a shell.
+_QUOTED: Final = re.compile(r"""(?:"((?:[^"\\]|\\.)*)"|'([^']*)'|([^"'\s]*))\s*(?:#.*)?""")
+_ESCAPED: Final = re.compile(r"""\\([$`"\\])""")
 _KERNEL: Final = re.compile(r"(?:vmlinuz|vmlinux|bzImage|Image|kernel)-([0-9][A-Za-z0-9._+~-]{0,99})")
 _VERSION: Final = re.compile(r"[0-9][A-Za-z0-9._+~-]{0,99}")
 _COPIES: Final = (".old", ".bak", ".rpmsave", ".dpkg-tmp", ".dpkg-new")
@@ -133,11 +135,10 @@ def parse_release(text: str) -> dict[str, str]:
         name, equals, value = line.strip().partition("=")
         if not equals or not re.fullmatch(r"[A-Z][A-Z0-9_]{0,63}", name):
             continue
-        try:
-            words = shlex.split(value)
-        except ValueError:
-            continue
-        fields[name] = _plain(words[0]) if words else ""
+        quoted = _QUOTED.fullmatch(value.strip())
+        if quoted is not None:
+            bare = _ESCAPED.sub(r"\1", quoted[1]) if quoted[1] is not None else quoted[2]
+            fields[name] = _plain(bare if bare is not None else quoted[3])
     return {name: value for name, value in fields.items() if value}
 
 
