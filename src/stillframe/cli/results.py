@@ -214,7 +214,7 @@ def _seen_partition_fields(found: SeenPartition) -> Fields:
         "label": inside.label,
         "uuid": inside.uuid,
         "bytes_used": found.bytes_used,
-        "system": None,
+        "system": found.system,
         "in_use_at": list(dict.fromkeys(use.where for use in found.uses)),
         "in_system_backup": found.in_system_backup,
         "reason": found.reason,

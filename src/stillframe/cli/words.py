@@ -210,7 +210,10 @@ def disk_lines(seen: SeenDisk) -> list[str]:
         label = inside.label or part.name
         rows.append((str(part.number), kind, label, format_size(size), used, free, where, f"{taken}: {found.reason}"))
     head = ("no.", "file system", "label", "size", "used", "free", "in use at", "in a system backup")
-    return [title, *table(head, rows, right=(0, 3, 4, 5)), *notice_lines(seen.notices)]
+    systems = [
+        f"System on {found.volume.partition.number}: {found.system}" for found in seen.partitions if found.system
+    ]
+    return [title, *table(head, rows, right=(0, 3, 4, 5)), *systems, *notice_lines(seen.notices)]
 
 
 def plan_lines(

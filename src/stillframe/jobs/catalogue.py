@@ -37,7 +37,7 @@ from stillframe.systems import InstalledSystem, LinuxTraces, NamedTraces, find_w
 CATALOGUE_TIMEOUT_S: Final = 60.0
 """For all volumes together. Two million files take about as long on a slow machine."""
 FILE_SYSTEMS_READ: Final = frozenset({"ext2", "ext3", "ext4", "ntfs", "vfat", "exfat"})
-_SYSTEMS_READ: Final = FILE_SYSTEMS_READ - {"vfat", "exfat"}
+SYSTEMS_READ: Final = FILE_SYSTEMS_READ - {"vfat", "exfat"}
 _WORD_MAX: Final = 200
 _HINT: Final = "The image is whole all the same: only its page of contents lacks this."
 
@@ -64,10 +64,10 @@ def find_traces(reader: BlockReader, volume: Volume) -> VolumeTraces | None:
     return VolumeTraces(windows=find_windows(files) if volume.filesystem == "ntfs" else None, linux=read_traces(files))
 
 
-def names_of(part: StoredPartition) -> frozenset[str]:
+def names_of(*, uuid: str, label: str, guid: str, name: str) -> frozenset[str]:
     """The names by which an ``fstab`` may call a partition."""
-    names = {"UUID": part.uuid, "LABEL": part.label, "PARTUUID": part.guid.lower(), "PARTLABEL": part.name}
-    return frozenset(f"{kind}={name}" for kind, name in names.items() if name)
+    names = {"UUID": uuid, "LABEL": label, "PARTUUID": guid.lower(), "PARTLABEL": name}
+    return frozenset(f"{kind}={one}" for kind, one in names.items() if one)
 
 
 def make_catalogue(chunks: ChunkReader, manifest: Manifest) -> Manifest:
@@ -90,7 +90,7 @@ def make_catalogue(chunks: ChunkReader, manifest: Manifest) -> Manifest:
     for ask in (_Page.find, _Page.count):
         for page in pages:
             ask(page, deadline - time.monotonic())
-    everything = [NamedTraces(names=names_of(page.part), traces=page.traces.linux) for page in pages if page.traces]
+    everything = [page.named for page in pages if page.named]
     done = {(page.disk, page.part.number): page.finish(everything) for page in pages}
     return replace(manifest, disks=tuple(_with_pages(disk, done) for disk in manifest.disks))
 
@@ -118,7 +118,7 @@ class _Page:
 
     def find(self, seconds: float) -> None:
         """Look for systems."""
-        if self.part.filesystem in _SYSTEMS_READ:
+        if self.part.filesystem in SYSTEMS_READ:
             self.traces = self._ask(lambda: find_traces(self._view(), self._volume), "looking for systems on", seconds)
 
     def count(self, seconds: float) -> None:
@@ -139,6 +139,13 @@ class _Page:
             catalogue=_stored_catalogue(self._counts) if self._counts else None,
             notices=(*self.part.notices, *notices)[:1000],
         )  # fmt: skip
+
+    @property
+    def named(self) -> NamedTraces | None:
+        """Its traces with the names of the partition."""
+        part = self.part
+        names = names_of(uuid=part.uuid, label=part.label, guid=part.guid, name=part.name)
+        return NamedTraces(names=names, traces=self.traces.linux) if self.traces else None
 
     def _view(self) -> BlockReader:
         """The volume as the next mount would see it, where its journal is ours to replay."""
