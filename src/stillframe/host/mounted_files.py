@@ -37,7 +37,8 @@ class MountedFiles:
         with _opened(self._place, path) as file:
             if file is None or not stat.S_ISREG(os.fstat(file).st_mode):
                 return None
-            assert sys.platform != "win32"
+            if sys.platform == "win32":  # ``is_mounted_at`` says no there
+                return None
             try:
                 return os.pread(file, size, offset)
             except OSError as error:
@@ -47,7 +48,9 @@ class MountedFiles:
 @contextmanager
 def _opened(place: str, path: str) -> Iterator[int | None]:
     """What a path below a mount names, opened name by name; ``None`` when it is not there or a link is on the way."""
-    assert sys.platform != "win32", "is_mounted_at says no there"
+    if sys.platform == "win32":  # as above
+        yield None
+        return
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         here = os.open(place, flags)
