@@ -27,7 +27,7 @@ from stillframe.repo.repository import Repository
 _TIMEOUT_S: Final = 86_400.0
 """A day for one volume: a limit against a program that hangs, not against large files that are compared."""
 _NO_FILES: Final = frozenset({"", "swap"})
-_NOT_READ_HINT: Final = "'stillframe mount' shows the files of both images; compare them there."
+_NOT_READ_HINT: Final = "Restore both to disk files and compare them with the tools of their own system."
 
 Status = Literal["equal", "compared", "not-read", "failed", "only-older", "only-newer"]
 
