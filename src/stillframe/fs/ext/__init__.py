@@ -4,6 +4,6 @@
 replay; ``swapfiles`` finds what need not be kept.
 """
 
-from stillframe.fs.ext.volume import ExtFilesystem, replay_journal
+from stillframe.fs.ext.volume import ExtFilesystem, explain_unclean, replay_journal, replay_volume
 
-__all__ = ["ExtFilesystem", "replay_journal"]
+__all__ = ["ExtFilesystem", "explain_unclean", "replay_journal", "replay_volume"]

@@ -65,6 +65,10 @@ class JournalFile:
         """One block."""
         return self.read(np.array([number], np.int64)).tobytes()
 
+    def places(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where some blocks lie, as blocks of the volume."""
+        return self._runs.places(numbers)
+
     def read(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Some blocks, a row each. Neighbours on the volume are one read."""
         size = self._block_size

@@ -5,16 +5,21 @@ the journal has yet to be replayed, it is replayed in memory and the union of bo
 alone would call the blocks of fsynced files free. Whatever is uncertain is stored whole. It never writes.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
+
+import numpy as np
 
 from stillframe.block import BlockReader, OverlayReader, ReadFault
 from stillframe.errors import DiskFormatError
 from stillframe.events import Notice
 from stillframe.fs.base import LeftOutFile, UsedMap, Volume, raw_map
+from stillframe.fs.crc32c import crc32c
 from stillframe.fs.ext.bitmaps import read_used
 from stillframe.fs.ext.groups import CHECK_HINT, GroupTable, metadata_extents, read_groups
 from stillframe.fs.ext.inode import read_inode, read_runs
-from stillframe.fs.ext.journal import JOURNAL_HINT, JournalSuperblock
+from stillframe.fs.ext.journal import JOURNAL_HINT, JOURNAL_SUPERBLOCK_SIZE, JournalSuperblock
 from stillframe.fs.ext.recovery import JournalFile, Replay, read_replay
 from stillframe.fs.ext.superblock import (
     SUPERBLOCK_OFFSET,
@@ -32,6 +37,7 @@ from stillframe.fs.ext.swapfiles import find_swap_files
 from stillframe.units import format_size
 
 _NEWER_HINT: Final = "A newer Stillframe may know it."
+_NOT_OF_STATE: Final = frozenset({"ext-unknown-feature", "ext-unsupported-feature", "ext-truncated"})
 
 
 class ExtFilesystem:
@@ -81,6 +87,90 @@ class ExtFilesystem:
             return ()
         # A swap file over blocks that are free or metadata shows a damaged volume, and then nothing is left out.
         return files if all((file.extents - own).size == 0 for file in files) else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayedVolume:
+    """A volume as the next mount would see it.
+
+    Attributes:
+        view: Its bytes: the journal replayed and empty, the superblock no longer asking for it.
+        transactions_count: Transactions that were in the log.
+        blocks_count: Blocks that they change.
+    """
+
+    view: BlockReader
+    transactions_count: int
+    blocks_count: int
+
+
+def replay_volume(reader: BlockReader) -> ReplayedVolume | None:
+    """A volume whose journal was replayed, with nothing written; ``None`` when it asks for none.
+
+    Raises:
+        DiskFormatError: It is no ext, or its journal cannot be replayed: what the files hold now cannot be told.
+        ReadFault: The device failed.
+    """
+    superblock = _read_superblock(reader)
+    if superblock is None:
+        raise DiskFormatError("ext superblock: there is none at byte 1024", hint="Ask identify first.")
+    if Incompat.RECOVER not in superblock.incompat:
+        return None
+    table = read_groups(reader, superblock)
+    journal, log = _open_journal(reader, superblock, table)
+    replay = _require_whole(read_replay(journal, log, blocks_count=superblock.blocks_count))
+    size = superblock.block_size
+    view = OverlayReader(reader, block_size=size, blocks=replay.blocks)
+    _require_same_layout(superblock, _read_superblock(view))
+    ends = _clear_recover(view.read_at(superblock.superblock_block * size, size), place=SUPERBLOCK_OFFSET % size)
+    own = int(journal.places(np.zeros(1, np.int64))[0])
+    emptied = _empty_journal(journal.block(0), log, transactions_count=replay.transactions_count)
+    last: Mapping[int, bytes] = {superblock.superblock_block: ends, own: emptied}
+    return ReplayedVolume(
+        view=OverlayReader(view, block_size=size, blocks=last), transactions_count=replay.transactions_count,
+        blocks_count=len(replay.blocks),
+    )  # fmt: skip
+
+
+def explain_unclean(reader: BlockReader) -> Notice | None:
+    """Why the files of a volume may not be what the next mount would show; ``None`` when nothing says so."""
+    superblock = _read_superblock(reader)
+    notice = None if superblock is None else _refusal(superblock, reader)
+    return notice if notice is not None and notice.code not in _NOT_OF_STATE else None
+
+
+def _clear_recover(block: bytes, *, place: int) -> bytes:
+    """The block of the superblock, which no longer asks for a replay. Source: ``struct ext4_super_block``."""
+    raw = bytearray(block[place : place + SUPERBLOCK_SIZE])
+    incompat = int.from_bytes(raw[96:100], "little") & ~int(Incompat.RECOVER)
+    raw[96:100] = incompat.to_bytes(4, "little")
+    if int.from_bytes(raw[100:104], "little") & RoCompat.METADATA_CSUM:
+        raw[1020:1024] = crc32c(bytes(raw[:1020])).to_bytes(4, "little")
+    return block[:place] + bytes(raw) + block[place + SUPERBLOCK_SIZE :]
+
+
+def _empty_journal(block: bytes, log: JournalSuperblock, *, transactions_count: int) -> bytes:
+    """The journal's first block as Linux leaves it: ``jbd2_journal_recover``, ``jbd2_mark_journal_empty``."""
+    raw = bytearray(block[:JOURNAL_SUPERBLOCK_SIZE])
+    raw[24:28] = ((log.sequence + transactions_count + 1) & 0xFFFFFFFF).to_bytes(4, "big")
+    raw[28:32] = bytes(4)
+    if log.has_block_checksums:
+        raw[252:256] = bytes(4)
+        raw[252:256] = crc32c(bytes(raw)).to_bytes(4, "big")
+    return bytes(raw) + block[JOURNAL_SUPERBLOCK_SIZE:]
+
+
+def _require_whole(replay: Replay) -> Replay:
+    if replay.fast_commits:
+        message = "ext journal: it holds fast commits, which this version does not replay"
+        raise DiskFormatError(message, hint=JOURNAL_HINT)
+    return replay
+
+
+def _require_same_layout(before: Superblock, after: Superblock | None) -> Superblock:
+    if after is None or after.geometry != before.geometry:
+        raise DiskFormatError("ext journal: it changes the layout of the file system", hint=JOURNAL_HINT)
+    return after
 
 
 def replay_journal(reader: BlockReader, superblock: Superblock, table: GroupTable) -> Replay:
@@ -138,14 +228,9 @@ def _recovered_map(reader: BlockReader, superblock: Superblock) -> UsedMap:
     """The union of the maps before and after the journal is replayed."""
     table = read_groups(reader, superblock)
     before = read_used(reader, superblock, table, strict=False)
-    replay = replay_journal(reader, superblock, table)
-    if replay.fast_commits:
-        message = "ext journal: it holds fast commits, which this version does not replay"
-        raise DiskFormatError(message, hint=JOURNAL_HINT)
+    replay = _require_whole(replay_journal(reader, superblock, table))
     view = OverlayReader(reader, block_size=superblock.block_size, blocks=replay.blocks)
-    replayed = _read_superblock(view)
-    if replayed is None or replayed.geometry != superblock.geometry:
-        raise DiskFormatError("ext journal: it changes the layout of the file system", hint=JOURNAL_HINT)
+    replayed = _require_same_layout(superblock, _read_superblock(view))
     refusal = _refusal(replayed, view)
     if refusal is not None:
         return raw_map(reader, refusal)

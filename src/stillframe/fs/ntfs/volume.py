@@ -201,6 +201,15 @@ def read_bitmap(reader: BlockReader, table: MasterFileTable) -> ExtentSet:
     return used
 
 
+def explain_unclean(reader: BlockReader) -> Notice | None:
+    """Why the files of a volume may not be what the next mount would show; ``None`` when nothing says so.
+
+    Raises:
+        DiskFormatError: The volume is broken.
+    """
+    return _find_doubt(reader, open_mft(reader, _require_boot(reader)))
+
+
 def _require_boot(reader: BlockReader) -> NtfsBoot:
     boot = find_boot(reader)
     if boot is None:
