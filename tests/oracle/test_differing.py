@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stillframe.block.file import open_file_reader
 from stillframe.errors import UsageError
 from stillframe.events import NoEvents
 from stillframe.extents import Extent, ExtentSet
@@ -184,3 +185,42 @@ def test_differing_bytes_are_those_of_chunks_that_differ(size: int, tmp_path: Pa
     differs = np.array([readers[0].entry(number) != readers[1].entry(number) for number in range(size)])
     expected = ExtentSet.from_mask(differs, unit=chunk_size).clipped(Extent(0, size * chunk_size - 512))
     assert differing_bytes(roots[0], roots[1], chunks, chunk_size=chunk_size) == expected
+
+
+@pytest.mark.root
+def test_a_journal_that_waits_is_part_of_what_is_compared(tmp_path: Path) -> None:
+    image, copy = tmp_path / "image", tmp_path / "copy"
+    make_ext4(image, 96 * MIB, seed=4)
+    repository = make_repository(MemoryStore())
+    with mounted_kernel(image, tmp_path / "m") as root:
+        before = walk(root)
+    older = backup_paths(repository, image).manifest
+    with mounted_kernel(image, tmp_path / "m") as root:
+        change(root, links=True)
+        os.sync()
+        shutil.copyfile(image, copy)
+    newer = backup_paths(repository, copy).manifest
+    with mounted_kernel(copy, tmp_path / "m") as root:
+        after = walk(root)
+    found = compare(repository, older, newer)
+    assert (told(found), found.is_complete) == (law(before, after), True)
+
+
+@pytest.mark.root
+def test_a_volume_that_may_be_out_of_date_is_compared_and_said_to_be_incomplete(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    make_ntfs(image, 96 * MIB, seed=4)
+    repository = make_repository(MemoryStore())
+    older = backup_paths(repository, image).manifest
+    with volumes.mounted_ntfs(image, tmp_path / "m") as root:
+        (root / "new").write_bytes(b"new")
+    flags = volumes.place_of(open_file_reader(str(image)), 3)
+    raw = bytearray(image.read_bytes())
+    record = raw[flags.start : flags.end]
+    at = flags.start + record.index(b"\x03\x01", 0x100)  # $VOLUME_INFORMATION: version 3.1, then the flags
+    raw[at + 2] |= 1  # VOLUME_IS_DIRTY
+    image.write_bytes(raw)
+    found = compare(repository, older, backup_paths(repository, image).manifest)
+    assert ("added", "/new") in told(found)
+    assert not found.is_complete
+    assert "files-may-be-stale" in {notice.code for notice in found.volumes[0].notices}

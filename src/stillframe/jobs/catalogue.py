@@ -15,12 +15,12 @@ from stillframe.block import BlockReader, CachedReader
 from stillframe.errors import MachineRefusal, StillframeError
 from stillframe.events import Notice
 from stillframe.fs.base import Volume
-from stillframe.fs.ext.replayed import replayed_reader
 from stillframe.fs.files.counting import FileCounts, count_files
 from stillframe.fs.files.lookup import open_lookup
 from stillframe.fs.files.walk import Found
 from stillframe.host.apart import call_apart
 from stillframe.jobs.exposing import expose_from
+from stillframe.jobs.replayed import STALE, replayed_view
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import (
     PATH_MAX,
@@ -82,7 +82,7 @@ def make_catalogue(chunks: ChunkReader, manifest: Manifest) -> Manifest:
     except StillframeError as error:
         return _with_notice(manifest, error.message)
     pages = [
-        _Page(disk=disk.stored.number, part=part.stored, reader=part.contents, chunk_size=manifest.chunk_size)
+        _Page(disk=disk.stored.number, part=part.stored, reader=part.reader, chunk_size=manifest.chunk_size)
         for disk in image.disks
         for part in disk.partitions
     ]
@@ -119,12 +119,12 @@ class _Page:
     def find(self, seconds: float) -> None:
         """Look for systems."""
         if self.part.filesystem in SYSTEMS_READ:
-            self.traces = self._ask(lambda: find_traces(self._view(), self._volume), "looking for systems on", seconds)
+            self.traces = self._ask(lambda view: find_traces(view, self._volume), "looking for systems on", seconds)
 
     def count(self, seconds: float) -> None:
         """Count files."""
         if self.part.filesystem in FILE_SYSTEMS_READ:
-            self._counts = self._ask(lambda: count_files(self._view(), self._volume), "counting the files of", seconds)
+            self._counts = self._ask(lambda view: count_files(view, self._volume), "counting the files of", seconds)
 
     def finish(self, everything: Sequence[NamedTraces]) -> StoredPartition:
         """The partition with its page."""
@@ -147,23 +147,27 @@ class _Page:
         names = names_of(uuid=part.uuid, label=part.label, guid=part.guid, name=part.name)
         return NamedTraces(names=names, traces=self.traces.linux) if self.traces else None
 
-    def _view(self) -> BlockReader:
-        """The volume as the next mount would see it, where its journal is ours to replay."""
-        return replayed_reader(self._reader) if self.part.filesystem.startswith("ext") else self._reader
-
-    def _ask(self, question: Callable[[], Answer | None], what: str, seconds: float) -> Answer | None:
+    def _ask(self, question: Callable[[BlockReader], Answer | None], what: str, seconds: float) -> Answer | None:
         """An answer from a process of its own; nothing, and a notice, when there is none."""
         place = f"{what} disk {self.disk}, partition {self.part.number}"
         if seconds <= 0:
             self._notices.append(_notice(f"{place} was left out: the time for it was over"))
             return None
+
+        def look() -> tuple[Answer | None, tuple[Notice, ...]]:
+            view, notices = replayed_view(self._reader, self._volume)
+            return question(view), tuple(notice for notice in notices if notice.code == STALE)
+
         try:
-            return call_apart(question, what=place, timeout_s=math.ceil(seconds))
+            answer, notices = call_apart(look, what=place, timeout_s=math.ceil(seconds))
         except MachineRefusal as error:
             self._notices.append(_notice(error.message))
+            return None
         except OSError as error:  # no process, no memory: the backup goes on
             self._notices.append(_notice(f"{place} failed: {error}"))
-        return None
+            return None
+        self._notices += notices
+        return answer
 
 
 def _stored_catalogue(found: Found[FileCounts]) -> StoredCatalogue:

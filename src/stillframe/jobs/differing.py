@@ -6,22 +6,22 @@ process of its own, as a damaged volume may crash the library that reads them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from stillframe.block import BlockReader, CachedReader
+from stillframe.block import CachedReader, GuardedReader
 from stillframe.errors import MachineRefusal, UsageError
 from stillframe.events import EventSink, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.base import Volume
-from stillframe.fs.ext.replayed import replayed_reader
 from stillframe.fs.files.comparing import Difference, State, compare_trees
 from stillframe.fs.files.walk import Found
 from stillframe.host.apart import call_apart
 from stillframe.jobs.exposing import ExposedImage, ExposedPartition, expose_from
+from stillframe.jobs.replayed import STALE, replayed_view
 from stillframe.repo.map_difference import differing_bytes
 from stillframe.repo.reading import ChunkReader
-from stillframe.repo.records import Manifest
+from stillframe.repo.records import Manifest, Ranges
 from stillframe.repo.repository import Repository
 
 _TIMEOUT_S: Final = 86_400.0
@@ -186,11 +186,11 @@ class _Pair:
         if stored[1].filesystem in _NO_FILES:
             return self._answer("not-read")
         differing = self._differing()
-        states = self._state(self._before[1]), self._state(self._after[1])
+        parts = self._before[1], self._after[1]
         where = f"disk {self._after[0].disk}, partition {self._after[0].partition}"
         try:
             found = call_apart(
-                lambda: _compare(states, differing, path), what=f"comparing {where}", timeout_s=_TIMEOUT_S
+                lambda: _compare(parts, differing, path), what=f"comparing {where}", timeout_s=_TIMEOUT_S
             )
         except MachineRefusal as error:
             notice = Notice(code="not-compared", message=error.message, hint=error.hint)
@@ -227,29 +227,34 @@ class _Pair:
         gaps = (older.excluded, older.unreadable, newer.excluded, newer.unreadable)
         return found | ExtentSet.from_extents(Extent(start, end) for ranges in gaps for start, end in ranges)
 
-    def _state(self, part: ExposedPartition) -> State:
+
+def _compare(
+    parts: tuple[ExposedPartition, ExposedPartition], differing: ExtentSet | None, path: str
+) -> Found[Difference] | str | None:
+    """The comparison, in a process of its own; the words of an error that the person made."""
+    states, doubts = list[State](), list[Notice]()
+    for part in parts:
         stored = part.stored
         volume = Volume(
             filesystem=stored.filesystem, label=stored.label, uuid=stored.uuid, block_size=stored.block_size
         )
-        return State(reader=part.contents, volume=volume, skipped=frozenset(file.path for file in stored.left_out))
-
-
-def _compare(states: tuple[State, State], differing: ExtentSet | None, path: str) -> Found[Difference] | str | None:
-    """The comparison, in a process of its own; the words of an error that the person made."""
-    views = [_view(state) for state in states]
-    if any(view is not state.reader for view, state in zip(views, states, strict=True)):
-        differing = None  # a journal lies over the blocks
-    older, newer = (
-        State(reader=CachedReader(view), volume=state.volume, skipped=state.skipped)
-        for view, state in zip(views, states, strict=True)
-    )
+        view, notices = replayed_view(part.reader, volume)
+        doubts += [notice for notice in notices if notice.code == STALE]
+        if view is part.reader:
+            view = part.contents
+        else:
+            differing = None  # a journal lies over the blocks
+            view = GuardedReader(view, _extents(stored.excluded), words="was left out of the image")
+        skipped = frozenset(file.path for file in stored.left_out)
+        states.append(State(reader=CachedReader(view), volume=volume, skipped=skipped))
     try:
-        return compare_trees(older, newer, differing=differing, below=path)
+        found = compare_trees(states[0], states[1], differing=differing, below=path)
     except UsageError as error:
         return error.message
+    if found is None or not doubts:
+        return found
+    return replace(found, is_complete=False, notices=(*dict.fromkeys(doubts), *found.notices))
 
 
-def _view(state: State) -> BlockReader:
-    """The volume as its next mount would see it, where its journal is ours to replay."""
-    return replayed_reader(state.reader) if state.volume.filesystem.startswith("ext") else state.reader
+def _extents(ranges: Ranges) -> ExtentSet:
+    return ExtentSet.from_extents(Extent(start, end) for start, end in ranges)

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from stillframe.block import BlockReader, CachedReader
+from stillframe.block import CachedReader
 from stillframe.capture import CapturedVolume
 from stillframe.errors import MachineRefusal, StillframeError
-from stillframe.fs.ext.replayed import replayed_reader
 from stillframe.host.apart import call_apart
 from stillframe.host.mounted_files import MountedFiles, is_mounted_at
 from stillframe.host.mounts import Use
 from stillframe.jobs.catalogue import SYSTEMS_READ, VolumeTraces, find_traces, names_of
+from stillframe.jobs.replayed import replayed_view
 from stillframe.systems import NamedTraces, find_windows, join_linux, read_traces
 
 _TIMEOUT_S: Final = 15.0
@@ -58,7 +58,7 @@ def _traces(found: FoundHere, seconds: float) -> VolumeTraces | None:
             return None
         try:
             return call_apart(
-                lambda: find_traces(_view(reader, inside.filesystem), inside), what="looking for systems",
+                lambda: find_traces(replayed_view(CachedReader(reader), inside)[0], inside), what="looking for systems",
                 timeout_s=math.ceil(seconds),
             )  # fmt: skip
         except MachineRefusal:
@@ -71,8 +71,3 @@ def _traces(found: FoundHere, seconds: float) -> VolumeTraces | None:
             except StillframeError:
                 return None
     return None
-
-
-def _view(reader: BlockReader, filesystem: str) -> BlockReader:
-    cached = CachedReader(reader)
-    return replayed_reader(cached) if filesystem.startswith("ext") else cached

@@ -86,9 +86,7 @@ def compare_trees(
         return None
     sides = _Side(older, below), _Side(newer, below)
     if not any(side.is_there for side in sides):
-        raise UsageError(
-            f"neither image has {below}", hint="A path begins at the root of its partition: /home/anna, /Users/Anna."
-        )
+        raise UsageError(f"neither image has {below}", hint="A path begins at the root of its partition.")
     comparison = _Comparison(sides[0], sides[1], differing)
     records = sorted(comparison.run(), key=lambda one: one.path)
     answers: list[Found[Difference]] = [side.walk.answer(()) for side in sides]
