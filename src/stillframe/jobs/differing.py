@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from stillframe.block import CachedReader, GuardedReader
+from stillframe.block import CachedReader
 from stillframe.errors import MachineRefusal, UsageError
 from stillframe.events import EventSink, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
@@ -240,13 +240,11 @@ def _compare(
         )
         view, notices = replayed_view(part.reader, volume)
         doubts += [notice for notice in notices if notice.code == STALE]
-        if view is part.reader:
-            view = part.contents
-        else:
+        if view is not part.reader:
             differing = None  # a journal lies over the blocks
-            view = GuardedReader(view, _extents(stored.excluded), words="was left out of the image")
         skipped = frozenset(file.path for file in stored.left_out)
-        states.append(State(reader=CachedReader(view), volume=volume, skipped=skipped))
+        lost = _extents(stored.excluded)
+        states.append(State(reader=CachedReader(view), volume=volume, skipped=skipped, lost=lost))
     try:
         found = compare_trees(states[0], states[1], differing=differing, below=path)
     except UsageError as error:

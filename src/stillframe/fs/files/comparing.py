@@ -9,11 +9,11 @@ read; only what is left is compared byte by byte.
 
 import bisect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 from stillframe.block import BlockReader
-from stillframe.errors import StillframeError, UsageError
+from stillframe.errors import DiskFormatError, StillframeError, UsageError
 from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.base import Volume
 from stillframe.fs.files.lookup import CASE_FREE, FileLookup
@@ -39,11 +39,20 @@ _LINK_MAX: Final = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """A volume at one time. ``skipped`` are paths of files whose contents were never kept."""
+    """A volume at one time.
+
+    Attributes:
+        reader: Its bytes; zeros where some were never kept.
+        volume: What it is.
+        skipped: Paths of files whose contents were never kept.
+        lost: Bytes that were never kept. The library reads more than it is asked for, so they are no faults of
+            ``reader``; a file that has some is not compared.
+    """
 
     reader: BlockReader
     volume: Volume
     skipped: frozenset[str] = frozenset()
+    lost: ExtentSet = field(default_factory=ExtentSet.empty)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +205,11 @@ class _Comparison:
         return all(self._is_stream_same(was, one, now, other, blocks_tell=blocks_tell) for one, other in pairs)
 
     def _is_stream_same(self, was: _Listed, one: Stream, now: _Listed, other: Stream, *, blocks_tell: bool) -> bool:
-        for extent in self._unknown(one, other, blocks_tell=blocks_tell):
+        unknown = self._unknown(one, other, blocks_tell=blocks_tell)
+        if len(unknown):
+            _require_kept(self._older, one)
+            _require_kept(self._newer, other)
+        for extent in unknown:
             for start in range(extent.start, extent.end, _PIECE):
                 size = min(_PIECE, extent.end - start)
                 if _read(self._older, was, one, start, size) != _read(self._newer, now, other, start, size):
@@ -232,6 +245,15 @@ class _Comparison:
 def _is_like(one: Stream, other: Stream) -> bool:
     """Whether two streams may hold the same: how they are kept apart."""
     return (one.type, one.name, one.size) == (other.type, other.name, other.size)
+
+
+def _require_kept(side: _Side, stream: Stream) -> None:
+    """Refuse to compare zeros that stand for what was never kept."""
+    lost = side.state.lost
+    if len(lost) and any(len(lost.clipped(Extent(run.start, run.start + run.size))) for run in stream.runs):
+        raise DiskFormatError(
+            "its contents were left out of an image", hint="'stillframe show' lists what was left out."
+        )
 
 
 def _read(side: _Side, listed: _Listed, stream: Stream, start: int, size: int) -> bytes:
