@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final
 
-from stillframe.block.base import BlockReader, Buffer, KnownExtent, check_range, read_filled
+from stillframe.block.base import BlockReader, Buffer, KnownExtent, ReadFault, check_range, read_filled
 from stillframe.extents import Extent
 
 
@@ -50,7 +50,12 @@ class CachedReader:
         for number in range(offset // self._page_size, -(-end // self._page_size)):
             start = number * self._page_size
             first, last = max(start, offset), min(start + self._page_size, end)
-            buffer[first - offset : last - offset] = self._page(number)[first - start : last - start]
+            try:
+                page = self._page(number)
+            except ReadFault:  # what is wanted may be whole, though something beside it in the page is not
+                self._inner.read_into(first, memoryview(buffer)[first - offset : last - offset])
+            else:
+                buffer[first - offset : last - offset] = page[first - start : last - start]
 
     def known_extents(self, within: Extent) -> Iterator[KnownExtent]:
         """What the inner reader knows."""

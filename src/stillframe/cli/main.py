@@ -37,6 +37,7 @@ _VERBS: Final = {
     "forget": "caring",
     "expire": "caring",
     "import": "exchanging",
+    "diff": "comparing",
     "demo": "showing",
     "nbd": "serving",
     "mount": "mounting",

@@ -6,6 +6,7 @@ Answers: "which fields does the last line of ``--json`` have?" Names here never 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from stillframe.cli.contents import catalogue_fields, installed_fields
 from stillframe.events import Finding, Notice
 from stillframe.jobs.backup import BackupPlan, BackupResult
 from stillframe.jobs.listing import ListedImage
@@ -196,6 +197,8 @@ def _stored_partition_fields(part: StoredPartition) -> Fields:
         "uuid": part.uuid,
         "bytes_used": part.bytes_used,
         "system": part.system,
+        "installed": installed_fields(part.installed),
+        "catalogue": catalogue_fields(part.catalogue),
         "consistency": part.consistency,
         "map": part.map,
         "left_out": [{"path": file.path, "size": file.size, "kind": file.kind} for file in part.left_out],
@@ -219,7 +222,7 @@ def _seen_partition_fields(found: SeenPartition) -> Fields:
         "label": inside.label,
         "uuid": inside.uuid,
         "bytes_used": found.bytes_used,
-        "system": None,
+        "system": found.system,
         "in_use_at": list(dict.fromkeys(use.where for use in found.uses)),
         "in_system_backup": found.in_system_backup,
         "reason": found.reason,

@@ -6,6 +6,7 @@ Answers: "how is this told to a person?" Pure: lines in, lines out.
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from stillframe.cli.contents import contents_lines
 from stillframe.events import Notice
 from stillframe.fs import LeftOutFile
 from stillframe.jobs.backup import BackupPlan, BackupResult
@@ -197,7 +198,7 @@ def image_lines(listed: ListedImage) -> list[str]:
         )
     for disk in manifest.disks:
         lines += ["", *_disk_lines(disk)]
-    return [*lines, *_gap_lines(manifest), *notice_lines(_all_notices(manifest))]
+    return [*lines, *contents_lines(manifest), *_gap_lines(manifest), *notice_lines(_all_notices(manifest))]
 
 
 def disk_lines(seen: SeenDisk) -> list[str]:
@@ -218,7 +219,10 @@ def disk_lines(seen: SeenDisk) -> list[str]:
         label = inside.label or part.name
         rows.append((str(part.number), kind, label, format_size(size), used, free, where, f"{taken}: {found.reason}"))
     head = ("no.", "file system", "label", "size", "used", "free", "in use at", "in a system backup")
-    return [title, *table(head, rows, right=(0, 3, 4, 5)), *notice_lines(seen.notices)]
+    systems = [
+        f"System on {found.volume.partition.number}: {found.system}" for found in seen.partitions if found.system
+    ]
+    return [title, *table(head, rows, right=(0, 3, 4, 5)), *systems, *notice_lines(seen.notices)]
 
 
 def plan_lines(

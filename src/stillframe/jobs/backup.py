@@ -18,6 +18,7 @@ from stillframe.clock import rfc3339
 from stillframe.errors import Cancelled, StorageFull, UsageError
 from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.jobs.baseline import WantedKind, choose_baseline
+from stillframe.jobs.catalogue import make_catalogue
 from stillframe.jobs.chunking import kept_ranges
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.holding import held_still
@@ -182,6 +183,7 @@ def apply_backup(
         manifest = _make_manifest(
             repository, plan, done, created=created, session=session.id, bytes_added=writer.bytes_added
         )
+        manifest = _with_catalogue(repository, sources, writer, manifest, context)
         context.cancel.check()
         writer.commit(manifest, lambda: _relied_on(repository, writer, manifest))
         checked = _read_back(repository, writer, manifest, plan, context)
@@ -288,6 +290,16 @@ def _make_manifest(
         bytes_read=done.bytes_read, bytes_added=bytes_added, held=done.held, imported=plan.imported,
         notices=_notices(plan, done), disks=tuple(disks),
     )  # fmt: skip
+
+
+def _with_catalogue(
+    repository: Repository, sources: Sequence[OpenSource], writer: ImageWriter, manifest: Manifest, context: JobContext
+) -> Manifest:
+    """The image with its page of contents. Not on Windows: a library that crashed would end the backup with it."""
+    if any(isinstance(source, WindowsSource) for source in sources):
+        return manifest
+    context.events.emit(PhaseStarted(name="looking at what is in the image"))
+    return make_catalogue(repository.reader(writer.index), manifest)
 
 
 def _next_link(repository: Repository, machine_id: str) -> tuple[int, str]:

@@ -1,12 +1,12 @@
 """The verb ``disks``, and what lies at a path before it is used as a source or a target.
 
 Answers: "which disks are there, what is on them, and which partitions would a backup of the system take?" Only reads.
-Operating systems are not recognised in this version: what belongs to the running one is told from what is mounted.
+What belongs to the running system is told from what is mounted; systems are named by what lies on the volumes.
 """
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from stillframe.block.file import FileReader, open_file_reader
@@ -19,6 +19,7 @@ from stillframe.extents import Extent
 from stillframe.host.blocks import THIS_MACHINE, BlockTree, KernelPaths, read_block_tree
 from stillframe.host.disks import DiskFacts, describe, list_disks
 from stillframe.host.mounts import Use, users_of
+from stillframe.jobs.systems_here import FoundHere, name_systems
 
 # Folders of a running Linux without which it does not start again. Source: Filesystem Hierarchy Standard 3.0,
 # section 3; The Boot Loader Specification, uapi-group.org ($BOOT).
@@ -39,6 +40,7 @@ class SeenPartition:
         uses: What it is used for at the moment.
         in_system_backup: Whether a backup of the running system would take it.
         reason: Why, or why not.
+        system: The operating system on it, in words; ``None`` where there is none, or nobody can tell.
     """
 
     volume: CapturedVolume
@@ -46,6 +48,7 @@ class SeenPartition:
     uses: tuple[Use, ...]
     in_system_backup: bool
     reason: str
+    system: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,9 +122,12 @@ def _look(facts: DiskFacts, kernel: KernelPaths) -> SeenDisk:
         disk = capture_disk(reader, facts, Selection())
         tree = read_block_tree(kernel)
         uses = [_uses(facts, volume, tree, kernel) for volume in disk.volumes]
+        here = [FoundHere(volume=one, uses=used) for one, used in zip(disk.volumes, uses, strict=True)]
+        systems = name_systems(here)
     runs_here = any(_is_of_system(found) for found in uses)
     partitions = tuple(
-        _partition(volume, found, runs_here=runs_here) for volume, found in zip(disk.volumes, uses, strict=True)
+        replace(_partition(one.volume, one.uses, runs_here=runs_here), system=system)
+        for one, system in zip(here, systems, strict=True)
     )
     return SeenDisk(facts=facts, disk=disk, partitions=partitions, notices=disk.notices)
 

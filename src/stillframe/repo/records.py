@@ -28,6 +28,8 @@ Text = Annotated[str, Meta(max_length=PATH_MAX)]
 Time = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\Z")]
 OptionalTime = Annotated[str, Meta(pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)?\Z")]
 LEFT_OUT_MAX: Final = 1000
+KERNELS_MAX: Final = 32
+FOLDERS_MAX: Final = 10
 Ranges = Annotated[tuple[tuple[Size, Size], ...], Meta(max_length=1_000_000)]
 
 JSON_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -97,6 +99,42 @@ class StoredFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFolder:
+    """A large folder: bytes and files in it and below it, without the folders that are named beside it."""
+
+    path: Text
+    size: Size
+    files: Size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSystem:
+    """An operating system that was found. ``family`` is ``linux`` or ``windows``; what is not known is empty."""
+
+    family: Word
+    name: Word
+    version: Word = ""
+    build: Word = ""
+    edition: Word = ""
+    host: Word = ""
+    machine_id: Word = ""
+    root: Word = ""
+    kernels: Annotated[tuple[Word, ...], Meta(max_length=KERNELS_MAX)] = ()
+    elsewhere: Annotated[tuple[Word, ...], Meta(max_length=FOLDERS_MAX)] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredCatalogue:
+    """What a volume holds, as its own folders say it. ``complete`` is false when not all of them could be read."""
+
+    files: Size
+    folders: Size
+    bytes: Size
+    complete: bool = True
+    largest: Annotated[tuple[StoredFolder, ...], Meta(max_length=FOLDERS_MAX)] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredPartition:
     """A partition as it was, and where its bytes are. ``start`` and ``size`` in bytes of the disk."""
 
@@ -117,6 +155,8 @@ class StoredPartition:
     block_size: Small = 0
     bytes_used: Size = 0
     system: Word | None = None
+    installed: StoredSystem | None = None
+    catalogue: StoredCatalogue | None = None
     consistency: Consistency = "offline"
     map: Literal["used", "raw"] = "raw"
     excluded: Ranges = ()

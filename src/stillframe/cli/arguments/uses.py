@@ -64,7 +64,20 @@ def _add_import(verbs: Verbs) -> None:
     )  # fmt: skip
 
 
+def _add_diff(verbs: Verbs) -> None:
+    diff = verb(
+        verbs, "diff", "diff IMAGE OTHER [PATH] [--disk N] [--partition N] [--touched]",
+        "list files added, changed and removed between two images",
+    )  # fmt: skip
+    add_image(diff)
+    diff.add_argument("other", metavar="OTHER", help="the later image, written likewise")
+    diff.add_argument("path", metavar="PATH", nargs="?", help="one folder or file, from the root of its partition")
+    diff.add_argument("--disk", metavar="N", type=number, help="only this disk")
+    diff.add_argument("--partition", metavar="N", type=number, help="only this partition")
+    diff.add_argument("--touched", action="store_true", help="also files whose times, rights or owner alone changed")
+
+
 ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (
-    files.add_ls, files.add_find, files.add_get, _add_mount, _add_nbd, _add_import
+    files.add_ls, files.add_find, files.add_get, _add_diff, _add_mount, _add_nbd, _add_import
 )  # fmt: skip
 """In the order of the help."""

@@ -67,6 +67,8 @@ class Stream:
         size: Bytes.
         is_compressed: Whether the bytes on the disk are not the contents.
         runs: In the order of the contents.
+        number: The library's, which tells streams of one type apart.
+        is_inside: Whether it lies in the file's own record; then it has no runs.
     """
 
     type: int
@@ -74,6 +76,8 @@ class Stream:
     size: int
     is_compressed: bool
     runs: tuple[Run, ...]
+    number: int = 0
+    is_inside: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +104,37 @@ class Entry:
     is_system: bool
     fault: StillframeError | None
     handle: Any
+
+
+class Facts(NamedTuple):
+    """What a file says of itself beside its contents.
+
+    Attributes:
+        kind: The Sleuth Kit's number for files, folders, links, devices.
+        changed_ns: When its contents were last written, in nanoseconds since 1970.
+        mode, owner, group: As Linux counts them.
+        link: What a link names, where its record holds that.
+    """
+
+    kind: int
+    changed_ns: int
+    mode: int
+    owner: int
+    group: int
+    link: bytes
+
+
+LINK: Final = 6
+"""``Facts.kind`` of a link: TSK_FS_META_TYPE_LNK."""
+
+
+def read_facts(entry: Entry) -> Facts:
+    """What a file that has no ``fault`` says of itself."""
+    meta = entry.handle.info.meta
+    return Facts(
+        int(meta.type), meta.mtime * 1_000_000_000 + meta.mtime_nano, int(meta.mode), meta.uid, meta.gid,
+        meta.link or b"",
+    )  # fmt: skip
 
 
 class SleuthVolume:
@@ -156,15 +191,15 @@ class SleuthVolume:
             is_folder=kind == _META_FOLDER, is_system=True, fault=fault, handle=handle,
         )  # fmt: skip
 
-    def read_streams(self, entry: Entry) -> tuple[Stream, ...]:
-        """The streams of a file that lie in blocks of their own.
+    def read_streams(self, entry: Entry, *, with_inside: bool = False) -> tuple[Stream, ...]:
+        """The streams of a file that lie in blocks of their own, or with those inside its record too.
 
         Raises:
             StillframeError: What lies where cannot be read: the reader's own error, or ``DiskFormatError``.
         """
         if entry.fault is not None:
             raise entry.fault
-        streams, fault = self.ask(lambda: tuple(self._iter_streams(entry)), f"file {entry.number}")
+        streams, fault = self.ask(lambda: tuple(self._iter_streams(entry, with_inside)), f"file {entry.number}")
         if fault is not None:
             raise fault
         assert streams is not None
@@ -183,6 +218,26 @@ class SleuthVolume:
             raise fault
         assert spaces is not None
         return max(len(spaces), entry.links) - spaces.count(_DOS_NAMESPACE)
+
+    def read_bytes(self, entry: Entry, offset: int, size: int, *, stream: tuple[int, int] | None = None) -> bytes:
+        """Bytes of a file as a program would read them; fewer at its end.
+
+        Args:
+            entry: The file.
+            offset: In the stream.
+            size: Bytes that are wanted.
+            stream: Type and number of one stream; the main contents by default.
+
+        Raises:
+            StillframeError: As ``read_streams``.
+        """
+        if entry.fault is not None:
+            raise entry.fault
+        which = () if stream is None else stream
+        data, fault = self.ask(lambda: entry.handle.read_random(offset, size, *which), f"file {entry.number}")
+        if fault is not None:
+            raise fault
+        return bytes(data or b"")
 
     def ask(self, question: Callable[[], _Answer], what: str) -> tuple[_Answer | None, StillframeError | None]:
         """The library's answer, and what went wrong on the way; it may answer although it could not read all.
@@ -228,7 +283,7 @@ class SleuthVolume:
             case _:
                 return number < EXT_SYSTEM_COUNT
 
-    def _iter_streams(self, entry: Entry) -> Iterator[Stream]:
+    def _iter_streams(self, entry: Entry, with_inside: bool) -> Iterator[Stream]:
         unit, size = self.block_size, self._reader.size
         if not entry.handle.max_attr and entry.size and int(entry.handle.info.meta.type) != _META_VIRTUAL:
             # tsk_fs_file_attr_getsize: what lists the blocks could not be read, and the error is forgotten. A table
@@ -237,18 +292,22 @@ class SleuthVolume:
         for attribute in entry.handle:
             facts = attribute.info
             flags = int(facts.flags)
-            if not flags & _ATTRIBUTE_OUTSIDE:
+            is_inside = not flags & _ATTRIBUTE_OUTSIDE
+            if is_inside and not with_inside:
                 continue
             runs = tuple(
                 Run(run.offset * unit, run.addr * unit, run.len * unit)
-                for run in attribute
+                for run in (() if is_inside else attribute)
                 if not int(run.flags) & _RUN_FILLER_OR_SPARSE
             )
             if any(run.start + run.size > size for run in runs):
                 raise DiskFormatError(f"{self.name}, file {entry.number}: it leaves the volume", hint=HINT)
             name = show_name(facts.name or b"")
             compressed = bool(flags & _ATTRIBUTE_COMPRESSED) or name == _COMPRESSED_STREAM
-            yield Stream(type=int(facts.type), name=name, size=facts.size, is_compressed=compressed, runs=runs)
+            yield Stream(
+                type=int(facts.type), name=name, size=facts.size, is_compressed=compressed, runs=runs,
+                number=int(facts.id), is_inside=is_inside,
+            )  # fmt: skip
 
     def _read_namespaces(self, handle: Any) -> list[int]:
         """The namespace of each name of an NTFS file."""
