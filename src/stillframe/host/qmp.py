@@ -1,7 +1,7 @@
 """Talking to a running QEMU: its machine protocol, JSON lines over a Unix socket.
 
-Answers: "how is this virtual machine, what is on its screen, what is in its memory?" and presses its power button. Every
-answer has a time limit.
+Answers: "how is this virtual machine, what is on its screen, what is in its memory?" and presses its power button.
+Every answer has a time limit.
 
 Source: QEMU 7.2, docs/interop/qmp-spec.txt and the QMP reference manual (qapi/*.json).
 """
