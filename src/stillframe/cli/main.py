@@ -36,6 +36,8 @@ _VERBS: Final = {
     "forget": "caring",
     "expire": "caring",
     "demo": "showing",
+    "run": "starting",
+    "prove": "starting",
 }
 """In which module a verb is; its function has the verb's name. A module is loaded when its verb is asked for."""
 

@@ -79,7 +79,7 @@ class Watch:
         self.last = look
         if look.resets >= _RESETS_MAX:
             return Sighting(outcome="failed", meaning="it restarts again and again", line=_last_line(look))
-        seen = read_words("\n".join((look.firmware, look.serial))), read_words(look.text)
+        seen = read_words(f"{look.firmware}\n{look.serial}"), read_words(look.text)
         for sighting in seen:
             if sighting is not None and sighting.outcome == "booted":
                 return sighting
@@ -121,9 +121,7 @@ class Onlooker:
             self._picture = parse_ppm(guest.qmp.read_screen(guest.machine.path("scratch")))
             bytes_read, _ = guest.qmp.bytes_moved()
             if self._picture.is_text_size:
-                text = read_text_screen(
-                    guest.qmp.read_memory(_VGA_TEXT, _VGA_TEXT_SIZE, guest.machine.path("scratch"))
-                )
+                text = read_text_screen(guest.qmp.read_memory(_VGA_TEXT, _VGA_TEXT_SIZE, guest.machine.path("scratch")))
         except MachineRefusal:
             if guest.running.wait(5.0) is None:
                 raise
@@ -165,7 +163,7 @@ def _has_moved(before: Look, now: Look) -> bool:
 
 
 def _last_line(look: Look) -> str:
-    lines = "\n".join((look.firmware, look.serial, look.text)).strip().splitlines()
+    lines = f"{look.firmware}\n{look.serial}\n{look.text}".strip().splitlines()
     return lines[-1].strip()[:120] if lines else ""
 
 

@@ -21,8 +21,8 @@ from stillframe.repo.format import CHUNK_ID_SIZE, ObjectType
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.inventory import rows_by_pack
 from stillframe.repo.packs import plan_fetches
-from stillframe.repo.reading import ChunkReader
 from stillframe.repo.proofs import delete_proof
+from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import ForgottenImage, TombstoneRecord, build_record
 from stillframe.repo.repository import Repository
 from stillframe.repo.rows import Ids, ids_array

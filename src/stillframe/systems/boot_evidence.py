@@ -34,7 +34,7 @@ _FAILED: Final = (
     (r"No bootable device", "the firmware found nothing to start"),
     (r"No bootable option or device was found", "the firmware found nothing to start"),
     (r"(?:Boot failed: not a bootable disk|This is not a bootable disk)", "the disk cannot be started"),
-    (r"failed to (?:load|start) Boot\w+ [^\n]*: (?:Access Denied|Security Violation)", "Secure Boot refused the loader"),
+    (r"failed to (?:load|start) Boot\w+ [^\n]*: (?:Access Denied|Security Violation)", "Secure Boot refused it"),
     (r"UEFI Interactive Shell", "the firmware found nothing to start"),
     (r"(?:Missing|No) operating system", "the boot code found no system"),
     (r"Operating System not found", "the boot code found no system"),

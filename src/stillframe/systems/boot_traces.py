@@ -1,7 +1,7 @@
 """What a system that was started has written on its disk.
 
-Answers: "did it come up, by what it noted itself?" The disk as it was before is compared with the disk afterwards, so no
-clock has to be right: a note counts when it was not there before.
+Answers: "did it come up, by what it noted itself?" The disk as it was before is compared with the disk afterwards, so
+no clock has to be right: a note counts when it was not there before.
 
 Sources: utmp(5) and glibc bits/utmp.h, 64-bit (records of 384 bytes, LOGIN_PROCESS 6); Linux fs/ext4/ext4.h
 (s_mtime at 0x2C, s_mnt_count at 0x34 of the superblock); libevtx, "Windows XML Event Log (EVTX)", section 4.2 (event

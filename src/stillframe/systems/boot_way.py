@@ -1,8 +1,8 @@
 """Whether a disk can start a computer, and in which ways.
 
-Answers: "does this start by BIOS, by UEFI, by both, or not at all?" Looks at the table, at the boot code, and for loaders
-on FAT volumes; whether what is found works, only starting it tells. A loader in a folder of its own is no way by itself:
-the computer it was on knew of it from its own memory, which is on no disk.
+Answers: "does this start by BIOS, by UEFI, by both, or not at all?" Looks at the table, at the boot code, and for
+loaders on FAT volumes; whether what is found works, only starting it tells. A loader in a folder of its own is no way
+by itself: the computer it was on knew of it from its own memory, which is on no disk.
 
 Sources: UEFI Specification 2.10, section 3.5.1.1 (the path for removable media); GNU GRUB manual 2.06, section 3.4
 (BIOS boot partition).

@@ -27,8 +27,11 @@ def _add_looking(verbs: Verbs) -> None:
     disks.add_argument("source", metavar="SOURCE", nargs="?", help="one disk, partition or disk file; else all disks")
     images = verb(verbs, "images", "images [--all]", "list the images of this machine")
     images.add_argument("--all", action="store_true", help="of every machine")
-    show = verb(verbs, "show", "show IMAGE", "show one image in full")
+    show = verb(verbs, "show", "show IMAGE [--screenshot FILE]", "show one image in full")
     add_image(show)
+    show.add_argument(
+        "--screenshot", metavar="FILE", default="", help="write the screenshot of its newest start there, a PNG"
+    )
 
 
 def _add_repository(verbs: Verbs) -> None:
@@ -69,6 +72,7 @@ def _add_backup(verbs: Verbs) -> None:
         "--verify", action=argparse.BooleanOptionalAction, default=True,
         help="read back what was stored (default: it does)",
     )  # fmt: skip
+    option("--prove", action="store_true", help="then start it in a virtual machine, to see whether it boots")
     _add_hooks(backup)
     option(
         "--then", choices=("nothing", "shutdown", "restart", "sleep"), default="nothing",

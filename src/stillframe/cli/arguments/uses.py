@@ -3,10 +3,45 @@
 Answers: "what can a person do with an image without restoring it?" One function for each room.
 """
 
+import argparse
 from collections.abc import Callable
 from typing import Final
 
-from stillframe.cli.arguments.words import Verbs
+from stillframe.cli.arguments.words import Verbs, add_image, number, verb
 
-ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = ()
+
+def _add_starting(verbs: Verbs) -> None:
+    run = verb(verbs, "run", "run IMAGE [options]", "start an image in a virtual machine and use it")
+    add_image(run)
+    run.add_argument(
+        "--display", choices=("window", "vnc", "serial", "none"), default="window",
+        help="where its screen is (default: window)",
+    )  # fmt: skip
+    run.add_argument("--network", action="store_true", help="let it reach the network, behind this computer")
+    _add_machine(run)
+    prove = verb(verbs, "prove", "prove IMAGE [options]", "start an image unattended, to prove that it boots")
+    add_image(prove)
+    prove.add_argument("--limit", metavar="S", type=number, default=300, help="longest time (default: 300)")
+    _add_machine(prove)
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
+    option(
+        "--firmware", choices=("auto", "bios", "uefi", "secure-boot"), default="auto",
+        help="what starts it (default: what the disk is made for)",
+    )  # fmt: skip
+    option(
+        "--bus", choices=("auto", "virtio", "sata", "nvme"), default="auto",
+        help="what kind of disk it sees (default: the kind it was on)",
+    )  # fmt: skip
+    option("--memory", metavar="MIB", type=number, help="memory (default: half of this computer's, at most 4096)")
+    option("--cpus", metavar="N", type=number, help="processors (default: this computer's, at most 4)")
+    option(
+        "--accel", choices=("tcg", "kvm"), default="tcg",
+        help="'kvm' is faster, where this computer really has it (default: tcg)",
+    )  # fmt: skip
+
+
+ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (_add_starting,)
 """In the order of the help."""
