@@ -180,6 +180,11 @@ class Running:
         self._process = process
         self._errors = errors
 
+    @property
+    def process_id(self) -> int:
+        """Its number, while it runs."""
+        return self._process.pid
+
     def wait(self, timeout_s: float = 0.0) -> int | None:
         """Its exit code, when it ends within a time; else ``None``."""
         try:
@@ -216,7 +221,9 @@ def start(arguments: Sequence[str], *, terminal: bool = False) -> Iterator[Runni
     """
     command = [find_program(arguments[0]), *arguments[1:]]
     if sys.platform == "linux":
-        command = [find_program("setpriv"), "--pdeathsig", "KILL", *command]
+        # The kernel is asked before the program begins; had we died until then, the parent would be another by now.
+        ours = [find_program("sh"), "-c", '[ "$PPID" = "$0" ] && exec "$@"', str(os.getpid())]
+        command = [find_program("setpriv"), "--pdeathsig", "KILL", *ours, *command]
     errors = memory_file("errors")
     quiet = None if terminal else subprocess.DEVNULL
     try:
