@@ -68,7 +68,7 @@ def test_a_boot_sector_is_a_way_and_a_volume_is_none(tmp_path: Path) -> None:
     assert not find_boot_ways(MemoryDisk(os.urandom(100 * 512))).is_bootable
 
 
-def test_logins_are_counted_as_another_program_lists_them(tmp_path: Path) -> None:
+def test_logins_are_counted_as_another_program_writes_them() -> None:
     text = "\n".join(
         f"[{kind}] [{number:05d}] [{place:<4}] [{who:<8}] [{place:<12}] [{'':<20}] [0.0.0.0        ] "
         "[2026-11-26T10:00:00,000000+00:00]"

@@ -1,4 +1,4 @@
-"""What the words of a starting computer prove; the samples were recorded under QEMU, or stand in the programs' sources."""
+"""What the words of a starting computer prove; samples were recorded, or stand in the programs' sources."""
 
 import pytest
 

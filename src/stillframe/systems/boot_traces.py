@@ -18,6 +18,7 @@ from stillframe.block import BlockReader
 from stillframe.block.window import WindowReader
 from stillframe.disk.layout import read_layout
 from stillframe.errors import StillframeError
+from stillframe.extents import Extent
 from stillframe.fs.ext.superblock import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from stillframe.fs.files.sleuthkit import open_volume
 from stillframe.fs.files.support import is_read_rightly
@@ -52,11 +53,11 @@ def compare_traces(before: BlockReader, after: BlockReader) -> Traces:
         layout = read_layout(after)
     except StillframeError:
         return Traces()
-    for partition in layout.partitions:
-        if partition.extent.end > before.size:
+    places = [(f"partition {partition.number}", partition.extent) for partition in layout.partitions]
+    for place, extent in places or [("the disk", Extent(0, after.size))]:
+        if extent.end > before.size:
             continue
-        old, new = WindowReader(before, partition.extent), WindowReader(after, partition.extent)
-        place = f"partition {partition.number}"
+        old, new = WindowReader(before, extent), WindowReader(after, extent)
         try:
             booted += (f"{words} on {place}" for words in _notes(old, new))
             other += (f"{words}: {place}" for words in _mounts(old, new))

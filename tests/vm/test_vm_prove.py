@@ -1,0 +1,111 @@
+"""Whole systems that are proven to boot, or not to: Debian by BIOS and by UEFI, whole and broken in four ways."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stillframe.host.qemu import Firmware
+from stillframe.jobs.listing import look_at_image
+from stillframe.jobs.proving import ProveResult, prove_image
+from stillframe.jobs.virtual import MachineOptions
+from stillframe.store.local import LocalStore
+from stillframe.testing.boot_sector import make_boot_disk
+from stillframe.testing.debian_disk import BIOS_BOOT, ROOT_START, make_debian_disk, root_of
+from stillframe.testing.job_runs import backup_paths, job_context, make_repository
+
+pytestmark = [pytest.mark.root, pytest.mark.vm]
+LIMIT_S = 600
+
+
+@pytest.fixture(scope="module")
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
+    """A Debian that uses the serial line, or only the screen; made once."""
+    folder = tmp_path_factory.mktemp("debian")
+
+    def get(serial: bool) -> Path:
+        path = folder / f"serial-{serial}.img"
+        return path if path.exists() else make_debian_disk(path, serial=serial)
+
+    return get
+
+
+def prove(disk: Path, firmware: Firmware | None = None) -> ProveResult:
+    """Back a disk up, start the image, and see that the outcome was kept with it."""
+    repository = make_repository(LocalStore(str(disk.parent / f"{disk.name}.repo")), chunk_size=262_144)
+    manifest = backup_paths(repository, disk).manifest
+    options = MachineOptions(firmware=firmware, memory_mib=1024, cpus=2)
+    result = prove_image(repository, manifest, options=options, limit_s=LIMIT_S, context=job_context())
+    (kept,) = (proof for proof in look_at_image(repository, manifest).proofs if proof.kind == "booted")
+    assert (kept.outcome, kept.screenshot) == (result.outcome, bool(result.picture))
+    return result
+
+
+def broken(debian: Path, folder: Path) -> Path:
+    """A copy to break something in."""
+    copy = folder / "disk.img"
+    subprocess.run(["cp", "--sparse=always", debian, copy], check=True)
+    return copy
+
+
+@pytest.mark.parametrize("firmware", ["bios", "uefi"])
+@pytest.mark.parametrize("serial", [True, False])
+def test_a_debian_boots(debian: Callable[[bool], Path], tmp_path: Path, serial: bool, firmware: Firmware) -> None:
+    result = prove(broken(debian(serial), tmp_path), firmware)
+    assert result.outcome == "booted", result.reason
+
+
+def test_the_way_that_the_disk_is_made_for_is_found(debian: Callable[[bool], Path], tmp_path: Path) -> None:
+    result = prove(broken(debian(True), tmp_path))
+    assert (result.outcome, result.firmware) == ("booted", "uefi")
+
+
+def test_without_the_core_of_grub(debian: Callable[[bool], Path], tmp_path: Path) -> None:
+    disk = broken(debian(True), tmp_path)
+    with disk.open("r+b") as file:
+        file.seek(BIOS_BOOT.start)
+        file.write(bytes(BIOS_BOOT.size))
+    result = prove(disk, "bios")
+    assert result.outcome == "failed"
+    assert "boot code" in result.reason or "restarts" in result.reason
+
+
+@pytest.mark.parametrize("firmware", ["bios", "uefi"])
+def test_without_a_kernel(debian: Callable[[bool], Path], tmp_path: Path, firmware: Firmware) -> None:
+    disk = broken(debian(False), tmp_path)
+    with root_of(disk) as root:
+        for kernel in (root / "boot").glob("vmlinuz-*"):
+            kernel.unlink()
+    result = prove(disk, firmware)
+    assert result.outcome == "failed"
+    assert "GRUB" in result.reason
+
+
+@pytest.mark.parametrize("firmware", ["bios", "uefi"])
+def test_without_the_superblock_of_the_root(debian: Callable[[bool], Path], tmp_path: Path, firmware: Firmware) -> None:
+    disk = broken(debian(True), tmp_path)
+    with disk.open("r+b") as file:
+        file.seek(ROOT_START + 1024)
+        file.write(bytes(1024))
+    result = prove(disk, firmware)
+    assert result.outcome == "failed"
+    assert "GRUB" in result.reason
+
+
+def test_without_its_init(debian: Callable[[bool], Path], tmp_path: Path) -> None:
+    disk = broken(debian(True), tmp_path)
+    with root_of(disk) as root:
+        (root / "usr/sbin/init").unlink()
+        (root / "usr/bin/sh").unlink()
+        (root / "usr/lib/systemd/systemd").unlink()
+    result = prove(disk, "bios")
+    assert result.outcome == "failed"
+
+
+def test_boot_code_that_says_that_there_is_no_system(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(make_boot_disk("\nMissing operating system"))
+    result = prove(disk)
+    assert result.outcome == "failed"
+    assert "no system" in result.reason
