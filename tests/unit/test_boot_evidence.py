@@ -65,6 +65,14 @@ def test_of_several_failures_the_last_counts() -> None:
     assert "vmlinuz" in sighting.line
 
 
+def test_a_shell_of_grub_is_explained_by_the_error_before_it() -> None:
+    shell = "GNU GRUB  version 2.06\n   Minimal BASH-like line editing is supported.\ngrub> "
+    for text, line in ((shell, "Minimal BASH-like"), (f"error: no such device: 5f2f.\n{shell}", "no such device")):
+        sighting = read_words(text)
+        assert sighting is not None
+        assert line in sighting.line
+
+
 def test_a_console_loses_what_moves_the_cursor() -> None:
     raw = b"\x1b[2J\x1b[01;01HBdsDxe: \x1b[0m\x1b[37m\x1b[40mloading\r\nBoot\x1b[?25h0001"
     assert clean_console(raw) == "BdsDxe: loading\nBoot0001"

@@ -61,6 +61,45 @@ def test_the_way_that_the_disk_is_made_for_is_found(debian: Callable[[bool], Pat
     assert (result.outcome, result.firmware) == ("booted", "uefi")
 
 
+def silence(disk: Path, prompt: str) -> None:
+    """Have a Debian say nothing on its screen, from the boot menu on.
+
+    Args:
+        disk: Of one that only uses the screen.
+        prompt: What its terminal starts; empty starts nothing there.
+    """
+    with root_of(disk) as root:
+        menu = root / "boot/grub/grub.cfg"
+        quiet = " quiet loglevel=0 systemd.show_status=0 vt.global_cursor_default=0"
+        menu.write_text(menu.read_text().replace(" console=tty0", quiet))
+        unit = root / "etc/systemd/system/getty@tty1.service"
+        if not prompt:
+            unit.symlink_to("/dev/null")
+            return
+        unit.with_name("getty@tty1.service.d").mkdir()
+        (unit.with_name("getty@tty1.service.d") / "own.conf").write_text(
+            f"[Service]\nExecStart=\nExecStart=-{prompt}\n"
+        )
+
+
+def test_a_system_that_shows_nothing_is_known_by_its_own_notes(debian: Callable[[bool], Path], tmp_path: Path) -> None:
+    disk = broken(debian(False), tmp_path)
+    silence(disk, "/sbin/agetty --noissue --login-pause --noclear tty1 linux")
+    result = prove(disk, "uefi")
+    assert result.outcome == "booted", result.reason
+    assert "/var/log/wtmp" in result.reason
+
+
+def test_a_system_that_shows_and_notes_nothing_is_known_by_its_power_button(
+    debian: Callable[[bool], Path], tmp_path: Path
+) -> None:
+    disk = broken(debian(False), tmp_path)
+    silence(disk, "")
+    result = prove(disk, "bios")
+    assert result.outcome == "booted", result.reason
+    assert "power button" in result.reason
+
+
 def test_without_the_core_of_grub(debian: Callable[[bool], Path], tmp_path: Path) -> None:
     disk = broken(debian(True), tmp_path)
     with disk.open("r+b") as file:

@@ -10,6 +10,7 @@ scripts/functions; util-linux 2.38 agetty; Windows' boot sectors and boot manage
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -30,7 +31,6 @@ _FAILED: Final = (
     (r"error: (?:no such partition|no such device|unknown filesystem|no such disk)[^\n]*", "GRUB did not find a disk"),
     (r"error: file [^\n]* not found[^\n]*", "GRUB did not find a file"),
     (r"error: (?:invalid|bad|incorrect|premature|out of)[^\n]*", "GRUB met an error"),
-    (r"Minimal BASH-like line editing is supported", "GRUB found nothing to start"),
     (r"No bootable device", "the firmware found nothing to start"),
     (r"No bootable option or device was found", "the firmware found nothing to start"),
     (r"(?:Boot failed: not a bootable disk|This is not a bootable disk)", "the disk cannot be started"),
@@ -44,6 +44,8 @@ _FAILED: Final = (
     (r"Windows failed to start", "Windows' boot manager failed"),
     (r"(?i)FATAL: [^\n]*(?:boot|could not read)[^\n]*", "the boot loader failed"),
 )
+# What follows a failure that has a reason of its own.
+_FAILED_AFTER: Final = ((r"Minimal BASH-like line editing is supported", "GRUB found nothing to start"),)
 _STARTED: Final = re.compile(r"(?:Booting from Hard Disk\.\.\.|Booting from 0000:7c00|GRUB ?(?:loading\.?)?)\s*\Z")
 _ESCAPES: Final = re.compile(r"\x1b(?:\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9]|[=>78cDEM])|[\x00\x07\x0e\x0f]")
 _LINE_MAX: Final = 120
@@ -99,8 +101,12 @@ def read_words(text: str) -> Sighting | None:
         found = re.search(pattern, text)
         if found:
             return Sighting(outcome="booted", meaning=meaning, line=_shown(found[0]))
+    return _last_failure(text, _FAILED) or _last_failure(text, _FAILED_AFTER)
+
+
+def _last_failure(text: str, patterns: Iterable[tuple[str, str]]) -> Sighting | None:
     last: tuple[int, Sighting] | None = None
-    for pattern, meaning in _FAILED:
+    for pattern, meaning in patterns:
         for found in re.finditer(pattern, text):
             if last is None or found.start() > last[0]:
                 last = found.start(), Sighting(outcome="failed", meaning=meaning, line=_shown(found[0]))
