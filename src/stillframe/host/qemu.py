@@ -6,6 +6,7 @@ unless asked otherwise: that ``/dev/kvm`` opens does not mean that it works.
 
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
@@ -42,6 +43,7 @@ _CODE: Final[dict[str, tuple[tuple[str, str], ...]]] = {
 # QEMU 7.2 emulates AVX2 wrongly: numpy in a guest sorted falsely, or crashed.
 _PROCESSORS: Final = {"tcg": "max,avx2=off", "kvm": "host"}
 _MEMORY_MIN_MIB: Final = 512
+_MEMORY_UNKNOWN_MIB: Final = 2048
 _MEMORY_MAX_MIB: Final = 4096
 _CPUS_MAX: Final = 4
 
@@ -90,10 +92,12 @@ def memory_default_mib(total_bytes: int) -> int:
 
 def memory_here_mib() -> int:
     """``memory_default_mib`` of what is in this machine; 2 GiB where it does not say."""
+    if sys.platform == "win32":
+        return _MEMORY_UNKNOWN_MIB
     try:
         return memory_default_mib(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):
-        return 2048
+    except (OSError, ValueError):
+        return _MEMORY_UNKNOWN_MIB
 
 
 def cpus_here() -> int:
