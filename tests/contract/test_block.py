@@ -24,11 +24,16 @@ from stillframe.block import (
 )
 from stillframe.block.copy_on_write import BLOCK_SIZE, CopyOnWrite, open_scratch
 from stillframe.block.file import FileWriter, open_file_reader, open_file_writer
+from stillframe.block.kept_overlay import open_overlay
+from stillframe.block.overlay_format import Subject
 from stillframe.block.window import WindowWriter
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.windows.reader import open_handle_reader
+from stillframe.jobs.exposing import expose
+from stillframe.store import MemoryStore
 from stillframe.testing.block_contract import READER_CHECKS, WRITER_CHECKS, contents
 from stillframe.testing.faulty_disk import FaultyDisk, PlannedFault
+from stillframe.testing.job_runs import backup, make_repository
 from stillframe.testing.windows_device import MemoryDevice
 
 SIZE = 96 * 1024
@@ -149,6 +154,20 @@ def copy_on_write(folder: Path, content: bytes) -> Iterator[BlockWriter]:
 
 
 @contextlib.contextmanager
+def kept_overlay(folder: Path, content: bytes) -> Iterator[BlockWriter]:
+    below = MemoryDisk(content)
+    with open_overlay(str(folder / "kept"), below, Subject(image=bytes(16), disk=1, partition=0, size=SIZE)) as disk:
+        yield disk
+    assert below.contents == content
+
+
+@contextlib.contextmanager
+def image_map(_: Path, content: bytes) -> Iterator[BlockReader]:
+    repository = make_repository(MemoryStore(), chunk_size=65_536)
+    yield expose(repository, backup(repository, MemoryDisk(content)).manifest).disk(None).reader
+
+
+@contextlib.contextmanager
 def guarded(_: Path, content: bytes) -> Iterator[BlockReader]:
     yield GuardedReader(MemoryDisk(content), ExtentSet.empty(), words="is nowhere")
 
@@ -169,10 +188,20 @@ def windows_handle(_: Path, content: bytes) -> Iterator[BlockReader]:
 
 Writers = Callable[[Path, bytes], contextlib.AbstractContextManager[BlockWriter]]
 Readers = Callable[[Path, bytes], contextlib.AbstractContextManager[BlockReader]]
-WRITERS: list[Writers] = [memory, memory_4096, window, file, file_direct, loop_512, loop_4096, copy_on_write]
+WRITERS: list[Writers] = [
+    memory,
+    memory_4096,
+    window,
+    file,
+    file_direct,
+    loop_512,
+    loop_4096,
+    copy_on_write,
+    kept_overlay,
+]
 READERS: list[Readers] = [
     *WRITERS, reader_of_file, reader_of_loop, window_reader, overlay, assembled, cached, guarded, faulty_disk,
-    windows_handle,
+    windows_handle, image_map,
 ]  # fmt: skip
 ROOT = {loop_512, loop_4096, reader_of_loop}
 

@@ -58,7 +58,17 @@ class AssembledReader:
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes; a fault names the range of the whole."""
-        return read_filled(self, offset, length)
+        check_range(self.size, offset, length)
+        parts = list(self._parts(Extent(offset, offset + length)))
+        if len(parts) != 1:
+            return read_filled(self, offset, length)
+        piece = parts[0][1]
+        if piece is None:
+            return self._base.read_at(offset, length)
+        try:
+            return piece.reader.read_at(offset - piece.start, length)  # as it comes: nothing is copied
+        except ReadFault as fault:
+            raise _moved(fault, piece) from fault
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill ``buffer``; a fault names the range of the whole."""
@@ -72,7 +82,7 @@ class AssembledReader:
             try:
                 piece.reader.read_into(here.start - piece.start, part)
             except ReadFault as fault:
-                raise ReadFault(fault.message, extent=fault.extent.shifted(piece.start), hint=fault.hint) from fault
+                raise _moved(fault, piece) from fault
 
     def known_extents(self, within: Extent) -> Iterator[KnownExtent]:
         """What each reader knows of its part."""
@@ -100,3 +110,8 @@ class AssembledReader:
             position = here.end
         if position < within.end:
             yield Extent(position, within.end), None
+
+
+def _moved(fault: ReadFault, piece: Piece) -> ReadFault:
+    """A fault of a piece, with the range of the whole."""
+    return ReadFault(fault.message, extent=fault.extent.shifted(piece.start), hint=fault.hint)

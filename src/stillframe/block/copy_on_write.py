@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from stillframe.block.base import BlockReader, Buffer, ExtentKind, KnownExtent, check_range, read_filled
+from stillframe.block.base import BlockReader, Buffer, KnownExtent, check_range, read_filled
 from stillframe.block.file import FileWriter
 from stillframe.block.opening import OpenFile
 from stillframe.errors import TargetError
@@ -56,6 +56,10 @@ class CopyOnWrite:
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes."""
+        check_range(self.size, offset, length)
+        parts = list(self._parts(Extent(offset, offset + length)))
+        if len(parts) == 1 and not parts[0][1]:
+            return self._inner.read_at(offset, length)  # as it comes: nothing is copied
         return read_filled(self, offset, length)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
@@ -67,13 +71,11 @@ class CopyOnWrite:
             source.read_into(part.start, view[part.start - offset : part.end - offset])
 
     def known_extents(self, within: Extent) -> Iterator[KnownExtent]:
-        """Changed blocks are data; of the rest what the inner reader knows."""
+        """Of changed blocks what their file knows, of the rest what the inner reader knows."""
         check_range(self.size, within.start, within.size)
         for part, is_changed in self._parts(within):
-            if is_changed:
-                yield KnownExtent(part, ExtentKind.DATA)
-            else:
-                yield from self._inner.known_extents(part)
+            source = self._changes if is_changed else self._inner
+            yield from source.known_extents(part)
 
     def write_at(self, offset: int, data: bytes | Buffer) -> None:
         """Write all of ``data``; blocks that it covers in part are copied first."""

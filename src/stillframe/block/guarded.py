@@ -6,7 +6,7 @@ the stored map reads as zeros. Whoever reads files must get an error there, neve
 
 from collections.abc import Iterator
 
-from stillframe.block.base import BlockReader, Buffer, KnownExtent, ReadFault, check_range, read_filled
+from stillframe.block.base import BlockReader, Buffer, KnownExtent, ReadFault, check_range
 from stillframe.extents import Extent, ExtentSet
 
 
@@ -38,17 +38,22 @@ class GuardedReader:
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes; a fault where a byte of the range is forbidden."""
-        return read_filled(self, offset, length)
+        check_range(self.size, offset, length)
+        self._check(Extent(offset, offset + length))
+        return self._inner.read_at(offset, length)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill ``buffer``; errors as ``read_at``."""
         check_range(self.size, offset, len(buffer))
-        found = self._forbidden.clipped(Extent(offset, offset + len(buffer)))
-        if len(found):
-            first = next(iter(found))
-            raise ReadFault(f"byte {first.start} {self._words}", extent=first, hint=self._hint)
+        self._check(Extent(offset, offset + len(buffer)))
         self._inner.read_into(offset, buffer)
 
     def known_extents(self, within: Extent) -> Iterator[KnownExtent]:
         """What the inner reader knows: it may call forbidden bytes a hole, and reading them still fails."""
         return self._inner.known_extents(within)
+
+    def _check(self, asked: Extent) -> None:
+        found = self._forbidden.clipped(asked)
+        if len(found):
+            first = next(iter(found))
+            raise ReadFault(f"byte {first.start} {self._words}", extent=first, hint=self._hint)

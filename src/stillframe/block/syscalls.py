@@ -142,3 +142,14 @@ def refusal(what: str) -> MachineRefusal:
         f"{what} is not possible on this system yet",
         hint="Use Linux, for example the rescue system: it works on the disks of any computer.",
     )
+
+
+def lock_file(descriptor: int) -> bool:
+    """Lock a file for as long as it is open; ``False`` when another program has it locked. Raises ``OSError``."""
+    if sys.platform != "linux":
+        raise refusal("keeping changes in a file")
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

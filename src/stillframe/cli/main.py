@@ -36,6 +36,7 @@ _VERBS: Final = {
     "forget": "caring",
     "expire": "caring",
     "demo": "showing",
+    "nbd": "serving",
     "run": "starting",
     "prove": "starting",
 }

@@ -37,7 +37,9 @@ def run(call: Call) -> int:
     manifest = find_image(repository, options.image, machine_id=machine().id)
     screen.say(f"Starting image {manifest.image[:8]} of {manifest.machine.name}, {local_time(manifest.created)}.")
     with running(screen) as context:
-        result = run_image(repository, manifest, options=_machine(options, display=options.display), context=context)
+        result = run_image(
+            repository, manifest, options=_machine(options, display=options.display), keep=options.keep, context=context
+        )
     screen.finish("run", _run_fields(result), [_run_words(result)])
     return 0
 
@@ -72,8 +74,9 @@ def _machine(options: argparse.Namespace, *, display: str = "none") -> MachineOp
 
 
 def _run_fields(result: RunResult) -> Fields:
-    return {"image": result.image, "seconds": round(result.seconds, 1), "bytes_changed": result.bytes_changed}
+    return {"image": result.image, "seconds": round(result.seconds, 1), "kept": result.kept or None}
 
 
 def _run_words(result: RunResult) -> str:
-    return f"Switched off after {result.seconds:.0f} s. What was changed is thrown away; the image is as it was."
+    changes = f"is in {result.kept}: '--keep' goes on with it" if result.kept else "is thrown away"
+    return f"Switched off after {result.seconds:.0f} s. What was changed {changes}; the image is as it was."

@@ -14,6 +14,7 @@ from typing import Final
 from stillframe.block import AssembledReader, BlockReader, GuardedReader, Piece
 from stillframe.errors import UsageError
 from stillframe.extents import Extent, ExtentSet
+from stillframe.repo.chunk_cache import AHEAD_THREADS, CACHE_SIZE, ChunkCache
 from stillframe.repo.map_reader import MapReader
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import Manifest, Ranges, StoredDisk, StoredMap, StoredPartition, require_known_features
@@ -87,25 +88,34 @@ class ExposedImage:
         raise UsageError(f"{which} of image {self.manifest.image[:8]}; it has {names}", hint="Add '--disk N'.")
 
 
-def expose(repository: Repository, manifest: Manifest) -> ExposedImage:
+def expose(repository: Repository, manifest: Manifest, *, cache_size: int | None = None) -> ExposedImage:
     """An image as disks.
+
+    Args:
+        repository: Where it is.
+        manifest: The image.
+        cache_size: Bytes of expanded chunks that all its readers keep together; by default 128 MiB.
 
     Raises:
         UnsupportedFormat: It needs what this program does not know.
         DamagedError: Its maps are not what the format allows, or the index cannot be read.
     """
-    return expose_from(repository.reader(), manifest)
+    return expose_from(repository.reader(), manifest, cache_size=cache_size)
 
 
-def expose_from(chunks: ChunkReader, manifest: Manifest) -> ExposedImage:
+def expose_from(chunks: ChunkReader, manifest: Manifest, *, cache_size: int | None = None) -> ExposedImage:
     """An image as disks, through a reader of chunks that is there already; errors as ``expose``."""
     require_known_features(manifest)
-    return ExposedImage(manifest=manifest, disks=tuple(_expose_disk(chunks, manifest, disk) for disk in manifest.disks))
+    size_max = CACHE_SIZE if cache_size is None else cache_size
+    cache = ChunkCache(chunks, size_max=size_max, threads=AHEAD_THREADS)
+    return ExposedImage(manifest=manifest, disks=tuple(_expose_disk(cache, manifest, disk) for disk in manifest.disks))
 
 
-def _expose_disk(chunks: ChunkReader, manifest: Manifest, disk: StoredDisk) -> ExposedDisk:
+def _expose_disk(cache: ChunkCache, manifest: Manifest, disk: StoredDisk) -> ExposedDisk:
     def read(stored: StoredMap) -> MapReader:
-        return MapReader(stored.root(), chunks, chunk_size=manifest.chunk_size, sector_size=disk.sector_size)
+        return MapReader(
+            stored.root(), cache.chunks, chunk_size=manifest.chunk_size, sector_size=disk.sector_size, cache=cache
+        )
 
     parts = tuple(_expose_partition(read(part.blocks), part) for part in disk.partitions)
     outside = _guarded(read(disk.outside), disk.unreadable, _UNREADABLE, _UNREADABLE_HINT)

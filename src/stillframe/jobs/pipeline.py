@@ -27,6 +27,10 @@ class CancelToken:
         """Ask the run to stop."""
         self._set.set()
 
+    def wait(self) -> None:
+        """Return when the run is asked to stop."""
+        self._set.wait()
+
     def check(self) -> None:
         """Raise ``Cancelled`` when the run was asked to stop."""
         if self._set.is_set():

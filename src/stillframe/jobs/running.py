@@ -1,6 +1,7 @@
 """The verb ``run``: an image becomes a machine that a person uses, at once.
 
-Answers: "let me work with this image, without restoring it." What is changed is thrown away at the end.
+Answers: "let me work with this image, without restoring it." What is changed is thrown away at the end, or kept in a
+file beside the image.
 """
 
 import time
@@ -11,7 +12,7 @@ from stillframe.errors import Cancelled, MachineRefusal, UsageError
 from stillframe.events import JobFinished, JobStarted, Notice
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.exposing import expose
-from stillframe.jobs.virtual import Guest, MachineOptions, overlays_of, plan_machine, started
+from stillframe.jobs.virtual import Guest, MachineOptions, kept_overlays_of, overlays_of, plan_machine, started
 from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository
 
@@ -21,15 +22,24 @@ _TICK_S: Final = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """How a run ended. ``bytes_changed`` is what was written on the disks, in blocks of the overlay."""
+    """How a run ended. ``kept`` is the file that holds what was changed; empty when it was thrown away."""
 
     image: str
     seconds: float
-    bytes_changed: int
+    kept: str
 
 
-def run_image(repository: Repository, manifest: Manifest, *, options: MachineOptions, context: JobContext) -> RunResult:
+def run_image(
+    repository: Repository, manifest: Manifest, *, options: MachineOptions, keep: str, context: JobContext
+) -> RunResult:
     """Start an image and wait until the machine is switched off, or the person stops it.
+
+    Args:
+        repository: Where the image is.
+        manifest: The image.
+        options: What machine it gets.
+        keep: A file for what is changed, to go on with it next time; empty throws it away.
+        context: Who is told, and how it is stopped.
 
     When the person stops it, its power button is pressed, and it is ended after a minute if that brings nothing.
 
@@ -46,14 +56,15 @@ def run_image(repository: Repository, manifest: Manifest, *, options: MachineOpt
             f"nothing that boots was found on the disks of image {manifest.image[:8]}",
             hint="'stillframe show' lists what is on them. '--firmware bios' or '--firmware uefi' tries it anyway.",
         )
-    with overlays_of(image) as overlays:
-        with started(image, plan, overlays, context.events) as guest:
-            context.events.emit(Notice(code="machine-started", message=_where(guest)))
-            _wait(guest, context)
-        changed = sum(overlay.changed.size for overlay in overlays)
+    with (
+        kept_overlays_of(image, keep) if keep else overlays_of(image) as overlays,
+        started(image, plan, overlays, context.events) as guest,
+    ):
+        context.events.emit(Notice(code="machine-started", message=_where(guest)))
+        _wait(guest, context)
     seconds = time.monotonic() - began
     context.events.emit(JobFinished(verb="run", seconds=seconds))
-    return RunResult(image=manifest.image, seconds=seconds, bytes_changed=changed)
+    return RunResult(image=manifest.image, seconds=seconds, kept=keep)
 
 
 def _where(guest: Guest) -> str:

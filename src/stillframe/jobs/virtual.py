@@ -10,9 +10,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from stillframe.block import BlockReader
+from stillframe.block import BlockReader, BlockWriter
 from stillframe.block.cached import CachedReader
 from stillframe.block.copy_on_write import CopyOnWrite, open_scratch
+from stillframe.block.kept_overlay import KeptOverlay, open_overlay
+from stillframe.block.overlay_format import Subject
 from stillframe.errors import UsageError
 from stillframe.events import EventSink, Finding
 from stillframe.host.apart import call_apart
@@ -30,12 +32,12 @@ from stillframe.host.qemu import (
 )
 from stillframe.host.qmp import QmpConnection, connect
 from stillframe.host.run import Running, start
-from stillframe.jobs.exposing import ExposedImage
+from stillframe.jobs.exposing import ExposedDisk, ExposedImage
 from stillframe.repo.records import StoredDisk
 from stillframe.serve.nbd import Export, NbdServer, nbd_server
 from stillframe.systems.boot_way import BootWays, find_boot_ways
 
-_PAGES_MAX: Final = 512
+_CACHE_SIZE: Final = 128 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +95,6 @@ class Guest:
     running: Running
     qmp: QmpConnection
     server: NbdServer
-    overlays: tuple[CopyOnWrite, ...]
 
 
 def plan_machine(image: ExposedImage, options: MachineOptions) -> MachinePlan:
@@ -136,15 +137,36 @@ def overlays_of(image: ExposedImage) -> Iterator[tuple[CopyOnWrite, ...]]:
         for disk in image.disks:
             scratch = open_scratch(tempfile.gettempdir(), disk.reader.size)
             stack.callback(scratch.close)
-            chunk = image.manifest.chunk_size
-            shown: BlockReader = CachedReader(disk.reader, page_size=chunk, pages_max=(_PAGES_MAX << 18) // chunk)
-            found.append(CopyOnWrite(shown, scratch))
+            found.append(CopyOnWrite(_cached(disk, image), scratch))
         yield tuple(found)
 
 
 @contextmanager
+def kept_overlays_of(image: ExposedImage, path: str) -> Iterator[tuple[KeptOverlay, ...]]:
+    """The same in files that stay: ``path`` for the first disk, ``path.disk2`` and so on for the others.
+
+    Raises:
+        StillframeError: As ``open_overlay``, for a file that belongs to another disk, is in use or is damaged.
+    """
+    with ExitStack() as stack:
+        found = []
+        for number, disk in enumerate(image.disks):
+            subject = Subject(
+                image=bytes.fromhex(image.manifest.image), disk=disk.stored.number, partition=0, size=disk.reader.size
+            )
+            name = path if not number else f"{path}.disk{disk.stored.number}"
+            found.append(stack.enter_context(open_overlay(name, _cached(disk, image), subject)))
+        yield tuple(found)
+
+
+def _cached(disk: ExposedDisk, image: ExposedImage) -> BlockReader:
+    chunk = image.manifest.chunk_size
+    return CachedReader(disk.reader, page_size=chunk, pages_max=max(1, _CACHE_SIZE // chunk))
+
+
+@contextmanager
 def started(
-    image: ExposedImage, plan: MachinePlan, overlays: Sequence[CopyOnWrite], events: EventSink
+    image: ExposedImage, plan: MachinePlan, overlays: Sequence[BlockWriter], events: EventSink
 ) -> Iterator[Guest]:
     """Start the machine; at the end of the block it is gone, and the overlays hold what it wrote.
 
@@ -172,7 +194,7 @@ def started(
                 start(prepare(machine), terminal=options.display == "serial") as running,
                 connect(machine.path("qmp"), running) as qmp,
             ):
-                yield Guest(machine=machine, running=running, qmp=qmp, server=server, overlays=tuple(overlays))
+                yield Guest(machine=machine, running=running, qmp=qmp, server=server)
 
 
 def refuse_disk_errors(findings: Sequence[Finding]) -> None:

@@ -10,6 +10,27 @@ from typing import Final
 from stillframe.cli.arguments.words import Verbs, add_image, number, verb
 
 
+def _add_nbd(verbs: Verbs) -> None:
+    nbd = verb(
+        verbs, "nbd", "nbd IMAGE [--socket PATH | --port N] [--writable [--keep FILE]]",
+        "serve an image as a network block device, until Ctrl-C",
+    )  # fmt: skip
+    option = nbd.add_argument
+    add_image(nbd)
+    option("--socket", metavar="PATH", default="", help="listen on a Unix socket that only this user may use")
+    option("--host", metavar="HOST", default="127.0.0.1", help="listen on this address (default: 127.0.0.1)")
+    option("--port", metavar="N", type=number, help="listen on this port, 0: any that is free (default: 10809)")
+    option("--disk", metavar="N", type=number, help="number of the disk, where the image has several")
+    option("--partition", metavar="N", type=number, help="serve this partition instead of the whole disk")
+    option("--writable", action="store_true", help="let clients write; the image stays as it is")
+    option("--keep", metavar="FILE", default="", help="keep what is written in this file, and go on with it next time")
+    option("--tls-cert", metavar="FILE", default="", help="encrypt: the certificate of this server (PEM)")
+    option("--tls-key", metavar="FILE", default="", help="encrypt: the key of that certificate")
+    option(
+        "--tls-clients", metavar="FILE", default="", help="let in only clients with a certificate signed by this one"
+    )
+
+
 def _add_starting(verbs: Verbs) -> None:
     run = verb(verbs, "run", "run IMAGE [options]", "start an image in a virtual machine and use it")
     add_image(run)
@@ -17,6 +38,7 @@ def _add_starting(verbs: Verbs) -> None:
         "--display", choices=("window", "vnc", "serial", "none"), default="window",
         help="where its screen is (default: window)",
     )  # fmt: skip
+    run.add_argument("--keep", metavar="FILE", default="", help="keep what is changed in this file, and go on with it")
     run.add_argument("--network", action="store_true", help="let it reach the network, behind this computer")
     _add_machine(run)
     prove = verb(verbs, "prove", "prove IMAGE [options]", "start an image unattended, to prove that it boots")
@@ -43,5 +65,5 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (_add_starting,)
+ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (_add_nbd, _add_starting)
 """In the order of the help."""
