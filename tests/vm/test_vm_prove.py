@@ -1,14 +1,20 @@
 """Whole systems that are proven to boot, or not to: Debian by BIOS and by UEFI, whole and broken in four ways."""
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from stillframe.errors import DamagedError
+from stillframe.events import Notice, RecordedEvents
 from stillframe.host.qemu import Firmware
+from stillframe.jobs import running
 from stillframe.jobs.listing import look_at_image
+from stillframe.jobs.pipeline import CancelToken
 from stillframe.jobs.proving import ProveResult, prove_image
+from stillframe.jobs.running import run_image
 from stillframe.jobs.virtual import MachineOptions
 from stillframe.store.local import LocalStore
 from stillframe.testing.boot_sector import make_boot_disk
@@ -148,3 +154,46 @@ def test_boot_code_that_says_that_there_is_no_system(tmp_path: Path) -> None:
     result = prove(disk)
     assert result.outcome == "failed"
     assert "no system" in result.reason
+
+
+def test_a_machine_is_run_until_it_switches_itself_off(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(make_boot_disk("\nGood bye", switches_off=True))
+    repository = make_repository(LocalStore(str(tmp_path / "repo")))
+    manifest = backup_paths(repository, disk).manifest
+    for keep in ("", str(tmp_path / "kept"), str(tmp_path / "kept")):
+        events = RecordedEvents()
+        options = MachineOptions(memory_mib=64, cpus=1, display="vnc")
+        result = run_image(repository, manifest, options=options, keep=keep, context=job_context(events=events))
+        assert (result.image, result.kept) == (manifest.image, keep)
+        (told,) = (event.message for event in events.events if isinstance(event, Notice))
+        assert re.search(r"BIOS.*127\.0\.0\.1:59\d\d", told)
+    assert (tmp_path / "kept").exists()
+
+
+def test_a_person_who_stops_it_has_the_power_button_pressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(make_boot_disk("\nI do not know of a power button"))
+    repository = make_repository(LocalStore(str(tmp_path / "repo")))
+    manifest = backup_paths(repository, disk).manifest
+    monkeypatch.setattr(running, "_POWER_OFF_S", 2.0)
+    events, cancel = RecordedEvents(), CancelToken()
+    cancel.cancel()
+    context = job_context(events=events, cancel=cancel)
+    run_image(repository, manifest, options=MachineOptions(memory_mib=64, cpus=1), keep="", context=context)
+    codes = [event.code for event in events.events if isinstance(event, Notice)]
+    assert codes == ["machine-started", "machine-power-button", "machine-ended"]
+
+
+def test_a_machine_that_meets_damage_proves_nothing(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(make_boot_disk("\nsector login: "))
+    repository = make_repository(LocalStore(str(tmp_path / "repo")), chunk_size=65_536)
+    manifest = backup_paths(repository, disk).manifest
+    for pack in (tmp_path / "repo" / "packs").rglob("*"):
+        if pack.is_file():
+            raw = bytearray(pack.read_bytes())
+            raw[90:110] = bytes(20)
+            pack.write_bytes(raw)
+    with pytest.raises(DamagedError):
+        prove_image(repository, manifest, options=MachineOptions(firmware="bios"), limit_s=60, context=job_context())

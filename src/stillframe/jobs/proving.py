@@ -69,7 +69,7 @@ def prove_image(
 
     Raises:
         MissingProgram, MachineRefusal: QEMU or the firmware is missing, or this computer cannot run it.
-        UsageError: The image could not be read while it ran.
+        DamagedError: The image could not be read while it ran.
         Cancelled: The person stopped it. No proof is kept.
     """
     began = time.monotonic()
@@ -148,7 +148,8 @@ def _decide(
     switched_off: bool,
 ) -> tuple[BootOutcome, str]:  # fmt: skip
     """The outcome, and by what it is known."""
-    if sighting is not None and sighting.outcome == "failed" and plan.loaders and not plan.ways[plan.boot_index].uefi:
+    is_left_to_firmware = plan.firmware != "bios" and not plan.ways[plan.boot_index].uefi and bool(plan.loaders)
+    if sighting is not None and sighting.outcome == "failed" and is_left_to_firmware:
         return "unclear", (
             f"{sighting.words}; but the computer itself knew of {plan.loaders[0]}, and that knowledge is on no disk"
         )

@@ -15,7 +15,7 @@ from stillframe.block.cached import CachedReader
 from stillframe.block.copy_on_write import CopyOnWrite, open_scratch
 from stillframe.block.kept_overlay import KeptOverlay, open_overlay
 from stillframe.block.overlay_format import Subject
-from stillframe.errors import UsageError
+from stillframe.errors import DamagedError
 from stillframe.events import EventSink, Finding
 from stillframe.host.apart import call_apart
 from stillframe.host.qemu import (
@@ -201,10 +201,10 @@ def refuse_disk_errors(findings: Sequence[Finding]) -> None:
     """Refuse a verdict about a machine that met errors of ours when it read its disks.
 
     Raises:
-        UsageError: It did.
+        DamagedError: It did.
     """
     if findings:
-        raise UsageError(
+        raise DamagedError(
             f"the image could not be read while it ran: {findings[0].message}",
             hint="'stillframe verify IMAGE' tells what is damaged.",
         )
