@@ -202,6 +202,9 @@ def _proof_words(proof: ProofRecord) -> str:
         picture = ", with a screenshot" if proof.screenshot else ""
         took = f" after {proof.seconds} s with {proof.firmware.upper()}" if proof.firmware else ""
         return f"{when}  start: {proof.outcome}{took}, on {where}{picture}; {proof.how}"
+    if proof.kind == "checked":
+        verdict = "whole" if proof.ok else "; ".join(proof.findings)
+        return f"{when}  file systems: {verdict}, on {where}; {proof.how}"
     verdict = "good" if proof.ok else f"{len(proof.bad_chunks)} bad chunks"
     return f"{when}  {proof.kind}: {verdict}, {format_size(proof.bytes)}, on {where}; {proof.how}"
 

@@ -13,9 +13,11 @@ from stillframe.repo.records import Manifest, ProofRecord, build_record
 from stillframe.repo.repository import Repository
 
 Verdict = Literal["torn", "damaged", "good", "quick", "unproven"]
-Rung = Literal["unproven", "quick", "read-back", "booted"]
-RUNGS: Final[tuple[Rung, ...]] = ("unproven", "quick", "read-back", "booted")
+Rung = Literal["unproven", "quick", "read-back", "checked", "booted"]
+RUNGS: Final[tuple[Rung, ...]] = ("unproven", "quick", "read-back", "checked", "booted")
 """From the ground up."""
+_STORED: Final = frozenset({"read-back", "quick"})
+"""Kinds of proofs that say something about what is stored; the others speak of what the disk was like."""
 PNG_SIZE_MAX: Final = 16 << 20
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 
@@ -87,11 +89,12 @@ def judge(manifest: Manifest, proofs: Iterable[ProofRecord]) -> Verdict:
     """The word for what is stored of an image: what its newest proofs say; torn is never good.
 
     ``good`` means that every chunk was read back; ``quick`` that its structure was whole when last looked at. A quick
-    look does not undo what a reading back found. Whether it boots says nothing about what is stored.
+    look does not undo what a reading back found. Whether it boots, and whether a
+    file system on it is whole, says nothing about what is stored.
     """
     if manifest.is_torn:
         return "torn"
-    mine = [proof for proof in proofs if proof.image == manifest.image and proof.kind != "booted"]
+    mine = [proof for proof in proofs if proof.image == manifest.image and proof.kind in _STORED]
     read_back = [proof for proof in mine if proof.kind == "read-back"]
     if not all(proof.ok for proof in (*newest(mine), *newest(read_back))):
         return "damaged"
@@ -109,9 +112,9 @@ def ladder(manifest: Manifest, proofs: Iterable[ProofRecord]) -> Standing:
     if judge(manifest, mine) in {"torn", "damaged"}:
         return Standing(rung="unproven", since="", start=start)
     for rung in reversed(RUNGS[1:]):
-        stood = newest(proof for proof in mine if proof.kind == rung and proof.ok)
-        if stood and not (rung == "booted" and start is not None and not start.ok):
-            return Standing(rung=rung, since=stood[0].created, start=start)
+        last = newest(clear if rung == "booted" else (proof for proof in mine if proof.kind == rung))
+        if last and all(proof.ok for proof in last):
+            return Standing(rung=rung, since=last[0].created, start=start)
     return Standing(rung="unproven", since="", start=start)
 
 

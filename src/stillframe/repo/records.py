@@ -226,7 +226,8 @@ class ProofRecord:
     """Evidence about an image.
 
     Attributes:
-        kind: What was done: every chunk was read back, only the structure was looked at, or it was started.
+        kind: What was done: every chunk was read back, only the structure was looked at, its file systems were checked
+            by the tools of others, or it was started.
         ok: Whether the image stood the test.
         bytes: How many were read for it.
         how: In words; of a start, what was seen.
@@ -240,7 +241,7 @@ class ProofRecord:
     image: Hex16
     created: Time
     machine: MachineName
-    kind: Literal["read-back", "quick", "booted"]
+    kind: Literal["read-back", "quick", "checked", "booted"]
     ok: bool
     bytes: Size
     how: Text = ""
