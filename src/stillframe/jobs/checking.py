@@ -1,8 +1,8 @@
 """The file systems of an image, judged by the tools of others.
 
-Answers: "would Linux's own checkers call these file systems whole?" Each is written out into a temporary sparse file, its
-journal is replayed there, and its checker looks at that, changing nothing. What a checker finds was so on the disk too,
-or is a fault of ours: in either case a person should know, and the image is not called damaged for it.
+Answers: "would Linux's own checkers call these file systems whole?" Each is written out into a temporary sparse
+file, its journal is replayed there, and its checker looks at that, changing nothing. What a checker finds was so on the
+disk too, or is a fault of ours: in either case a person should know, and the image is not called damaged for it.
 
 Sources: e2fsck(8), xfs_repair(8), btrfs-check(8), fsck.fat(8), fsck.exfat(8), ntfsfix(8): options and exit codes.
 """
@@ -111,13 +111,12 @@ def _finding(manifest: Manifest, place: str, said: str) -> Finding:
 
 
 def _proof(repository: Repository, result: CheckedImage, context: JobContext) -> ProofRecord:
+    found = [*(one.message for one in result.findings), *(one.message for one in result.skipped)]
     tools = f"by the checkers of Linux: {', '.join(result.checked)}"
     return ProofRecord(
         proof=make_id().hex(), image=result.image, created=rfc3339(repository.clock.now()),
         machine=context.owner.machine, kind="checked", ok=result.is_proven, bytes=0, how=tools[:4000],
-        findings=tuple(
-            found.message[:4000] for found in (*result.findings, *result.skipped)[:1000]
-        ),
+        findings=tuple(words[:4000] for words in found[:1000]),
     )  # fmt: skip
 
 
