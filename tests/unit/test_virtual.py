@@ -41,11 +41,11 @@ def test_what_only_the_computer_knew_makes_a_failure_unclear() -> None:
             (replace(ways, uefi=True), "uefi", "failed"), (NO_WAY, "uefi", "failed"),
         ):  # fmt: skip
             plan = MachinePlan(
-                firmware=firmware,
+                firmware=firmware,  # type: ignore[arg-type]
                 boot_index=0,
                 buses=("virtio",),
                 ways=(plan_ways,),
-                options=MachineOptions(),  # type: ignore[arg-type]
+                options=MachineOptions(),
             )
             outcome, reason = _decide(FAILED, plan, overlays, image, switched_off=False)
             assert outcome == expected

@@ -34,6 +34,15 @@ def test_a_failure_counts_only_when_nothing_follows() -> None:
     assert sighting.outcome == "failed"
 
 
+def test_an_error_that_was_survived_counts_no_more() -> None:
+    watch = Watch()
+    error = replace(FIRST, serial="error: file `/grub/locale/de.mo' not found.")
+    assert watch.take(error) is None
+    assert watch.take(replace(error, seconds=20, bytes_read=50 << 20)) is None  # kernel and root were read
+    assert watch.take(replace(error, seconds=60, bytes_read=50 << 20)) is None
+    assert watch.still_s == 40
+
+
 def test_boot_code_that_says_and_reads_nothing_more_is_stuck() -> None:
     watch = Watch()
     look = replace(FIRST, text="Booting from Hard Disk...")

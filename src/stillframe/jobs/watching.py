@@ -27,6 +27,8 @@ STUCK_S: Final = 25.0
 """Boot code that says nothing for so long, and reads nothing, is stuck."""
 QUIET_S: Final = 45.0
 """When nothing moves for so long, the system is taken for waiting: it is asked to switch itself off."""
+_READ_AFTER_MAX: Final = 4 << 20
+"""Whoever reads more than this after its failure has found another way: no kernel is so small."""
 _MEMORY_LOOKS_S: Final = 12.0
 _RESETS_MAX: Final = 3
 _PIECE: Final = 64 << 20
@@ -69,7 +71,7 @@ class Watch:
 
     last: Look | None = None
     _moved_at: float = 0.0
-    _resets: int = field(default=0)
+    _first_read: dict[str, int] = field(default_factory=dict)
 
     def take(self, look: Look) -> Sighting | None:
         """Take a look; what it settles, if anything."""
@@ -85,7 +87,10 @@ class Watch:
                 return sighting
         still = self.still_s
         for sighting in reversed(seen):
-            if sighting is not None and still >= FAILED_STILL_S:
+            if sighting is None:
+                continue
+            read = look.bytes_read - self._first_read.setdefault(sighting.line, look.bytes_read)
+            if still >= FAILED_STILL_S and read <= _READ_AFTER_MAX:
                 return sighting
         if still >= STUCK_S and is_stuck_in_boot_code(look.text):
             return Sighting(outcome="failed", meaning="the boot code on the disk got stuck", line=_last_line(look))
