@@ -295,6 +295,17 @@ def test_what_is_forbidden_is_a_fault_and_the_rest_can_be_read() -> None:
         assert offset <= caught.value.extent.start < offset + length
 
 
+def test_what_is_forbidden_is_never_called_a_hole(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    path.touch()
+    os.truncate(path, 5 * 65536)
+    with open_file_reader(str(path)) as sparse:
+        reader = GuardedReader(sparse, ExtentSet.of(Extent(4096, 8192), Extent(65536, 65537)), words="is lost")
+        known = [(one.kind, one.extent.start, one.extent.end) for one in reader.known_extents(Extent(4097, 100_000))]
+    hole, data = ExtentKind.HOLE, ExtentKind.DATA
+    assert known == [(data, 4097, 8192), (hole, 8192, 65536), (data, 65536, 65537), (hole, 65537, 100_000)]
+
+
 def test_changes_are_whole_blocks_and_the_rest_shows_through(tmp_path: Path) -> None:
     size = 5 * BLOCK_SIZE + 77
     below = MemoryDisk(contents(size))

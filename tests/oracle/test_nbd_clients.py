@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from stillframe.block import BlockReader, MemoryDisk, ReadFault
+from stillframe.block import BlockReader, GuardedReader, MemoryDisk, ReadFault
 from stillframe.block.copy_on_write import CopyOnWrite, open_scratch
 from stillframe.block.file import open_file_reader
 from stillframe.errors import DamagedError, MachineRefusal, TargetError, UsageError
 from stillframe.events import Notice, RecordedEvents
-from stillframe.extents import Extent
+from stillframe.extents import Extent, ExtentSet
 from stillframe.serve.nbd import Export, NbdServer, TlsFiles, nbd_server
 from stillframe.testing.faulty_disk import FaultyDisk, PlannedFault
 
@@ -137,6 +137,20 @@ def test_a_failure_is_an_error_for_the_client_and_words_for_us(socket_path: str)
         run("qemu-io", "-r", "-f", "raw", "-c", "read -P 0 2M 4k", server.uri())
         assert [(one.code, one.thing) for one in server.findings] == [("read-fault", "disk")]
         assert list(server.findings) == events.events
+
+
+def test_what_could_not_be_saved_is_an_error_and_never_zeros(disk_file: Path, socket_path: str, tmp_path: Path) -> None:
+    lost = ExtentSet.of(Extent(15 * MIB, 15 * MIB + 4096))  # in a hole of the file
+    with open_file_reader(str(disk_file)) as disk:
+        guarded = GuardedReader(disk, lost, words="could not be read when the image was made")
+        with serving(guarded, socket_path) as server:
+            run("qemu-io", "-r", "-f", "raw", "-c", "read 15M 512", server.uri(), code=1)
+            run("qemu-io", "-r", "-f", "raw", "-c", "read 14M 1M", server.uri())
+            run("nbdcopy", server.uri(), tmp_path / "copy.raw", code=1)
+            run("qemu-img", "convert", "-f", "raw", "-O", "raw", server.uri(), tmp_path / "copy.raw", code=1)
+            assert {one.message for one in server.findings} == {
+                "byte 15728640 could not be read when the image was made"
+            }
 
 
 def test_a_folder_shows_it_as_a_file(disk_file: Path, socket_path: str, tmp_path: Path) -> None:

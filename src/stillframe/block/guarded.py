@@ -6,7 +6,7 @@ the stored map reads as zeros. Whoever reads files must get an error there, neve
 
 from collections.abc import Iterator
 
-from stillframe.block.base import BlockReader, Buffer, KnownExtent, ReadFault, check_range
+from stillframe.block.base import BlockReader, Buffer, ExtentKind, KnownExtent, ReadFault, check_range
 from stillframe.extents import Extent, ExtentSet
 
 
@@ -49,8 +49,16 @@ class GuardedReader:
         self._inner.read_into(offset, buffer)
 
     def known_extents(self, within: Extent) -> Iterator[KnownExtent]:
-        """What the inner reader knows: it may call forbidden bytes a hole, and reading them still fails."""
-        return self._inner.known_extents(within)
+        """What the inner reader knows; forbidden bytes are data, so that nobody takes them for zeros unread."""
+        for known in self._inner.known_extents(within):
+            position = known.extent.start
+            for bad in self._forbidden.clipped(known.extent) if known.kind is not ExtentKind.DATA else ():
+                if position < bad.start:
+                    yield KnownExtent(Extent(position, bad.start), known.kind)
+                yield KnownExtent(bad, ExtentKind.DATA)
+                position = bad.end
+            if position < known.extent.end:
+                yield KnownExtent(Extent(position, known.extent.end), known.kind)
 
     def _check(self, asked: Extent) -> None:
         found = self._forbidden.clipped(asked)

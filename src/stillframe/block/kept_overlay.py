@@ -36,57 +36,13 @@ from stillframe.block.overlay_format import (
     parse_mark,
     parse_record,
 )
-from stillframe.errors import DeviceError, TargetError, UsageError
+from stillframe.block.overlay_pages import Pages
+from stillframe.errors import TargetError, UsageError
 from stillframe.extents import Extent
 
 _ZEROS: Final = bytes(BLOCK_SIZE)
 _ZEROS_SUM: Final = checksum(_ZEROS)
 _CREATE: Final = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-
-
-class _Pages:
-    """The pages of a file, read and written whole."""
-
-    def __init__(self, descriptor: int, path: str) -> None:
-        self.descriptor = descriptor
-        self.path = path
-
-    def read(self, page: int, count: int = 1) -> bytes:
-        """Pages; fewer bytes only where the file ends."""
-        buffer = bytearray(count * PAGE_SIZE)
-        done = 0
-        while done < len(buffer):
-            try:
-                got = syscalls.read_some(self.descriptor, memoryview(buffer)[done:], page * PAGE_SIZE + done)
-            except OSError as error:
-                raise DeviceError(
-                    f"{self.path} cannot be read: {error.strerror}", hint="Its disk may be failing: copy it elsewhere."
-                ) from error
-            if not got:
-                break
-            done += got
-        return bytes(buffer[:done])
-
-    def write(self, page: int, raw: bytes | memoryview, *, skip: int = 0) -> None:
-        """Write from a page on, ``skip`` bytes further."""
-        view, done = memoryview(raw), 0
-        while done < len(view):
-            try:
-                done += syscalls.write_some(self.descriptor, view[done:], page * PAGE_SIZE + skip + done)
-            except OSError as error:
-                raise self._failed(error) from error
-
-    def sync(self) -> None:
-        """Return when it would survive a power cut."""
-        try:
-            os.fsync(self.descriptor)
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: OSError) -> TargetError:
-        return TargetError(
-            f"{self.path} cannot be written: {error.strerror}", hint="Make room there: what was flushed is kept."
-        )
 
 
 class KeptOverlay:
@@ -95,7 +51,7 @@ class KeptOverlay:
     Reads of changed blocks take turns; what shows through does not.
     """
 
-    def __init__(self, inner: BlockReader, pages: _Pages, overlay_id: bytes) -> None:
+    def __init__(self, inner: BlockReader, pages: Pages, overlay_id: bytes) -> None:
         self._inner = inner
         self._pages = pages
         self._id = overlay_id
@@ -122,6 +78,10 @@ class KeptOverlay:
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes."""
+        check_range(self.size, offset, length)
+        parts = list(self._parts(Extent(offset, offset + length)))
+        if len(parts) == 1 and not parts[0][1]:
+            return self._inner.read_at(offset, length)  # as it comes: nothing is copied
         return read_filled(self, offset, length)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
@@ -362,7 +322,7 @@ def _open(path: str, inner: BlockReader, subject: Subject) -> KeptOverlay:
             f"{path} cannot be opened for changes: {error.strerror}", hint="See that its folder is there and writable."
         ) from error
     try:
-        overlay = _examine(_Pages(descriptor, path), inner, subject)
+        overlay = _examine(Pages(descriptor, path), inner, subject)
         overlay.replay()
     except BaseException:
         os.close(descriptor)
@@ -370,7 +330,7 @@ def _open(path: str, inner: BlockReader, subject: Subject) -> KeptOverlay:
     return overlay
 
 
-def _examine(pages: _Pages, inner: BlockReader, subject: Subject) -> KeptOverlay:
+def _examine(pages: Pages, inner: BlockReader, subject: Subject) -> KeptOverlay:
     """An overlay whose file is the right one; a new file gets its beginning."""
     if not syscalls.lock_file(pages.descriptor):
         raise TargetError(f"{pages.path} is in use by another program", hint="Stop that first: only one may write.")
@@ -385,7 +345,7 @@ def _examine(pages: _Pages, inner: BlockReader, subject: Subject) -> KeptOverlay
     return KeptOverlay(inner, pages, overlay_id)
 
 
-def _make(pages: _Pages, subject: Subject) -> None:
+def _make(pages: Pages, subject: Subject) -> None:
     """Write the beginning of a new file; it and its name would survive a power cut on return."""
     overlay_id = os.urandom(16)
     marks = build_mark(overlay_id, 0)

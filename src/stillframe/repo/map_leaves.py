@@ -80,6 +80,12 @@ class MapLeaves:
                 self._places.pop(dropped, None)
         return found
 
+    def is_data(self, number: int) -> bool:
+        """Whether chunk ``number`` is ``DATA``; errors as ``leaf``."""
+        leaf = self.leaf(number)
+        kind = leaf.kind if leaf.kinds is None else leaf.kinds[number - leaf.first]
+        return bool(kind == Kind.DATA)
+
     def places(self, first: int, end: int) -> list[Location | None]:
         """Where chunks ``first`` to ``end`` rest; ``None`` for those that are not ``DATA``.
 

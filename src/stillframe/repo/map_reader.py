@@ -81,6 +81,10 @@ class MapReader:
     def known_extents(self, within: Extent) -> Iterator[KnownExtent]:
         """Chunks that are not ``DATA`` are holes; neighbours of one kind are one extent. Reads nodes, never chunks."""
         check_range(self._size, within.start, within.size)
+        only = within.start // self._chunk_size
+        if within.size and within.end <= (only + 1) * self._chunk_size:  # most reads: worth being quick
+            yield KnownExtent(within, ExtentKind.DATA if self._leaves.is_data(only) else ExtentKind.HOLE)
+            return
         start, kind = within.start, ExtentKind.DATA
         for number, is_data in self._changes(within):
             position = max(number * self._chunk_size, within.start)

@@ -25,7 +25,7 @@ _STATES: Final = {
     ExtentKind.ZERO: nbd.STATE_ZERO,
     ExtentKind.HOLE: nbd.STATE_HOLE | nbd.STATE_ZERO,
 }
-_FLAGS: Final = {
+_FLAGS: Final[dict[int, int]] = {
     Command.READ: nbd.COMMAND_FUA | nbd.COMMAND_DF,
     Command.WRITE: nbd.COMMAND_FUA,
     Command.FLUSH: nbd.COMMAND_FUA,
@@ -102,7 +102,7 @@ class Answers:
         action = self._actions.get(request.command)
         if action is None:
             raise Refusal(ErrorNumber.EINVAL, f"command {request.command} is not known here")
-        if request.flags & ~_FLAGS[Command(request.command)]:
+        if request.flags & ~_FLAGS[request.command]:
             raise Refusal(ErrorNumber.EINVAL, f"command {request.command} does not go with flags {request.flags:#x}")
         return action
 

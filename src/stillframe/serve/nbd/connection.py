@@ -187,8 +187,9 @@ class Transmission:
             is_short = self._busy > len(self._workers) and len(self._workers) + 1 < WORKERS_MAX
         if is_short:
             worker = threading.Thread(target=self._work, name="nbd-worker", daemon=True)
-            self._workers.append(worker)
-            worker.start()
+            with contextlib.suppress(RuntimeError):  # the system has no more threads: those that are there go on
+                worker.start()
+                self._workers.append(worker)
 
 
 def _weight(request: Request) -> int:

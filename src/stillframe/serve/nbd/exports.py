@@ -35,7 +35,7 @@ class Export:
     @property
     def shown(self) -> BlockReader:
         """What a client reads."""
-        return self.writer or self.disk
+        return self.disk if self.writer is None else self.writer
 
     def flags(self, *, structured: bool) -> int:
         """The transmission flags."""

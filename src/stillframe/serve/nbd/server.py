@@ -4,11 +4,11 @@ Answers: "serve these disks while the block runs." Loopback unless told otherwis
 connection is closed, and every thread has ended.
 """
 
-import contextlib
 import os
 import selectors
 import socket as sockets
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -21,6 +21,9 @@ from stillframe.serve.nbd.exports import Export, ExportList
 from stillframe.serve.nbd.reports import Reports
 
 HOST: Final = "127.0.0.1"
+_PAUSE_S: Final = 0.05
+_SEND_BUFFER: Final = 4 << 20
+"""Wanted for a socket, so that a reply fits and its thread need not wait for the client; systems give less."""
 CONNECTIONS_MAX: Final = 32
 """Clients at a time; one more is hung up on."""
 
@@ -69,8 +72,10 @@ class NbdServer:
             selector.register(self._listener, selectors.EVENT_READ)
             selector.register(waker, selectors.EVENT_READ)
             while not any(key.fileobj is waker for key, _ in selector.select()):
-                with contextlib.suppress(OSError):  # the client has gone already
+                try:
                     self._take(self._listener.accept()[0])
+                except OSError:  # the client has gone already, or this process has no descriptor left
+                    time.sleep(_PAUSE_S)
         self._close_all()
 
     def _take(self, connected: sockets.socket) -> None:
@@ -78,6 +83,7 @@ class NbdServer:
             connected.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
             connected.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
         connected.setblocking(True)
+        connected.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, _SEND_BUFFER)
         connection = Connection(connected, self._offer)
         thread = threading.Thread(target=self._serve, args=(connection,), name="nbd-connection", daemon=True)
         with self._lock:
