@@ -21,7 +21,10 @@ from stillframe.host.run import Running
 TIMEOUT_S: Final = 30.0
 _CONNECT_S: Final = 30.0
 _LINE_MAX: Final = 16 << 20
-_HINT: Final = "Look at the memory and processors that are free on this machine, and try again."
+_HINT: Final = (
+    "Without a desktop, or without QEMU's window (Debian: sudo apt install qemu-system-gui), use '--display vnc'. Else "
+    "look at the memory that is free here."
+)
 
 
 class QmpConnection:

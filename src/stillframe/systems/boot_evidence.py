@@ -75,7 +75,7 @@ class Sighting:
     @property
     def words(self) -> str:
         """The meaning, with the words that it comes from."""
-        return f"{self.meaning}: '{self.line}'"
+        return f"{self.meaning}: '{self.line}'" if self.line else self.meaning
 
 
 def clean_console(raw: bytes) -> str:
