@@ -10,6 +10,7 @@ from stillframe.extents import Extent, ExtentSet
 from stillframe.repo.check import CheckReport, check_repository
 from stillframe.repo.expire import forget_images
 from stillframe.repo.format import FOOTER_SIZE, HEADER_SIZE, ObjectType, object_name
+from stillframe.repo.proofs import write_screenshot
 from stillframe.repo.records import ProofRecord, build_record
 from stillframe.repo.repository import Repository, StoredImage
 from stillframe.repo.rows import Table, build_table
@@ -69,6 +70,7 @@ def original() -> MemoryStore:
         machine=ANNA.machine, kind="quick", ok=True, bytes=1,
     )  # fmt: skip
     repository.box.write(ObjectType.PROOF, bytes.fromhex(proof.proof), build_record(proof))
+    write_screenshot(repository, proof.proof, b"\x89PNG\r\n\x1a\n a picture")
     return store
 
 

@@ -1,13 +1,15 @@
 """The verbs that care for a repository: ``verify``, ``check``, ``repair``, ``forget``, ``expire``."""
 
 from datetime import timedelta
+from typing import Final
 
 from stillframe.cli.call import Call, running
 from stillframe.cli.results import Fields, finding_fields, notice_fields
 from stillframe.cli.words import local_time
-from stillframe.errors import DamagedError
+from stillframe.errors import DamagedError, DiskFormatError, UsageError
 from stillframe.host.machine import machine
 from stillframe.jobs import care
+from stillframe.jobs.checking import CheckedImage, check_filesystems
 from stillframe.jobs.listing import find_image, find_image_id
 from stillframe.jobs.owner import this_owner
 from stillframe.jobs.repositories import last_seen
@@ -16,16 +18,24 @@ from stillframe.repo.check import CheckReport
 from stillframe.repo.retention import JudgedImage, RetentionPolicy
 from stillframe.units import format_count, format_duration, format_size
 
+SKIPPED: Final = 3
+"""Exit code: finished, and something was not looked at."""
+
 
 def verify(call: Call) -> int:
     """Read images back from storage and check them."""
     options, screen = call.options, call.screen
+    if options.filesystems and (options.image is None or options.quick):
+        raise UsageError("'--filesystems' needs an IMAGE, and reads all of it", hint="Name one, without '--quick'.")
     repository = call.open_repository()
     manifests = None
     if options.image is not None:
         manifests = [find_image(repository, options.image, machine_id=machine().id)]
+    checked = None
     with running(screen) as context:
         verified = care.verify_images(repository, manifests, quick=options.quick, context=context)
+        if options.filesystems and verified.ok and manifests:
+            checked = check_filesystems(repository, manifests[0], context)
     fields: Fields = {
         "ok": verified.ok,
         "findings": finding_fields(verified.findings),
@@ -34,8 +44,30 @@ def verify(call: Call) -> int:
     if len(verified.results) == 1:
         fields |= _verified_fields(verified.results[0]) | {"ok": verified.ok}
     lines = [_verified_line(result, quick=options.quick) for result in verified.results]
+    if checked is not None:
+        fields["filesystems"] = _checked_fields(checked)
+        lines += _checked_lines(checked)
     screen.finish("verify", fields, lines or ["There is no image here."])
-    return 0 if verified.ok else DamagedError.exit_code
+    if not verified.ok:
+        return DamagedError.exit_code
+    if checked is None or checked.is_proven:
+        return 0
+    return DiskFormatError.exit_code if checked.findings else SKIPPED
+
+
+def _checked_fields(checked: CheckedImage) -> Fields:
+    return {
+        "ok": checked.is_proven, "checked": list(checked.checked), "findings": finding_fields(checked.findings),
+        "skipped": notice_fields(checked.skipped),
+    }  # fmt: skip
+
+
+def _checked_lines(checked: CheckedImage) -> list[str]:
+    if checked.is_proven:
+        return [f"File systems    whole, by their own tools: {'; '.join(checked.checked)}"]
+    if checked.findings:
+        return [f"File systems    {format_count(len(checked.findings), 'finding')}: see above"]
+    return ["File systems    not all could be checked" if checked.checked else "File systems    none was checked"]
 
 
 def check(call: Call) -> int:

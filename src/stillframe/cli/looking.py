@@ -2,9 +2,9 @@
 
 from stillframe.cli.call import Call
 from stillframe.cli.results import finding_fields, image_fields, listed_fields, seen_disk_fields
-from stillframe.cli.words import disk_lines, image_lines, image_table
+from stillframe.cli.words import disk_lines, image_lines, image_table, local_time
 from stillframe.host.machine import machine
-from stillframe.jobs.listing import find_image, list_images, look_at_image
+from stillframe.jobs.listing import find_image, list_images, look_at_image, save_screenshot
 from stillframe.jobs.looking import look_at_disks
 from stillframe.jobs.repositories import last_seen
 
@@ -41,5 +41,9 @@ def show(call: Call) -> int:
     repository = call.open_repository()
     manifest = find_image(repository, call.options.image, machine_id=machine().id)
     listed = look_at_image(repository, manifest)
-    call.screen.finish("show", image_fields(listed), image_lines(listed))
+    lines = image_lines(listed)
+    if call.options.screenshot:
+        proof = save_screenshot(repository, listed, call.options.screenshot)
+        lines = [f"The screenshot of {local_time(proof.created)} is in {call.options.screenshot}.", "", *lines]
+    call.screen.finish("show", image_fields(listed), lines)
     return 0

@@ -44,6 +44,8 @@ _VERBS: Final = {
     "ls": "browsing",
     "find": "browsing",
     "get": "browsing",
+    "run": "starting",
+    "prove": "starting",
 }
 """In which module a verb is; ``function_name`` is its function there. A module is loaded when its verb is asked for."""
 

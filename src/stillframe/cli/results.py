@@ -114,6 +114,9 @@ def listed_fields(listed: ListedImage) -> Fields:
         "bytes_added": manifest.bytes_added,
         "proof": listed.verdict,
         "proofs": [_proof_fields(proof) for proof in listed.proofs],
+        "rung": listed.standing.rung,
+        "rung_since": listed.standing.since or None,
+        "boots": listed.standing.boots,
     }
 
 
@@ -165,6 +168,10 @@ def _proof_fields(proof: ProofRecord) -> Fields:
         "how": proof.how,
         "machine": proof.machine.name,
         "findings": list(proof.findings),
+        "outcome": proof.outcome or None,
+        "seconds": proof.seconds if proof.outcome else None,
+        "firmware": proof.firmware or None,
+        "screenshot": proof.screenshot,
     }
 
 

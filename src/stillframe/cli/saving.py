@@ -6,15 +6,21 @@ from typing import Final
 from stillframe.capture import Selection, open_sources
 from stillframe.cli.call import Call, refuse_later, running
 from stillframe.cli.results import backup_plan_fields, backup_result_fields
+from stillframe.cli.starting import prove_code, prove_fields, prove_lines
 from stillframe.cli.words import backup_plan_lines, backup_result_lines
-from stillframe.errors import DamagedError
+from stillframe.errors import Cancelled, DamagedError, MachineRefusal
+from stillframe.events import Notice
 from stillframe.fs.files import parse_pattern
 from stillframe.host.power import change_power, require_power
-from stillframe.jobs.backup import BackupOptions, apply_backup, plan_backup, require_room
+from stillframe.jobs.backup import BackupOptions, BackupResult, apply_backup, plan_backup, require_room
+from stillframe.jobs.context import JobContext
 from stillframe.jobs.hooks import Hooks, parse_command
 from stillframe.jobs.live import require_elsewhere
 from stillframe.jobs.owner import this_owner
+from stillframe.jobs.proving import LIMIT_S, ProveResult, prove_image
 from stillframe.jobs.repositories import last_seen
+from stillframe.jobs.virtual import MachineOptions
+from stillframe.repo.repository import Repository
 
 SKIPPED: Final = 3
 """Exit code: finished, and something is not in the image as it was on the disk."""
@@ -40,13 +46,31 @@ def backup(call: Call) -> int:
         require_room(plan)
         with running(screen) as context:
             result = apply_backup(repository, sources, plan, context)
+            proven = _prove(repository, result, context) if options.prove else None
     last_seen(repository).note([result.manifest])
-    screen.finish("backup", backup_result_fields(result), backup_result_lines(result))
+    fields, lines = backup_result_fields(result), backup_result_lines(result)
+    if proven is not None:
+        fields, lines = fields | {"start": prove_fields(proven)}, [*lines, *prove_lines(proven)]
+    screen.finish("backup", fields, lines)
     if result.read_back is not None and result.read_back.findings:
         return DamagedError.exit_code
     change_power(options.then)
     was_stopped = options.verify and result.read_back is None
-    return SKIPPED if was_stopped or not result.is_complete else 0
+    if was_stopped or not result.is_complete or (options.prove and proven is None):
+        return SKIPPED
+    return 0 if proven is None else prove_code(proven)
+
+
+def _prove(repository: Repository, result: BackupResult, context: JobContext) -> ProveResult | None:
+    """Start the new image; ``None`` when that is not possible here, which does not undo the image."""
+    if result.read_back is not None and result.read_back.findings:
+        return None
+    try:
+        return prove_image(repository, result.manifest, options=MachineOptions(), limit_s=LIMIT_S, context=context)
+    except (MachineRefusal, Cancelled) as error:
+        words = f"image {result.manifest.image[:8]} is made; it could not be started: {error.message}"
+        context.events.emit(Notice(code="not-proven", message=words, hint=error.hint))
+        return None
 
 
 def _backup_options(options: argparse.Namespace) -> BackupOptions:

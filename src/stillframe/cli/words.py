@@ -13,10 +13,20 @@ from stillframe.jobs.backup import BackupPlan, BackupResult
 from stillframe.jobs.listing import ListedImage
 from stillframe.jobs.looking import SeenDisk
 from stillframe.jobs.preflight import PricedFolder
-from stillframe.repo.records import MachineName, Manifest, StoredDisk, StoredImport, StoredNotice, StoredPartition
+from stillframe.repo.proofs import Standing
+from stillframe.repo.records import (
+    MachineName,
+    Manifest,
+    ProofRecord,
+    StoredDisk,
+    StoredImport,
+    StoredNotice,
+    StoredPartition,
+)
 from stillframe.units import format_duration, format_rate, format_size
 
 _FILES_SHOWN = 3
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _VERDICTS = {
     "good": "good: every chunk was read back",
     "quick": "structure checked only",
@@ -166,11 +176,54 @@ def image_table(images: Iterable[ListedImage]) -> list[str]:
             (
                 manifest.image[:8], manifest.name, manifest.kind, local_time(manifest.created), manifest.machine.name,
                 format_size(manifest.bytes_total), format_size(manifest.bytes_used), format_size(manifest.bytes_added),
-                listed.verdict,
+                standing_words(listed),
             )
         )  # fmt: skip
     head = ("id", "name", "kind", "created", "machine", "disks", "used", "stored", "proof")
     return table(head, rows, right=(5, 6, 7))
+
+
+def standing_words(listed: ListedImage) -> str:
+    """How high an image stands, and since when: ``booted 26 Nov``."""
+    standing = listed.standing
+    if listed.verdict in {"torn", "damaged"}:
+        return listed.verdict
+    if standing.start is not None and not standing.start.ok:
+        return f"does not boot {_day(standing.start.created)}"
+    word = {"read-back": "good"}.get(standing.rung, standing.rung)
+    return f"{word} {_day(standing.since)}" if standing.since else word
+
+
+def _day(text: str) -> str:
+    """A day without its year: ``26 Nov``; of another year with it."""
+    try:
+        moment = datetime.fromisoformat(text.removesuffix("Z") + "+00:00").astimezone()
+    except (ValueError, OverflowError):
+        return text
+    month = _MONTHS[moment.month - 1]
+    this_year = datetime.now().astimezone().year == moment.year
+    return f"{moment.day} {month}" if this_year else f"{moment.day} {month} {moment.year}"
+
+
+def _start_lines(standing: Standing) -> list[str]:
+    start = standing.start
+    if start is None:
+        return ["              whether it boots is not known: 'stillframe prove' tries it"]
+    verdict = "it boots" if start.ok else "DOES NOT BOOT"
+    return [f"              {verdict}: {start.how}"]
+
+
+def _proof_words(proof: ProofRecord) -> str:
+    when, where = local_time(proof.created), proof.machine.name
+    if proof.kind == "booted":
+        picture = ", with a screenshot" if proof.screenshot else ""
+        took = f" after {proof.seconds} s with {proof.firmware.upper()}" if proof.firmware else ""
+        return f"{when}  start: {proof.outcome}{took}, on {where}{picture}; {proof.how}"
+    if proof.kind == "checked":
+        verdict = "whole" if proof.ok else "; ".join(proof.findings)
+        return f"{when}  file systems: {verdict}, on {where}; {proof.how}"
+    verdict = "good" if proof.ok else f"{len(proof.bad_chunks)} bad chunks"
+    return f"{when}  {proof.kind}: {verdict}, {format_size(proof.bytes)}, on {where}; {proof.how}"
 
 
 def image_lines(listed: ListedImage) -> list[str]:
@@ -189,13 +242,9 @@ def image_lines(listed: ListedImage) -> list[str]:
         *imported_lines(manifest.imported, manifest.machine),
         *_held_lines(manifest),
         f"Proof         {_VERDICTS[listed.verdict]}",
+        *_start_lines(listed.standing),
+        *(f"              {_proof_words(proof)}" for proof in listed.proofs),
     ]
-    for proof in listed.proofs:
-        verdict = "good" if proof.ok else f"{len(proof.bad_chunks)} bad chunks"
-        lines.append(
-            f"              {local_time(proof.created)}  {proof.kind}: {verdict}, {format_size(proof.bytes)}, "
-            f"on {proof.machine.name}; {proof.how}"
-        )
     for disk in manifest.disks:
         lines += ["", *_disk_lines(disk)]
     return [*lines, *contents_lines(manifest), *_gap_lines(manifest), *notice_lines(_all_notices(manifest))]

@@ -9,7 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,6 +55,7 @@ _PACKAGES: Final = {
     "qemu-img": "qemu-utils",
     "qemu-system-x86_64": "qemu-system-x86",
     "resize2fs": "e2fsprogs",
+    "setpriv": "util-linux",
     "sfdisk": "fdisk",
     "sgdisk": "gdisk",
     "umount": "mount",
@@ -170,6 +172,76 @@ def run_to_the_end(arguments: Sequence[str]) -> Finished:
         os.close(errors)
 
 
+class Running:
+    """A program that goes on while we do other things. ``start`` makes it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], *, name: str, errors: int) -> None:
+        self.name: Final = name
+        self._process = process
+        self._errors = errors
+
+    @property
+    def process_id(self) -> int:
+        """Its number, while it runs."""
+        return self._process.pid
+
+    def wait(self, timeout_s: float = 0.0) -> int | None:
+        """Its exit code, when it ends within a time; else ``None``."""
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def stop(self) -> None:
+        """End it at once, if it still runs. Nothing is left of it then."""
+        if self._process.poll() is None:
+            _stop(self._process)
+        self._process.wait()
+
+    def last_words(self) -> str:
+        """What it last wrote to its standard error, in one line."""
+        lines = _all_of(self._errors).decode("utf-8", "replace").strip().splitlines()[-_ERROR_LINES:]
+        return "; ".join(line.strip() for line in lines)
+
+
+@contextmanager
+def start(arguments: Sequence[str], *, terminal: bool = False) -> Iterator[Running]:
+    """Run a program while the block runs; at the end of the block it is stopped.
+
+    It does not outlive this process either, however that ends: on Linux the kernel ends it together with the thread
+    that called this, which therefore must be one that stays.
+
+    Args:
+        arguments: Program and arguments.
+        terminal: Give it our own input and output, for a person to use it; Ctrl-C then goes to it as well.
+
+    Raises:
+        MissingProgram: It is not installed.
+        MachineRefusal: It could not be started.
+    """
+    command = [find_program(arguments[0]), *arguments[1:]]
+    if sys.platform == "linux":
+        # The kernel is asked before the program begins; had we died until then, the parent would be another by now.
+        ours = [find_program("sh"), "-c", '[ "$PPID" = "$0" ] && exec "$@"', str(os.getpid())]
+        command = [find_program("setpriv"), "--pdeathsig", "KILL", *ours, *command]
+    errors = memory_file("errors")
+    quiet = None if terminal else subprocess.DEVNULL
+    try:
+        try:
+            process = subprocess.Popen(  # noqa: S603
+                command, stdin=quiet, stdout=quiet, stderr=errors, env=_environment(), start_new_session=not terminal
+            )
+        except OSError as error:
+            raise _not_started(command[0], error) from error
+        running = Running(process, name=arguments[0], errors=errors)
+        try:
+            yield running
+        finally:
+            running.stop()
+    finally:
+        os.close(errors)
+
+
 def _environment() -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LC_")}
     return environment | {"LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", "LANGUAGE": "C"}
@@ -199,7 +271,7 @@ def _all_of(descriptor: int) -> bytes:
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """End a program and everything it started."""
-    if sys.platform == "win32":
+    if sys.platform == "win32" or os.getpgid(process.pid) == os.getpgid(0):
         process.kill()
         return
     try:

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from stillframe.errors import RepositoryNotFound, UsageError
+from stillframe.errors import RepositoryNotFound, TargetError, UsageError
 from stillframe.events import Finding
 from stillframe.repo.format import ObjectType
-from stillframe.repo.proofs import Verdict, judge
+from stillframe.repo.proofs import Standing, Verdict, judge, ladder, read_screenshot
 from stillframe.repo.records import Manifest, ProofRecord
 from stillframe.repo.repository import Repository
 
@@ -24,11 +24,12 @@ _CHOICES: Final = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedImage:
-    """An image with what is known of it: its proofs, oldest first, and the word they add up to."""
+    """An image with what is known of it: its proofs, oldest first, and what they add up to."""
 
     manifest: Manifest
     proofs: tuple[ProofRecord, ...]
     verdict: Verdict
+    standing: Standing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,30 @@ def list_images(repository: Repository, *, machine_id: str | None) -> ImageListi
 def look_at_image(repository: Repository, manifest: Manifest) -> ListedImage:
     """One image with its proofs."""
     return _listed(manifest, [proof for proof in repository.proofs() if proof.image == manifest.image])
+
+
+def save_screenshot(repository: Repository, listed: ListedImage, path: str) -> ProofRecord:
+    """Write the screenshot of an image's newest start into a new file; returns its proof.
+
+    Raises:
+        RepositoryNotFound: There is none.
+        TargetError: The file is there already, or cannot be written.
+        DamagedError: It is not what was written.
+    """
+    proof = next((proof for proof in reversed(listed.proofs) if proof.screenshot), None)
+    if proof is None:
+        raise RepositoryNotFound(
+            f"image {listed.manifest.image[:8]} has no screenshot", hint="'stillframe prove IMAGE' takes one."
+        )
+    png = read_screenshot(repository, proof)
+    try:
+        with open(path, "xb") as file:
+            file.write(png)
+    except OSError as error:
+        raise TargetError(
+            f"{path} cannot be written: {error.strerror}", hint="Name a file that is not there."
+        ) from error
+    return proof
 
 
 def find_image(repository: Repository, word: str, *, machine_id: str) -> Manifest:
@@ -139,4 +164,4 @@ def _proofs_by_image(proofs: Iterable[ProofRecord]) -> dict[str, list[ProofRecor
 
 def _listed(manifest: Manifest, proofs: Iterable[ProofRecord]) -> ListedImage:
     mine = tuple(sorted(proofs, key=lambda proof: (proof.created, proof.proof)))
-    return ListedImage(manifest=manifest, proofs=mine, verdict=judge(manifest, mine))
+    return ListedImage(manifest=manifest, proofs=mine, verdict=judge(manifest, mine), standing=ladder(manifest, mine))

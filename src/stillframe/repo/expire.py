@@ -21,6 +21,7 @@ from stillframe.repo.format import CHUNK_ID_SIZE, ObjectType
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.inventory import rows_by_pack
 from stillframe.repo.packs import plan_fetches
+from stillframe.repo.proofs import delete_proof
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import ForgottenImage, TombstoneRecord, build_record
 from stillframe.repo.repository import Repository
@@ -271,7 +272,7 @@ def _delete_manifests(repository: Repository, image_ids: Iterable[str]) -> None:
     if gone:
         for proof in repository.proofs():
             if proof.image in gone:
-                repository.box.delete(ObjectType.PROOF, bytes.fromhex(proof.proof))
+                delete_proof(repository, proof)
 
 
 def _still_garbage(session: Session, plan: ExpirePlan) -> list[str]:

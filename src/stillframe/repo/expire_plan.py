@@ -41,7 +41,10 @@ CLOCK_MARGIN: Final = timedelta(hours=24)
 """How far clocks of machines may be apart."""
 _STORES_NOTHING: Final = frozenset({"verify", "forget", "key"})
 """Verbs whose sessions leave no packs."""
-_RECORDS: Final = (ObjectType.INDEX, ObjectType.IMAGE, ObjectType.SESSION, ObjectType.TOMBSTONE, ObjectType.PROOF)
+_RECORDS: Final = (
+    ObjectType.INDEX, ObjectType.IMAGE, ObjectType.SESSION, ObjectType.TOMBSTONE, ObjectType.PROOF,
+    ObjectType.SCREENSHOT,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

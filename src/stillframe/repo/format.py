@@ -52,6 +52,7 @@ class ObjectType(IntEnum):
     TOMBSTONE = 5
     PROOF = 6
     KEY_SLOT = 7
+    SCREENSHOT = 8
 
     @property
     def folder(self) -> str:
@@ -72,6 +73,7 @@ _FOLDERS: Final = {
     ObjectType.TOMBSTONE: "tombstones/",
     ObjectType.PROOF: "proofs/",
     ObjectType.KEY_SLOT: "keys/",
+    ObjectType.SCREENSHOT: "screenshots/",
 }
 _WORDS: Final = {
     ObjectType.PACK: "pack",
@@ -81,6 +83,7 @@ _WORDS: Final = {
     ObjectType.TOMBSTONE: "tombstone",
     ObjectType.PROOF: "proof",
     ObjectType.KEY_SLOT: "key slot",
+    ObjectType.SCREENSHOT: "screenshot",
 }
 
 

@@ -15,6 +15,7 @@ from stillframe.errors import StillframeError, StorageError
 from stillframe.repo.format import FOOTER_SIZE, ObjectType, is_cut_off, object_name, parse_footer
 from stillframe.repo.manifest_rules import parse_manifest
 from stillframe.repo.objects import TornObject, read_whole
+from stillframe.repo.proofs import require_png
 from stillframe.repo.records import ProofRecord, SessionRecord, TombstoneRecord, parse_record
 from stillframe.repo.repository import Repository, StoredImage
 from stillframe.repo.rows import Rows, Table
@@ -142,5 +143,7 @@ def _parse(repository: Repository, kind: ObjectType, object_id: bytes, name: str
             parse_record(payload, SessionRecord, thing=name)
         case ObjectType.TOMBSTONE:
             parse_record(payload, TombstoneRecord, thing=name)
+        case ObjectType.SCREENSHOT:
+            require_png(payload, thing=name)
         case _:
             parse_record(payload, ProofRecord, thing=name)

@@ -274,16 +274,32 @@ class TombstoneRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProofRecord:
-    """Evidence about an image."""
+    """Evidence about an image.
+
+    Attributes:
+        kind: What was done: every chunk was read back, only the structure was looked at, its file systems were checked
+            by the tools of others, or it was started.
+        ok: Whether the image stood the test.
+        bytes: How many were read for it.
+        how: In words; of a start, what was seen.
+        outcome: Of a start; empty else.
+        seconds: That a start took until its outcome was known.
+        firmware: That a start used.
+        screenshot: Whether a screenshot with this proof's id lies beside it.
+    """
 
     proof: Hex16
     image: Hex16
     created: Time
     machine: MachineName
-    kind: Literal["read-back", "quick"]
+    kind: Literal["read-back", "quick", "checked", "booted"]
     ok: bool
     bytes: Size
     how: Text = ""
+    outcome: Literal["", "booted", "failed", "unclear"] = ""
+    seconds: Size = 0
+    firmware: Word = ""
+    screenshot: bool = False
     bad_chunks: Annotated[tuple[Hex32, ...], Meta(max_length=100_000)] = ()
     findings: Annotated[tuple[Text, ...], Meta(max_length=1000)] = ()
 

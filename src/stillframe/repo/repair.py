@@ -28,7 +28,7 @@ from stillframe.repo.session import Session
 from stillframe.repo.writing import whole_entries
 from stillframe.store import ObjectExists, Store, write_object
 
-_WITHOUT_LOSS: Final = (ObjectType.SESSION, ObjectType.TOMBSTONE, ObjectType.PROOF)
+_WITHOUT_LOSS: Final = (ObjectType.SESSION, ObjectType.TOMBSTONE, ObjectType.PROOF, ObjectType.SCREENSHOT)
 """Records of which a damaged one is taken away: no image needs them."""
 
 

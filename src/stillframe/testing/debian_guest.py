@@ -159,7 +159,7 @@ def _make_base(folder: Path) -> None:
         "mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", '--aptopt=APT::Install-Recommends "false"',
         "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
         "--dpkgopt=path-exclude=/usr/share/doc/*", f"--include={','.join(PACKAGES)}",
-        '--customize-hook=rm -rf "$1"/var/lib/apt/lists/*', "bookworm", str(tar), f"deb {_mirror()} bookworm main",
+        '--customize-hook=rm -rf "$1"/var/lib/apt/lists/*', "bookworm", str(tar), f"deb {mirror()} bookworm main",
     )  # fmt: skip
     disk = make_disk(folder / "root.img", _ROOT_SIZE)
     run_tool("mkfs.ext4", "-q", "-F", "-L", "base", str(disk))
@@ -193,7 +193,7 @@ def _install_dependencies(root: Path) -> None:
     _make(sys.executable, "-m", "pip", "install", "--quiet", "--target", str(root / "opt/tool"), *pins)
 
 
-def _mirror() -> str:
+def mirror() -> str:
     """The Debian mirror that this machine uses."""
     listed = run_tool("apt-get", "indextargets", "--format", _MIRROR, "Created-By: Packages")
     rows = (line.split() for line in listed.splitlines())

@@ -27,8 +27,11 @@ def _add_looking(verbs: Verbs) -> None:
     disks.add_argument("source", metavar="SOURCE", nargs="?", help="one disk, partition or disk file; else all disks")
     images = verb(verbs, "images", "images [--all]", "list the images of this machine")
     images.add_argument("--all", action="store_true", help="of every machine")
-    show = verb(verbs, "show", "show IMAGE", "show one image in full")
+    show = verb(verbs, "show", "show IMAGE [--screenshot FILE]", "show one image in full")
     add_image(show)
+    show.add_argument(
+        "--screenshot", metavar="FILE", default="", help="write the screenshot of its newest start there, a PNG"
+    )
 
 
 def _add_repository(verbs: Verbs) -> None:
@@ -69,6 +72,7 @@ def _add_backup(verbs: Verbs) -> None:
         "--verify", action=argparse.BooleanOptionalAction, default=True,
         help="read back what was stored (default: it does)",
     )  # fmt: skip
+    option("--prove", action="store_true", help="then start it in a virtual machine, to see whether it boots")
     _add_hooks(backup)
     option(
         "--then", choices=("nothing", "shutdown", "restart", "sleep"), default="nothing",
@@ -132,9 +136,14 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_care(verbs: Verbs) -> None:
-    verify = verb(verbs, "verify", "verify [IMAGE] [--quick]", "read an image back from storage and check it")
+    verify = verb(
+        verbs, "verify", "verify [IMAGE] [--quick | --filesystems]", "read an image back from storage and check it"
+    )
     verify.add_argument("image", metavar="IMAGE", nargs="?", help="an id, the beginning of one, latest or latest:NAME")
     verify.add_argument("--quick", action="store_true", help="check the structure only")
+    verify.add_argument(
+        "--filesystems", action="store_true", help="also have the file systems of IMAGE checked by their own tools"
+    )
     verb(verbs, "check", "check", "check the structure of the repository")
     repair = verb(verbs, "repair", "repair [--read-all]", "mend the repository from what is still good", writes=True)
     repair.add_argument("--read-all", action="store_true", help="read every stored chunk on the way")

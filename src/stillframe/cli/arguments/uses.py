@@ -77,7 +77,41 @@ def _add_diff(verbs: Verbs) -> None:
     diff.add_argument("--touched", action="store_true", help="also files whose times, rights or owner alone changed")
 
 
+def _add_starting(verbs: Verbs) -> None:
+    run = verb(verbs, "run", "run IMAGE [options]", "start an image in a virtual machine and use it")
+    add_image(run)
+    run.add_argument(
+        "--display", choices=("window", "vnc", "serial", "none"), default="window",
+        help="where its screen is (default: window)",
+    )  # fmt: skip
+    run.add_argument("--keep", metavar="FILE", default="", help="keep what is changed in this file, and go on with it")
+    run.add_argument("--network", action="store_true", help="let it reach the network, behind this computer")
+    _add_machine(run)
+    prove = verb(verbs, "prove", "prove IMAGE [options]", "start an image unattended, to prove that it boots")
+    add_image(prove)
+    prove.add_argument("--limit", metavar="S", type=number, default=300, help="longest time (default: 300)")
+    _add_machine(prove)
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    option = parser.add_argument
+    option(
+        "--firmware", choices=("auto", "bios", "uefi", "secure-boot"), default="auto",
+        help="what starts it (default: what the disk is made for)",
+    )  # fmt: skip
+    option(
+        "--bus", choices=("auto", "virtio", "sata", "nvme"), default="auto",
+        help="what kind of disk it sees (default: the kind it was on)",
+    )  # fmt: skip
+    option("--memory", metavar="MIB", type=number, help="memory (default: half of this computer's, at most 4096)")
+    option("--cpus", metavar="N", type=number, help="processors (default: this computer's, at most 4)")
+    option(
+        "--accel", choices=("tcg", "kvm"), default="tcg",
+        help="'kvm' is faster, where this computer really has it (default: tcg)",
+    )  # fmt: skip
+
+
 ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (
-    files.add_ls, files.add_find, files.add_get, _add_diff, _add_mount, _add_nbd, _add_import
+    files.add_ls, files.add_find, files.add_get, _add_diff, _add_mount, _add_nbd, _add_import, _add_starting
 )  # fmt: skip
 """In the order of the help."""

@@ -205,6 +205,20 @@ class SleuthVolume:
         assert streams is not None
         return streams
 
+    def read_start(self, entry: Entry, size_max: int) -> bytes:
+        """The first bytes of a file's main contents, at most ``size_max``.
+
+        Raises:
+            StillframeError: As ``read_streams``.
+        """
+        wanted = min(entry.size, size_max)
+        if not wanted:
+            return b""
+        data, fault = self._ask(lambda: bytes(entry.handle.read_random(0, wanted)), f"file {entry.number}")
+        if fault is not None:
+            raise fault
+        return data or b""
+
     def count_names(self, entry: Entry) -> int:
         """How many names a file has, without those for DOS, which only shorten another one.
 

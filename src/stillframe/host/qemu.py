@@ -1,0 +1,220 @@
+"""A virtual machine of QEMU, from a record.
+
+Answers: "with which command does this machine start?" and "which firmware is there on this computer?" By emulation
+unless asked otherwise: that ``/dev/kvm`` opens does not mean that it works.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from stillframe.errors import MachineRefusal, MissingProgram
+from stillframe.host.machine import cpu_count
+from stillframe.host.run import find_program
+
+Firmware = Literal["bios", "uefi", "secure-boot"]
+Display = Literal["window", "vnc", "serial", "none"]
+Bus = Literal["virtio", "sata", "nvme"]
+Acceleration = Literal["tcg", "kvm"]
+FIRMWARES: Final[tuple[Firmware, ...]] = get_args(Firmware)
+DISPLAYS: Final[tuple[Display, ...]] = get_args(Display)
+BUSES: Final[tuple[Bus, ...]] = get_args(Bus)
+ACCELERATIONS: Final[tuple[Acceleration, ...]] = get_args(Acceleration)
+PROGRAM: Final = "qemu-system-x86_64"
+
+# Code and variables of OVMF, where Debian, Ubuntu, Fedora and Arch put them. For Secure Boot the variables must hold
+# Microsoft's keys: Debian's "ms", Fedora's "secboot".
+_CODE: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    "uefi": (
+        ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+        ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+        ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+        ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
+        ("/usr/share/edk2-ovmf/x64/OVMF_CODE.fd", "/usr/share/edk2-ovmf/x64/OVMF_VARS.fd"),
+    ),
+    "secure-boot": (
+        ("/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"),
+        ("/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.secboot.fd"),
+    ),
+}
+# QEMU 7.2 emulates AVX2 wrongly: numpy in a guest sorted falsely, or crashed.
+_PROCESSORS: Final = {"tcg": "max,avx2=off", "kvm": "host"}
+_MEMORY_MIN_MIB: Final = 512
+_MEMORY_UNKNOWN_MIB: Final = 2048
+_MEMORY_MAX_MIB: Final = 4096
+_CPUS_MAX: Final = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drive:
+    """A disk of the machine: where QEMU reads it, and how the guest sees it."""
+
+    uri: str
+    bus: Bus = "virtio"
+    sector_size: int = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualMachine:
+    """A machine.
+
+    Attributes:
+        folder: A private folder: its sockets, the logs of its serial line and firmware, the firmware's variables.
+        drives: In order.
+        boot_index: Which drive the firmware starts.
+        local_time: The clock shows the time of this place, as Windows expects, not UTC.
+        network: A network behind NAT; without it, no network card at all.
+    """
+
+    folder: str
+    drives: tuple[Drive, ...]
+    boot_index: int = 0
+    firmware: Firmware = "bios"
+    memory_mib: int
+    cpus: int
+    acceleration: Acceleration = "tcg"
+    display: Display = "none"
+    local_time: bool = False
+    network: bool = False
+
+    def path(self, name: str) -> str:
+        """A file of this machine: ``qmp``, ``serial``, ``firmware``, ``variables`` or ``scratch``."""
+        return os.path.join(self.folder, name)
+
+
+def memory_default_mib(total_bytes: int) -> int:
+    """Half of this machine's memory, at least 512 MiB and at most 4 GiB."""
+    return max(_MEMORY_MIN_MIB, min(_MEMORY_MAX_MIB, total_bytes // 2 >> 20))
+
+
+def memory_here_mib() -> int:
+    """``memory_default_mib`` of what is in this machine; 2 GiB where it does not say."""
+    if sys.platform == "win32":
+        return _MEMORY_UNKNOWN_MIB
+    try:
+        return memory_default_mib(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (OSError, ValueError):
+        return _MEMORY_UNKNOWN_MIB
+
+
+def cpus_here() -> int:
+    """Processors for a machine: those of this one, at most 4."""
+    return max(1, min(_CPUS_MAX, cpu_count()))
+
+
+def find_firmware(firmware: Firmware, *, exists: Sequence[str] | None = None) -> tuple[str, str] | None:
+    """The files of code and of variables; ``None`` for a BIOS, which is part of QEMU.
+
+    Args:
+        firmware: Which.
+        exists: Only these files are there; ``None`` looks at this computer.
+
+    Raises:
+        MissingProgram: They are not installed.
+    """
+    if firmware == "bios":
+        return None
+    for code, variables in _CODE[firmware]:
+        if all(os.path.exists(file) if exists is None else file in exists for file in (code, variables)):
+            return code, variables
+    raise MissingProgram(
+        f"no OVMF firmware for {'Secure Boot' if firmware == 'secure-boot' else 'UEFI'} is installed",
+        hint="On Debian or Ubuntu: sudo apt install ovmf. On Fedora: edk2-ovmf.",
+    )
+
+
+def require_qemu(firmware: Firmware, acceleration: Acceleration = "tcg") -> None:
+    """Refuse when a machine cannot be started here.
+
+    Raises:
+        MissingProgram: QEMU or the firmware is not installed; the hint says how to.
+        MachineRefusal: KVM was asked for, and cannot be used.
+    """
+    find_program(PROGRAM)
+    find_firmware(firmware)
+    if acceleration == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        raise MachineRefusal("/dev/kvm cannot be used by this user", hint="Leave '--accel kvm' out: slower, and works.")
+
+
+def prepare(machine: VirtualMachine) -> list[str]:
+    """The command of a machine; its firmware's variables are copied into its folder.
+
+    Raises:
+        MissingProgram: The firmware is not installed.
+    """
+    found = find_firmware(machine.firmware)
+    if found is None:
+        return build_command(machine, code="")
+    code, variables = found
+    shutil.copyfile(variables, machine.path("variables"))
+    return build_command(machine, code=code)
+
+
+def build_command(machine: VirtualMachine, *, code: str) -> list[str]:
+    """The command of a machine. ``code`` is the firmware's file, for UEFI."""
+    secure = machine.firmware == "secure-boot"
+    command = [
+        PROGRAM, "-name", "stillframe", "-nodefaults", "-no-user-config", "-machine",
+        f"q35{',smm=on' if secure else ''}", "-accel",
+        "tcg,thread=multi" if machine.acceleration == "tcg" else "kvm", "-cpu", _PROCESSORS[machine.acceleration],
+        "-smp", str(machine.cpus), "-m", str(machine.memory_mib), "-device", "VGA",
+        "-rtc", f"base={'localtime' if machine.local_time else 'utc'}",
+        "-qmp", f"unix:{_escaped(machine.path('qmp'))},server=on,wait=off",
+        "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
+        "-device", "qemu-xhci", "-device", "usb-kbd", "-device", "usb-tablet",
+        # What SeaBIOS says of itself. Source: SeaBIOS, docs/Debugging.md.
+        "-chardev", f"file,id=firmware,path={_escaped(machine.path('firmware'))}",
+        "-device", "isa-debugcon,iobase=0x402,chardev=firmware",
+    ]  # fmt: skip
+    if code:
+        command += ["-drive", f"if=pflash,format=raw,readonly=on,file={_escaped(code)}"]
+        command += ["-drive", f"if=pflash,format=raw,file={_escaped(machine.path('variables'))}"]
+    if secure:
+        # Only firmware may write the variables. Source: edk2, OvmfPkg/README, "SMM support".
+        command += ["-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1"]
+    command += ["-netdev", "user,id=net", "-device", "e1000e,netdev=net"] if machine.network else ["-nic", "none"]
+    for number, drive in enumerate(machine.drives):
+        command += _drive(number, drive, boot=number == machine.boot_index)
+    return [*command, *_display(machine)]
+
+
+def _drive(number: int, drive: Drive, *, boot: bool) -> Iterable[str]:
+    """A disk. The overlay behind it is thrown away or flushed by us, so QEMU need not wait for it."""
+    name = f"disk{number}"
+    node = f"driver=raw,node-name={name},file.driver=nbd,{_nbd_options(drive.uri)},discard=unmap,detect-zeroes=unmap"
+    sizes = f",logical_block_size={drive.sector_size},physical_block_size={drive.sector_size}"
+    index = ",bootindex=0" if boot else ""
+    devices = {
+        "virtio": f"virtio-blk-pci,drive={name},id=dev{number}{sizes}{index}",
+        "sata": f"ide-hd,drive={name},id=dev{number},bus=ide.{number}{index}",
+        "nvme": f"nvme,drive={name},id=dev{number},serial=disk{number}{sizes}{index}",
+    }
+    return ("-blockdev", node, "-device", devices[drive.bus])
+
+
+def _nbd_options(uri: str) -> str:
+    """The address ``nbd+unix:///NAME?socket=PATH`` as QEMU's own options: a URI cannot be given with others."""
+    name, _, path = uri.removeprefix("nbd+unix:///").partition("?socket=")
+    return f"file.server.type=unix,file.server.path={_escaped(path)},file.export={_escaped(name)}"
+
+
+def _display(machine: VirtualMachine) -> list[str]:
+    log = ["-chardev", f"file,id=serial,path={_escaped(machine.path('serial'))}", "-serial", "chardev:serial"]
+    match machine.display:
+        case "none":
+            return ["-display", "none", *log]
+        case "vnc":
+            return ["-display", "none", "-vnc", "127.0.0.1:0,to=99", *log]
+        case "window":
+            return ["-display", "gtk", *log]
+        case _:
+            device = "stdio,id=serial,mux=on,signal=off"
+            return ["-display", "none", "-chardev", device, "-serial", "chardev:serial", "-mon", "chardev=serial"]
+
+
+def _escaped(text: str) -> str:
+    """A comma in a value is written twice. Source: QEMU's qemu-option(7), "keyval" syntax."""
+    return text.replace(",", ",,")

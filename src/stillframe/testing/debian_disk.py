@@ -1,0 +1,184 @@
+"""A whole Debian on a disk: what a person's computer looks like to firmware, boot loader, kernel and file system.
+
+Answers: "where does a test get a disk that really boots?" GPT with a BIOS boot partition, an EFI system partition and
+an ext4 root; it boots by BIOS and by UEFI. The root file system is made once (some 40 s) and kept as a tar where the
+guests of tests are kept; a disk of it takes some seconds. Needs root and the packages of ``[vm]``. FAT is filled by
+mtools, for this kernel may not know it.
+"""
+
+import hashlib
+import os
+import struct
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from stillframe.extents import Extent
+from stillframe.testing.debian_guest import cache, mirror
+from stillframe.testing.volumes_windows import run_tool
+
+_PACKAGES: Final = (
+    "systemd-sysv", "udev", "dbus", "login", "passwd", "kmod", "e2fsprogs", "initramfs-tools", "zstd",
+    "linux-image-cloud-amd64",
+)  # fmt: skip
+_HOOKS: Final = (
+    'echo debian > "$1/etc/hostname"', 'chroot "$1" sh -c "echo root:root | chpasswd"',
+    'rm -rf "$1"/var/lib/apt/lists/*',
+)  # fmt: skip
+_MODULES: Final = (
+    "part_gpt part_msdos ext2 fat search search_fs_uuid search_label serial configfile normal linux terminal boot echo "
+    "test ls cat reboot halt gzio"
+)
+_GRAPHICS: Final = "all_video efi_gop gfxterm"
+_BIOS_MODULES: Final = ("biosdisk", *_MODULES.split())
+_SERIAL: Final = "serial --unit=0 --speed=115200\nterminal_input serial console\nterminal_output serial console\n"
+_LIMIT_S: Final = 1800
+BIOS_BOOT: Final = Extent(1 << 20, 2 << 20)
+"""The partition that holds GRUB for a BIOS."""
+ROOT_NUMBER: Final = 3
+ROOT_START: Final = 50 << 20
+"""Bytes before the root file system."""
+
+
+def make_debian_disk(path: Path, *, serial: bool = True, size: int = 2 << 30) -> Path:
+    """A disk that boots.
+
+    Args:
+        path: The file to make.
+        serial: Whether boot loader, kernel and a login prompt use the serial line too, and not only the screen.
+        size: Bytes.
+    """
+    tar = root_tar()
+    path.unlink(missing_ok=True)
+    path.touch()
+    os.truncate(path, size)
+    run_tool(
+        "sgdisk", "-n1:2048:+1M", "-t1:ef02", "-n2:0:+48M", "-t2:ef00", "-n3:0:0", "-t3:8300", str(path)
+    )  # fmt: skip
+    root_id, esp_id = str(uuid.uuid4()), uuid.uuid4().hex[:8].upper()
+    with _partitions(path) as device:
+        run_tool("mkfs.fat", "-F32", "-n", "ESP", "-i", esp_id, f"{device}p2")
+        run_tool("mkfs.ext4", "-q", "-U", root_id, "-L", "root", "-E", "lazy_itable_init=0", f"{device}p3")
+        place = path.with_suffix(".mounted")
+        place.mkdir()
+        run_tool("mount", f"{device}p3", str(place))
+        try:
+            run_tool("tar", "-xpf", str(tar), "-C", str(place), "--xattrs", "--numeric-owner")
+            _configure(place, root_id, esp_id, serial=serial)
+        finally:
+            run_tool("umount", str(place))
+            place.rmdir()
+        early = path.with_suffix(".early.cfg")
+        early.write_text(
+            f"search --no-floppy --fs-uuid --set=root {root_id}\n"
+            "set prefix=($root)/boot/grub\nconfigfile ($root)/boot/grub/grub.cfg\n"
+        )
+        _fill_esp(f"{device}p2", path.with_suffix(".efi"), early)
+    _install_for_bios(path, early)
+    early.unlink()
+    return path
+
+
+def root_tar() -> Path:
+    """The root file system, made when it is not there yet."""
+    recipe = repr((_PACKAGES, _HOOKS)).encode()
+    found = cache() / f"debian-{hashlib.sha256(recipe).hexdigest()[:16]}.tar"
+    if not found.exists():
+        found.parent.mkdir(parents=True, exist_ok=True)
+        half = found.with_suffix(".half.tar")
+        command = [
+            "mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", '--aptopt=APT::Install-Recommends "false"',
+            "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
+            "--dpkgopt=path-exclude=/usr/share/doc/*", f"--include={','.join(_PACKAGES)}",
+            *(f"--customize-hook={hook}" for hook in _HOOKS), "bookworm", str(half), f"deb {mirror()} bookworm main",
+        ]  # fmt: skip
+        # Mirrors and package indexes may be named in this environment, so it is passed on as it is.
+        done = subprocess.run(  # noqa: S603 - made here
+            command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=_LIMIT_S
+        )
+        assert done.returncode == 0, done.stdout.decode(errors="replace")[-4000:]
+        half.rename(found)
+    return found
+
+
+@contextmanager
+def root_of(disk: Path) -> Iterator[Path]:
+    """The root file system of a disk, mounted here read-write: to break something in it."""
+    with _partitions(disk) as device:
+        place = disk.with_suffix(".mounted")
+        place.mkdir()
+        run_tool("mount", f"{device}p{ROOT_NUMBER}", str(place))
+        try:
+            yield place
+        finally:
+            run_tool("umount", str(place))
+            place.rmdir()
+
+
+@contextmanager
+def _partitions(disk: Path) -> Iterator[str]:
+    """A loop device with a node for each partition, whether or not this kernel reads partition tables itself."""
+    device = run_tool("losetup", "--find", "--show", str(disk)).strip()
+    try:
+        run_tool("partx", "--add", device)
+        try:
+            yield device
+        finally:
+            run_tool("sync", str(disk))
+            run_tool("partx", "--delete", device)  # they would outlive the loop device
+    finally:
+        run_tool("losetup", "--detach", device)
+
+
+def _configure(root: Path, root_id: str, esp_id: str, *, serial: bool) -> None:
+    """What an installer writes: the table of file systems and the boot menu."""
+    (root / "etc/fstab").write_text(
+        f"UUID={root_id} / ext4 errors=remount-ro 0 1\n"
+        f"UUID={esp_id[:4]}-{esp_id[4:]} /boot/efi vfat umask=0077,nofail 0 1\n"
+    )
+    (root / "boot/efi").mkdir(exist_ok=True)
+    (root / "boot/grub").mkdir(exist_ok=True)
+    (kernel,) = (found.name.removeprefix("vmlinuz-") for found in (root / "boot").glob("vmlinuz-*"))
+    consoles = "console=tty0 console=ttyS0,115200" if serial else "console=tty0"
+    (root / "boot/grub/grub.cfg").write_text(
+        f"{_SERIAL if serial else ''}set timeout=0\n"
+        'menuentry "Debian" {\n'
+        f"  search --no-floppy --fs-uuid --set=root {root_id}\n"
+        f"  linux /boot/vmlinuz-{kernel} root=UUID={root_id} ro {consoles}\n"
+        f"  initrd /boot/initrd.img-{kernel}\n}}\n"
+    )
+
+
+def _fill_esp(device: str, program: Path, early: Path) -> None:
+    """One GRUB that holds all it needs, at the path where firmware looks on a disk it does not know."""
+    run_tool(
+        "grub-mkstandalone", "-O", "x86_64-efi", "-o", str(program), f"--install-modules={_MODULES} {_GRAPHICS}",
+        f"--modules={_MODULES}", "--locales=", "--fonts=", "--themes=", f"boot/grub/grub.cfg={early}",
+    )  # fmt: skip
+    run_tool("mmd", "-i", device, "::/EFI", "::/EFI/BOOT")
+    run_tool("mcopy", "-i", device, str(program), "::/EFI/BOOT/BOOTX64.EFI")
+    program.unlink()
+
+
+def _install_for_bios(disk: Path, early: Path) -> None:
+    """The same for a BIOS: boot code in the first sector, and GRUB in the BIOS boot partition.
+
+    What ``grub-install`` does; it cannot find out which disk a partition of a loop device belongs to. Source: GRUB
+    2.06, include/grub/i386/pc/boot.h: GRUB_BOOT_MACHINE_KERNEL_SECTOR (the first sector of GRUB) and
+    GRUB_BOOT_MACHINE_LIST_SIZE (the list, at the end of its first sector, of where the rest is).
+    """
+    core = disk.with_suffix(".core")
+    run_tool("grub-mkimage", "-O", "i386-pc", "-o", str(core), "-p", "/boot/grub", "-c", str(early), *_BIOS_MODULES)
+    boot = Path("/usr/lib/grub/i386-pc/boot.img").read_bytes()
+    image = bytearray(core.read_bytes())
+    core.unlink()
+    assert len(image) <= BIOS_BOOT.size
+    first = BIOS_BOOT.start // 512
+    image[512 - 12 : 512 - 4] = struct.pack("<Q", first + 1)
+    with disk.open("r+b") as file:
+        file.write(boot[:0x5C] + struct.pack("<QB", first, 0xFF) + boot[0x65:440])
+        file.seek(BIOS_BOOT.start)
+        file.write(image)
