@@ -7,7 +7,32 @@ import argparse
 from collections.abc import Callable
 from typing import Final
 
-from stillframe.cli.arguments.words import Verbs, verb
+from stillframe.cli.arguments.words import Verbs, add_image, number, size, verb
+
+
+def _add_export(verbs: Verbs) -> None:
+    parser = verb(
+        verbs, "export", "export IMAGE FILE [options]", "write a stored disk or partition into a file", writes=True
+    )
+    add_image(parser)
+    option = parser.add_argument
+    option("file", metavar="FILE", help="the file to make, a pipe, or - for standard output")
+    option(
+        "--format", choices=("raw", "qcow2", "vhdx", "vhd", "vmdk"), default="",
+        help="default: what the name of FILE ends with, else raw",
+    )  # fmt: skip
+    option(
+        "--split",
+        type=size,
+        metavar="SIZE",
+        help="in parts of this size, FILE.001, FILE.002, ..., with their checksums",
+    )
+    option("--disk", type=number, metavar="N", help="which disk of an image of several")
+    option("--partition", type=number, metavar="N", help="only this partition")
+    option(
+        "--salvage", action="store_true", help="of a damaged image write what can be had; says what is lost (exit 3)"
+    )
+    option("--overwrite", action="store_true", help="replace FILE, or its parts, when they exist")
 
 
 def _add_import(verbs: Verbs) -> None:
@@ -36,5 +61,5 @@ def _add_import(verbs: Verbs) -> None:
     )  # fmt: skip
 
 
-ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (_add_import,)
+ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (_add_export, _add_import)
 """In the order of the help."""
