@@ -108,8 +108,9 @@ def _one_line(text: str) -> str:
 
 
 def _checksum_row(digest: str, name: str) -> str:
-    """One row. Source: GNU Coreutils manual, "md5sum": names with backslash or newline are escaped, and a backslash
-    stands first.
+    """One row: a name with a backslash or newline is escaped, and a backslash stands before all.
+
+    Source: GNU Coreutils manual, "md5sum invocation".
     """
     escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
     return f"{chr(92) if escaped != name else ''}{digest}  {escaped}"

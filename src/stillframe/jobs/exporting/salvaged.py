@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from stillframe.block import AssembledReader, BlockReader, Piece
 from stillframe.block.base import Buffer, ExtentKind, KnownExtent, check_range, read_filled
 from stillframe.errors import DamagedError
-from stillframe.extents import Extent, ExtentSet, align_down
+from stillframe.extents import Extent, ExtentSet
 from stillframe.repo.losses import LostPart
 from stillframe.repo.map_reader import MapReader
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import Manifest, StoredDisk, StoredMap, StoredPartition
+from stillframe.units import align_down
 
 
 class Losses:
