@@ -98,6 +98,7 @@ def convert(reader: BlockReader, written: str, name: str, *, path: str, context:
     watched = _WatchedReader(reader, context)
     driver, options = _DRIVERS[name]
     words = [word for option in options for word in ("-o", option)]
+    _make_private(written, path)
     with tempfile.TemporaryDirectory(prefix="stillframe-export-") as folder:
         socket = os.path.join(folder, "nbd")
         with nbd_server([Export(name=_NAME, disk=watched)], socket=socket) as server:
@@ -111,6 +112,14 @@ def convert(reader: BlockReader, written: str, name: str, *, path: str, context:
     with open(written, "rb+") as file:
         os.fsync(file.fileno())
     return os.path.getsize(written)
+
+
+def _make_private(written: str, path: str) -> None:
+    """Make the file before qemu-img does: nobody else may read a disk."""
+    try:
+        os.close(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError as error:
+        raise TargetError(f"{path} cannot be made: {error.strerror}", hint="Name another folder.") from error
 
 
 def _as_file(path: str) -> str:
