@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Feeds damaged samples to every ``fuzz_*(data: bytes)`` function of ``tests/property`` for some time.
 
-Answers: "does some disk make a parser fail otherwise than with an error of ours, or not end?" Samples are small disks
-and volumes that other tools make, random bytes, and the beginnings of samples; each is changed in a few places. What
-fails is kept in ``fuzz-found/``. It does not measure coverage.
+Answers: "does some disk make a parser fail otherwise than with an error of ours, or not end?" Samples are small disks,
+volumes and disk files that other tools make, random bytes, and the beginnings of samples; each is changed in a few
+places. What fails is kept in ``fuzz-found/``. It does not measure coverage.
 """
 
 import argparse
@@ -37,6 +37,9 @@ VOLUMES = {
     "swap": (MIB, ["mkswap", "-q"]),
 }
 
+DISK_FILES = ("qcow2", "qcow2 -c", "vpc", "vhdx", "vmdk", "vmdk -o subformat=streamOptimized", "vdi")
+DISK_FILE_MAX = 9 * MIB
+
 Target = Callable[[bytes], None]
 
 
@@ -57,7 +60,7 @@ def load_targets(only: str) -> dict[str, Target]:
 
 
 def make_samples() -> list[bytes]:
-    """Small disks and volumes as other tools make them."""
+    """Small disks and volumes as other tools make them, and disk files of other programs."""
     samples = [b""]
     with tempfile.TemporaryDirectory(prefix="stillframe-fuzz-") as folder:
         for name, script in TABLES.items():
@@ -68,6 +71,11 @@ def make_samples() -> list[bytes]:
             path = sparse(Path(folder) / name, size)
             run_tool(command, path)
             samples.append(path.read_bytes())
+        for form in DISK_FILES:
+            kind, *options = form.split()
+            made = Path(folder) / "made"
+            run_tool(["qemu-img", "convert", "-f", "raw", "-O", kind, *options, str(Path(folder) / "swap")], made)
+            samples.append(made.read_bytes()[:DISK_FILE_MAX])
     return samples
 
 

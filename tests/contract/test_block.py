@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,10 +25,21 @@ from stillframe.block import (
 )
 from stillframe.block.copy_on_write import BLOCK_SIZE, CopyOnWrite, open_scratch
 from stillframe.block.file import FileWriter, open_file_reader, open_file_writer
+from stillframe.block.formats import open_disk_file
 from stillframe.block.window import WindowWriter
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.windows.reader import open_handle_reader
 from stillframe.testing.block_contract import READER_CHECKS, WRITER_CHECKS, contents
+from stillframe.testing.disk_files import (
+    BAT_PLACE,
+    DATA_STATE,
+    Below,
+    LogChange,
+    VhdxPlan,
+    build_log,
+    build_vhd,
+    build_vhdx,
+)
 from stillframe.testing.faulty_disk import FaultyDisk, PlannedFault
 from stillframe.testing.windows_device import MemoryDevice
 
@@ -167,12 +179,93 @@ def windows_handle(_: Path, content: bytes) -> Iterator[BlockReader]:
     assert device.open_handles == 0
 
 
+@contextlib.contextmanager
+def disk_file(folder: Path, content: bytes, form: str, *options: str) -> Iterator[BlockReader]:
+    """The disk in a file of a format, written by QEMU."""
+    path, made = patterned_file(folder, content), folder / "made"
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", form, *options, path, made], check=True)
+    before = made.read_bytes()
+    with open_disk_file(str(made)) as disk:
+        assert not disk.is_raw
+        yield disk
+    assert made.read_bytes() == before
+
+
+def qcow2(folder: Path, content: bytes) -> contextlib.AbstractContextManager[BlockReader]:
+    return disk_file(folder, content, "qcow2", "-o", "cluster_size=512")
+
+
+def qcow2_packed(folder: Path, content: bytes) -> contextlib.AbstractContextManager[BlockReader]:
+    return disk_file(folder, content, "qcow2", "-c", "-o", "cluster_size=4k")
+
+
+def vhd(folder: Path, content: bytes) -> contextlib.AbstractContextManager[BlockReader]:
+    return disk_file(folder, content, "vpc", "-o", "force_size=on")
+
+
+def vhd_fixed(folder: Path, content: bytes) -> contextlib.AbstractContextManager[BlockReader]:
+    return disk_file(folder, content, "vpc", "-o", "subformat=fixed,force_size=on")
+
+
+def vhdx(folder: Path, content: bytes) -> contextlib.AbstractContextManager[BlockReader]:
+    return disk_file(folder, content, "vhdx", "-o", "block_size=1M")
+
+
+def vmdk(folder: Path, content: bytes) -> contextlib.AbstractContextManager[BlockReader]:
+    return disk_file(folder, content, "vmdk")
+
+
+def vmdk_stream(folder: Path, content: bytes) -> contextlib.AbstractContextManager[BlockReader]:
+    return disk_file(folder, content, "vmdk", "-o", "subformat=streamOptimized")
+
+
+def vmdk_flat(folder: Path, content: bytes) -> contextlib.AbstractContextManager[BlockReader]:
+    return disk_file(folder, content, "vmdk", "-o", "subformat=monolithicFlat")
+
+
+def vdi(folder: Path, content: bytes) -> contextlib.AbstractContextManager[BlockReader]:
+    return disk_file(folder, content, "vdi")
+
+
+@contextlib.contextmanager
+def vhd_child(folder: Path, content: bytes) -> Iterator[BlockReader]:
+    """Every other run of three sectors is in the file below; the rest of that is noise."""
+    here = [number // 3 % 2 == 0 for number in range(len(content) // 512)]
+    under = bytearray(b"\xcc" * len(content))
+    for number, is_here in enumerate(here):
+        if not is_here:
+            under[number * 512 : number * 512 + 512] = content[number * 512 : number * 512 + 512]
+    (folder / "base.vhd").write_bytes(build_vhd(bytes(under), block_size=32768))
+    below = Below(state=DATA_STATE.hex, name="base.vhd")
+    made = build_vhd(content, here=here, below=below, block_size=32768, own=uuid.UUID(int=3))
+    (folder / "child.vhd").write_bytes(made)
+    with open_disk_file(str(folder / "child.vhd")) as disk:
+        yield disk
+
+
+@contextlib.contextmanager
+def vhdx_replayed(folder: Path, content: bytes) -> Iterator[BlockReader]:
+    """The second block of 4096 bytes, and the table of blocks, are in the log only."""
+    whole = bytearray(build_vhdx(VhdxPlan(content=content)))
+    table, place = bytes(whole[BAT_PLACE : BAT_PLACE + 4096]), 4 << 20
+    changes = [
+        LogChange(place=BAT_PLACE, data=table), LogChange(place=place + 4096, data=content[4096:8192])
+    ]  # fmt: skip
+    whole = bytearray(build_vhdx(VhdxPlan(content=content, log=build_log([changes], file_size=len(whole)))))
+    whole[BAT_PLACE : BAT_PLACE + 4096] = bytes(4096)
+    whole[place + 4096 : place + 8192] = bytes(4096)
+    (folder / "disk.vhdx").write_bytes(whole)
+    with open_disk_file(str(folder / "disk.vhdx")) as disk:
+        yield disk
+
+
 Writers = Callable[[Path, bytes], contextlib.AbstractContextManager[BlockWriter]]
 Readers = Callable[[Path, bytes], contextlib.AbstractContextManager[BlockReader]]
 WRITERS: list[Writers] = [memory, memory_4096, window, file, file_direct, loop_512, loop_4096, copy_on_write]
 READERS: list[Readers] = [
     *WRITERS, reader_of_file, reader_of_loop, window_reader, overlay, assembled, cached, guarded, faulty_disk,
-    windows_handle,
+    windows_handle, qcow2, qcow2_packed, vhd, vhd_fixed, vhdx, vmdk, vmdk_stream, vmdk_flat, vdi, vhd_child,
+    vhdx_replayed,
 ]  # fmt: skip
 ROOT = {loop_512, loop_4096, reader_of_loop}
 

@@ -5,6 +5,7 @@ still: while something may write to it, or to a file that it rests on, it is ref
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from stillframe.block.formats.mapped import DiskFile
 from stillframe.block.formats.opening import open_disk_file
@@ -16,6 +17,8 @@ from stillframe.host.disks import DiskFacts
 from stillframe.host.file_locks import find_writer
 from stillframe.host.mounts import Use
 
+_NAMED_MAX: Final = 8
+
 Stamps = tuple[tuple[str, ChangeStamp | None], ...]
 
 
@@ -24,6 +27,11 @@ class FileSource(OpenSource):
     """A source that is read from files. ``stamps`` are those of all of them when it was opened."""
 
     stamps: Stamps = field(default=())
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every file that is read."""
+        return tuple(path for path, _ in self.stamps)
 
     def stayed_still(self) -> bool:
         """Whether none of its files was written since it was opened, and nobody has one open for writing."""
@@ -59,7 +67,7 @@ def open_file_source(facts: DiskFacts, *, allow_torn: bool) -> FileSource:
         raise DeviceError(f"{facts.path} changed while it was opened", hint="Run it again.")
     return FileSource(
         facts=facts_of(facts, disk), reader=disk, consistency="torn" if writers else "offline",
-        notices=_torn_notice(facts, writers) if writers else (), stamps=stamps,
+        notices=(*_rests_on(disk), *(_torn_notice(facts, writers) if writers else ())), stamps=stamps,
     )  # fmt: skip
 
 
@@ -75,6 +83,17 @@ def file_writers(path: str) -> tuple[Use, ...]:
     holder = find_writer(path)
     seen = writers_of(path)
     return (*seen, Use(kind="holder", device=path, where=holder, read_write=True)) if holder else seen
+
+
+def _rests_on(disk: DiskFile) -> tuple[Notice, ...]:
+    """Which other files are read: whoever wrote the file chose them, and a person should see it."""
+    others = disk.paths[1:]
+    if not others:
+        return ()
+    names = ", ".join(others[:_NAMED_MAX]) + (
+        f" and {len(others) - _NAMED_MAX} more" if len(others) > _NAMED_MAX else ""
+    )
+    return (Notice(code="reads-more-files", message=f"{disk.paths[0]} consists of more files, read too: {names}"),)
 
 
 def _torn_notice(facts: DiskFacts, writers: tuple[Use, ...]) -> tuple[Notice, ...]:

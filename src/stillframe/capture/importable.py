@@ -5,6 +5,7 @@ in ``FINDERS``: a function that says ``None`` when the path is not of its kind, 
 sources like any other, so used maps, notices and the check that nobody wrote meanwhile are the same as of a backup.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Final, Self
 from stillframe.block.formats.mapped import DiskFile
 from stillframe.capture.diskfiles import open_file_source
 from stillframe.capture.offline import OpenSource
+from stillframe.capture.partclone import open_partclone
 from stillframe.errors import UsageError
 from stillframe.events import Notice
 from stillframe.host.disks import describe
@@ -80,7 +82,17 @@ def find_disk_file(path: str, options: ImportOptions) -> Importable | None:
     return Importable(path=facts.path, format_name=disk.format_name, sources=(source,), made=disk.made)
 
 
-FINDERS: Final[tuple[Finder, ...]] = (find_disk_file,)
+def find_partclone(path: str, options: ImportOptions) -> Importable | None:
+    """An image of one volume that partclone made, also compressed and in parts."""
+    source = open_partclone(path, allow_torn=options.allow_torn)
+    if source is None:
+        return None
+    words = "holds one volume: the partition table and the other volumes of its disk are not in it"
+    notice = Notice(code="one-volume", message=f"{os.path.basename(path)} {words}")
+    return Importable(path=source.facts.path, format_name="partclone", sources=(source,), notices=(notice,))
+
+
+FINDERS: Final[tuple[Finder, ...]] = (find_partclone, find_disk_file)
 """Asked in this order; ``find_disk_file`` takes every file, so it stays the last."""
 
 

@@ -72,6 +72,11 @@ class OpenSource:
             os.close(self.claim)
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """Everything that is read for it: it must not be written to meanwhile."""
+        return (self.facts.path,)
+
+    @property
     def announcement(self) -> Notice | None:
         """For a source in use, how it is going to be held still; what ``capture`` says of it is an estimate."""
         return None

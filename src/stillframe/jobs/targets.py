@@ -58,11 +58,12 @@ def refuse_source(source: OpenSource, target_path: str) -> None:
         TargetError: Which of these.
     """
     facts, target = source.facts, describe(target_path)
-    if is_same(facts.path, target_path) or (facts.backing and is_same(facts.backing, target_path)):
+    behind = [facts.backing] if facts.backing else []
+    if any(is_same(path, target_path) for path in (*source.paths, *behind)):
         raise TargetError("the source and the target are the same disk", hint="Name another target.")
     if facts.path == target.parent or target.path == facts.parent:
         raise TargetError(f"{target_path} and {facts.path} are parts of one disk", hint="Name another target.")
-    if facts.kind == "file" and lies_on(facts.path, target_path) is not False:
+    if facts.kind == "file" and any(lies_on(path, target_path) is not False for path in source.paths):
         raise TargetError(f"{target_path} holds the source {facts.path}", hint="Name another target.")
 
 

@@ -61,12 +61,12 @@ class Chain:
         self._require_file(path, named)
         if self.open_next is None:
             raise AssertionError(path)
-        return self.open_next(path, self)
+        return self.open_next(os.path.realpath(path), self)
 
     def below_raw(self, path: str, *, named: str) -> DiskFile:
         """The same for a file that is known to be raw, whatever its bytes look like."""
         self._require_file(path, named)
-        return open_raw_disk(open_file_reader(path))
+        return open_raw_disk(open_file_reader(os.path.realpath(path)))
 
     def _require_file(self, path: str, named: str) -> None:
         if not os.path.isfile(path):

@@ -47,16 +47,20 @@ def require_parent(below: DiskFile, wanted: Sequence[str], *, path: str) -> Iter
         DiskFormatError: It is another file, or was used by itself since.
     """
     try:
-        if below.identity not in wanted or not below.identity:
-            raise DiskFormatError(
-                f"{path} rests on a file in the state {' or '.join(wanted)}, and {below.paths[0]} is in the state "
-                f"{below.identity or '(none)'}",
-                hint="It is another file of that name, or was written to after this one was made. Find the right one.",
-            )
+        _compare(below, wanted, path)
         yield
     except BaseException:
         below.close()
         raise
+
+
+def _compare(below: DiskFile, wanted: Sequence[str], path: str) -> None:
+    if below.identity not in wanted or not below.identity:
+        raise DiskFormatError(
+            f"{path} rests on a file in the state {' or '.join(wanted)}, and {below.paths[0]} is in the state "
+            f"{below.identity or '(none)'}",
+            hint="It is another file of that name, or was written to after this one was made. Find the right one.",
+        )
 
 
 def _candidates(chain: Chain, hints: Sequence[ParentHint]) -> Iterator[str]:

@@ -33,6 +33,7 @@ from stillframe.block.formats.mapped import (
     read_exactly,
     unsupported,
 )
+from stillframe.block.formats.sectors import iter_present
 from stillframe.errors import DiskFormatError
 from stillframe.extents import Extent
 
@@ -150,7 +151,7 @@ def _check_features(path: str, incompatible: int) -> None:
     if incompatible & _CORRUPT:
         raise DiskFormatError(
             f"{path}: QEMU marked this file as corrupt when it was last used",
-            hint=f"Copy it, then repair the copy with 'qemu-img check -r all {path}', and look at what it says is lost.",
+            hint="Copy it, then repair the copy with 'qemu-img check -r all', and look at what it says is lost.",
         )
     unknown = incompatible & ~(_DIRTY | _EXTERNAL | _COMPRESSION)
     if unknown & _EXTENDED_L2:
@@ -228,16 +229,13 @@ class Qcow2Map:
         self._path = path
         raw = read_exactly(file, path, header.l1_offset, header.l1_size * 8, what="the first table")
         self._l1: npt.NDArray[np.uint64] = np.frombuffer(raw, ">u8").astype(np.uint64)
+        self._is_missing = (self._l1 & np.uint64(_OFFSET)) == 0
         self._tables = TableCache(self._load_table, kept_max=_TABLES_KEPT)
 
     def runs(self, within: Extent) -> Iterator[Run]:
         """Runs of clusters, table by table."""
-        reach = self._header.l2_reach
-        for number in range(within.start // reach, -(-within.end // reach)):
-            here = Extent(number * reach, (number + 1) * reach).clipped(within)
-            if here is None:
-                continue
-            if not int(self._l1[number]) & _OFFSET:
+        for number, _, here in iter_present(self._is_missing, self._header.l2_reach, within):
+            if number is None:
                 yield Run(here, RunKind.BELOW)
             else:
                 yield from self._runs_of_table(here, number)

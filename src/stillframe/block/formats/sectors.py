@@ -1,6 +1,6 @@
-"""Bitmaps that say for each sector of a block whether its bytes are in this file.
+"""Tables and bitmaps that say what of a disk is in this file.
 
-Answers: "which runs of sectors are here?"
+Answers: "which blocks are here, and which sectors of a block?"
 """
 
 from collections.abc import Iterator
@@ -37,10 +37,26 @@ def sector_runs(bits: Bits, block: Extent, within: Extent, sector_size: int) -> 
             yield part, bool(here[start])
 
 
-def blocks_of(within: Extent, block_size: int) -> Iterator[tuple[int, Extent, Extent]]:
-    """The blocks that a range touches: number, the block, and what of it is asked for."""
-    for number in range(within.start // block_size, -(-within.end // block_size)):
-        block = Extent(number * block_size, (number + 1) * block_size)
-        part = block.clipped(within)
-        if part is not None:
-            yield number, block, part
+def iter_present(
+    is_missing: npt.NDArray[np.bool_], unit: int, within: Extent
+) -> Iterator[tuple[int | None, Extent, Extent]]:
+    """A range cut into the units of a table, the missing ones joined: a large disk is mostly those.
+
+    Args:
+        is_missing: For every unit of the disk.
+        unit: Bytes of one.
+        within: What is asked for.
+
+    Yields:
+        The number of a unit that is there, or ``None`` for missing ones; what it covers; what of it is asked for.
+    """
+    first, last = within.start // unit, -(-within.end // unit)
+    missing = is_missing[first:last]
+    edges = [0, *(np.flatnonzero(np.diff(missing)) + 1).tolist(), len(missing)]
+    for start, end in pairwise(edges):
+        steps = [(start, end)] if missing[start] else [(number, number + 1) for number in range(start, end)]
+        for low, high in steps:
+            whole = Extent((first + low) * unit, (first + high) * unit)
+            part = whole.clipped(within)
+            if part is not None:
+                yield None if missing[start] else first + low, whole, part

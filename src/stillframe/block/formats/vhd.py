@@ -21,7 +21,7 @@ from stillframe.block.file import FileReader
 from stillframe.block.formats.chain import Chain
 from stillframe.block.formats.mapped import DiskFile, MappedDisk, Run, RunKind, TableCache, broken, read_exactly
 from stillframe.block.formats.parents import ParentHint, find_parent, require_parent
-from stillframe.block.formats.sectors import Bits, blocks_of, sector_runs
+from stillframe.block.formats.sectors import Bits, iter_present, sector_runs
 from stillframe.block.window import WindowReader
 from stillframe.extents import Extent
 
@@ -114,7 +114,7 @@ def read_footer(file: BlockReader, path: str) -> VhdFooter | None:
 
 def _parse_footer(raw: bytes, path: str, place: int) -> VhdFooter | None:
     """One footer; ``None`` when its checksum is wrong."""
-    if not _is_sound(raw, 64):
+    if len(raw) < _OLD_FOOTER_SIZE or not _is_sound(raw, 64):
         return None
     header_offset, seconds = struct.unpack_from(">QI", raw, 16)
     size, kind = struct.unpack_from(">Q", raw, 48)[0], struct.unpack_from(">I", raw, 60)[0]
@@ -182,13 +182,14 @@ class VhdMap:
         size = header.block_count * 4
         raw = read_exactly(file, path, header.table_offset, size, what="the table of blocks")
         self._table: npt.NDArray[np.uint32] = np.frombuffer(raw, ">u4").astype(np.uint32)
+        self._is_missing = self._table == _UNUSED
         self._bitmap_size = -(-(header.block_size // _SECTOR // 8 or 1) // _SECTOR) * _SECTOR
         self._bitmaps = TableCache(self._load_bitmap, kept_max=_BITMAPS_KEPT)
 
     def runs(self, within: Extent) -> Iterator[Run]:
         """Runs of sectors, block by block."""
-        for number, block, part in blocks_of(within, self._header.block_size):
-            if self._table[number] == _UNUSED:
+        for number, block, part in iter_present(self._is_missing, self._header.block_size, within):
+            if number is None:
                 yield Run(part, self._missing)
                 continue
             data = int(self._table[number]) * _SECTOR + self._bitmap_size

@@ -141,10 +141,8 @@ def find_active(log: bytes, guid: bytes) -> list[LogEntry]:
         is_newer = sequence and (not best or sequence[-1].sequence > best[-1].sequence)
         if is_newer and _is_complete(sequence):
             best = sequence
-        if sequence:
-            following = (sequence[-1].place + len(sequence[-1].raw)) % len(log)
-        else:
-            following = (tail + SECTOR) % len(log)
+        step = sum(len(entry.raw) for entry in sequence) or SECTOR
+        following = (tail + step) % len(log)
         if following <= tail:
             break
         tail = following
@@ -215,13 +213,15 @@ def _changes_of(entry: LogEntry, path: str, base: int) -> Iterator[Change]:
         elif kind == b"desc":
             sector = entry.raw[data_at : data_at + SECTOR]
             data_at += SECTOR
-            yield Change(Extent(place, place + SECTOR), _unpack_sector(sector, second, first, entry, path, where))
+            if not _is_of(sector, entry.sequence):
+                expected = f"number {entry.sequence}"
+                raise broken(path, where, "a sector of the log", expected=expected, found="another, or none")
+            yield Change(Extent(place, place + SECTOR), second + sector[8:4092] + first)
         else:
             raise broken(path, where, "a descriptor of the log", expected="'zero' or 'desc'", found=kind)
 
 
-def _unpack_sector(sector: bytes, leading: bytes, trailing: bytes, entry: LogEntry, path: str, where: int) -> bytes:
-    high, low = sector[4:8], sector[4092:4096]
-    if len(sector) < SECTOR or sector[:4] != b"data" or low + high != entry.sequence.to_bytes(8, "little"):
-        raise broken(path, where, "a sector of the log", expected=f"number {entry.sequence}", found="another, or none")
-    return leading + sector[8:4092] + trailing
+def _is_of(sector: bytes, sequence: int) -> bool:
+    """Whether a sector of data is whole and of the entry with this number."""
+    number = sequence.to_bytes(8, "little")
+    return len(sector) == SECTOR and sector[:4] == b"data" and sector[4092:] + sector[4:8] == number

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from stillframe.block.base import BlockReader
 from stillframe.block.formats.mapped import Run, RunKind, TableCache, broken, read_exactly, unsupported
+from stillframe.block.formats.sectors import iter_present
 from stillframe.errors import DiskFormatError
 from stillframe.extents import Extent
 
@@ -147,16 +148,13 @@ class SparseMap:
         size = header.table_count * 4
         raw = read_exactly(file, path, header.directory_offset, size, what="the directory")
         self._directory = np.frombuffer(raw, "<u4").astype(np.int64)
+        self._is_missing = self._directory == 0
         self._tables = TableCache(self._load_table, kept_max=_TABLES_KEPT)
 
     def runs(self, within: Extent) -> Iterator[Run]:
         """Runs of grains, table by table."""
-        reach = self._header.table_reach
-        for number in range(within.start // reach, -(-within.end // reach)):
-            here = Extent(number * reach, (number + 1) * reach).clipped(within)
-            if here is None:
-                continue
-            if not self._directory[number]:
+        for number, _, here in iter_present(self._is_missing, self._header.table_reach, within):
+            if number is None:
                 yield Run(here, self._missing)
             else:
                 yield from self._runs_of_table(here, number)
