@@ -6,6 +6,7 @@ sources like any other, so used maps, notices and the check that nobody wrote me
 """
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -92,7 +93,26 @@ def find_partclone(path: str, options: ImportOptions) -> Importable | None:
     return Importable(path=source.facts.path, format_name="partclone", sources=(source,), notices=(notice,))
 
 
-FINDERS: Final[tuple[Finder, ...]] = (find_partclone, find_disk_file)
+def refuse_folder(path: str, options: ImportOptions) -> Importable | None:  # noqa: ARG001 a finder
+    """A folder is not imported as a whole; which files in it can be is said.
+
+    Raises:
+        UsageError: It is a folder.
+    """
+    if not os.path.isdir(path):
+        return None
+    endings = ("ptcl-img.", ".vhd", ".vhdx")
+    found = (os.path.join(where, name) for where, _, names in os.walk(path) for name in sorted(names))
+    files = [file for file in found if any(ending in os.path.basename(file) for ending in endings)]
+    files = [file for file in files if not re.search(r"\.(?!aa)[a-z]{2}\Z", file)]
+    words = ", ".join(files[:6]) or "a disk file in it"
+    raise UsageError(
+        f"{path} is a folder, and whole folders of other backup programs are not read",
+        hint=f"Each of its files by itself is: name {words}.",
+    )
+
+
+FINDERS: Final[tuple[Finder, ...]] = (refuse_folder, find_partclone, find_disk_file)
 """Asked in this order; ``find_disk_file`` takes every file, so it stays the last."""
 
 
