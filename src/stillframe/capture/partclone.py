@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import zstandard
 
@@ -33,7 +33,7 @@ _LZ4: Final = b"\x04\x22\x4d\x18"
 _BAD_STREAM: Final = (zlib.error, lzma.LZMAError, zstandard.ZstdError, EOFError)
 """What a decompressor raises; gzip and bz2 also raise ``OSError`` without a number."""
 
-_COMPRESSED: Final[dict[bytes, Callable[[io.BufferedReader], object]]] = {
+_COMPRESSED: Final[dict[bytes, Callable[[Any], object]]] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     b"\x28\xb5\x2f\xfd": lambda file: zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True),
     b"\xfd7zXZ\x00": lzma.LZMAFile,
@@ -132,16 +132,16 @@ def _opened(paths: tuple[str, ...]) -> Iterator[Stream]:
 
 def _is_partclone(path: str) -> bool:
     """Whether the first bytes, expanded, are those of an image."""
-    with open(path, "rb") as file:
-        if file.read(4) == _LZ4:
-            raise DiskFormatError(
-                f"{path} is compressed by lz4, which is not read", hint=f"Expand it first: lz4 -d {path}"
-            )
     try:
+        with open(path, "rb") as file:
+            is_lz4 = file.read(len(_LZ4)) == _LZ4
         with _opened((path,)) as stream:
-            return stream.read(len(MAGIC)) == MAGIC
+            is_image = not is_lz4 and stream.read(len(MAGIC)) == MAGIC
     except (*_BAD_STREAM, OSError):
-        return False
+        return False  # whoever looks next says what is wrong with it
+    if is_lz4:
+        raise DiskFormatError(f"{path} is compressed by lz4, which is not read", hint=f"Expand it first: lz4 -d {path}")
+    return is_image
 
 
 def _expand(paths: tuple[str, ...]) -> tuple[PartcloneHead, FileReader]:
@@ -152,15 +152,15 @@ def _expand(paths: tuple[str, ...]) -> tuple[PartcloneHead, FileReader]:
             head = stream.read_head()
             descriptor, written = tempfile.mkstemp(prefix="stillframe-import-")
             stack.callback(os.unlink, written)
-            stack.callback(os.close, descriptor)
+            file = stack.enter_context(open(descriptor, "wb", buffering=0))
             _require_room(head, written)
-            os.truncate(descriptor, head.size)
+            file.truncate(head.size)
 
             def write(offset: int, data: bytes) -> None:
                 view = memoryview(data)
+                file.seek(offset)
                 while view:
-                    count = os.pwrite(descriptor, view, offset)
-                    view, offset = view[count:], offset + count
+                    view = view[file.write(view) or 0 :]
 
             stream.expand(head, write)
         except _BAD_STREAM as error:
