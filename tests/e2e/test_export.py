@@ -287,7 +287,7 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, by
     """A repository in a folder with an image of a disk of noise, and the disk."""
     for name in ("CACHE", "STATE"):
         monkeypatch.setenv(f"STILLFRAME_{name}_DIR", str(tmp_path / name.lower()))
-    monkeypatch.setenv("STILLFRAME_PASSWORD", "secret")
+    monkeypatch.delenv("STILLFRAME_PASSWORD", raising=False)
     monkeypatch.setenv("STILLFRAME_REPO", str(tmp_path / "repo"))
     disk = MemoryDisk(bytes(16 * MIB))
     write_gpt(disk, [Extent(1 * MIB, 9 * MIB)])
