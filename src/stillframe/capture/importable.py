@@ -5,6 +5,8 @@ in ``FINDERS``: a function that says ``None`` when the path is not of its kind, 
 sources like any other, so used maps, notices and the check that nobody wrote meanwhile are the same as of a backup.
 """
 
+import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from typing import Final, Self
 from stillframe.block.formats.mapped import DiskFile
 from stillframe.capture.diskfiles import open_file_source
 from stillframe.capture.offline import OpenSource
+from stillframe.capture.partclone import open_partclone
 from stillframe.errors import UsageError
 from stillframe.events import Notice
 from stillframe.host.disks import describe
@@ -80,7 +83,36 @@ def find_disk_file(path: str, options: ImportOptions) -> Importable | None:
     return Importable(path=facts.path, format_name=disk.format_name, sources=(source,), made=disk.made)
 
 
-FINDERS: Final[tuple[Finder, ...]] = (find_disk_file,)
+def find_partclone(path: str, options: ImportOptions) -> Importable | None:
+    """An image of one volume that partclone made, also compressed and in parts."""
+    source = open_partclone(path, allow_torn=options.allow_torn)
+    if source is None:
+        return None
+    words = "holds one volume: the partition table and the other volumes of its disk are not in it"
+    notice = Notice(code="one-volume", message=f"{os.path.basename(path)} {words}")
+    return Importable(path=source.facts.path, format_name="partclone", sources=(source,), notices=(notice,))
+
+
+def refuse_folder(path: str, options: ImportOptions) -> Importable | None:  # noqa: ARG001 a finder
+    """A folder is not imported as a whole; which files in it can be is said.
+
+    Raises:
+        UsageError: It is a folder.
+    """
+    if not os.path.isdir(path):
+        return None
+    endings = ("ptcl-img.", ".vhd", ".vhdx")
+    found = (os.path.join(where, name) for where, _, names in os.walk(path) for name in sorted(names))
+    files = [file for file in found if any(ending in os.path.basename(file) for ending in endings)]
+    files = [file for file in files if not re.search(r"\.(?!aa)[a-z]{2}\Z", file)]
+    words = ", ".join(files[:6]) or "a disk file in it"
+    raise UsageError(
+        f"{path} is a folder, and whole folders of other backup programs are not read",
+        hint=f"Each of its files by itself is: name {words}.",
+    )
+
+
+FINDERS: Final[tuple[Finder, ...]] = (refuse_folder, find_partclone, find_disk_file)
 """Asked in this order; ``find_disk_file`` takes every file, so it stays the last."""
 
 

@@ -36,6 +36,7 @@ _VERBS: Final = {
     "repair": "caring",
     "forget": "caring",
     "expire": "caring",
+    "export": "exporting",
     "import": "exchanging",
     "diff": "comparing",
     "demo": "showing",

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +18,7 @@ from stillframe.errors import MachineRefusal, MissingProgram
 from stillframe.host.linux import memory_file
 
 TIMEOUT_S: Final = 60.0
+WATCH_STEP_S: Final = 0.2
 _ERROR_LINES: Final = 3
 
 # Folders of administration programs: an ordinary user's PATH on Debian lacks them.
@@ -137,6 +138,39 @@ def run(arguments: Sequence[str], *, given: bytes = b"", timeout_s: float = TIME
                 f"{arguments[0]} did not end within {timeout_s:g} seconds",
                 hint="A disk that does not answer may be failing: look at `dmesg`.",
             ) from error
+        except BaseException:
+            _stop(process)
+            raise
+    return Finished(arguments=tuple(arguments), exit_code=process.returncode, output=output, errors=errors)
+
+
+def run_watched(arguments: Sequence[str], *, check: Callable[[], None]) -> Finished:
+    """Run a program that takes as long as its work does, and may be stopped at any moment.
+
+    Args:
+        arguments: Program and arguments.
+        check: Asked several times a second; what it raises stops the program, and everything it started.
+
+    Raises:
+        MissingProgram: It is not installed.
+        MachineRefusal: It could not be started.
+    """
+    command = [find_program(arguments[0]), *arguments[1:]]
+    pipe = subprocess.PIPE
+    try:
+        process = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=_environment(), start_new_session=True
+        )
+    except OSError as error:
+        raise _not_started(command[0], error) from error
+    with process:
+        try:
+            while True:
+                try:
+                    output, errors = process.communicate(timeout=WATCH_STEP_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    check()
         except BaseException:
             _stop(process)
             raise

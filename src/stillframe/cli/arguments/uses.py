@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from stillframe.cli.arguments import files
-from stillframe.cli.arguments.words import Verbs, add_image, number, verb
+from stillframe.cli.arguments.words import Verbs, add_image, number, size, verb
 
 
 def _add_nbd(verbs: Verbs) -> None:
@@ -38,13 +38,38 @@ def _add_mount(verbs: Verbs) -> None:
     mount.add_argument("folder", metavar="DIR", help="an empty folder")
 
 
+def _add_export(verbs: Verbs) -> None:
+    parser = verb(
+        verbs, "export", "export IMAGE FILE [options]", "write a stored disk or partition into a file", writes=True
+    )
+    add_image(parser)
+    option = parser.add_argument
+    option("file", metavar="FILE", help="the file to make, a pipe, or - for standard output")
+    option(
+        "--format", choices=("raw", "qcow2", "vhdx", "vhd", "vmdk"), default="",
+        help="default: what the name of FILE ends with, else raw",
+    )  # fmt: skip
+    option(
+        "--split",
+        type=size,
+        metavar="SIZE",
+        help="in parts of this size, FILE.001, FILE.002, ..., with their checksums",
+    )
+    option("--disk", type=number, metavar="N", help="which disk of an image of several")
+    option("--partition", type=number, metavar="N", help="only this partition")
+    option(
+        "--salvage", action="store_true", help="of a damaged image write what can be had; says what is lost (exit 3)"
+    )
+    option("--overwrite", action="store_true", help="replace FILE, or its parts, when they exist")
+
+
 def _add_import(verbs: Verbs) -> None:
     parser = verb(
         verbs, "import", "import SOURCE [options]", "make an image of a disk file that another program made",
         writes=True,
     )  # fmt: skip
     option = parser.add_argument
-    option("source", metavar="SOURCE", help="a disk file: raw, QCOW2, VHD, VHDX, VMDK or VDI")
+    option("source", metavar="SOURCE", help="a disk file: raw, QCOW2, VHD, VHDX, VMDK, VDI; a partclone image")
     option(
         "--kind", choices=("auto", "full", "incremental", "differential"), default="auto",
         help="how much is read and trusted; every image is complete (default: auto)",
@@ -112,6 +137,6 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
 
 
 ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (
-    files.add_ls, files.add_find, files.add_get, _add_diff, _add_mount, _add_nbd, _add_import, _add_starting
+    files.add_ls, files.add_find, files.add_get, _add_diff, _add_mount, _add_nbd, _add_export, _add_import, _add_starting
 )  # fmt: skip
 """In the order of the help."""

@@ -214,7 +214,7 @@ class SleuthVolume:
         wanted = min(entry.size, size_max)
         if not wanted:
             return b""
-        data, fault = self._ask(lambda: bytes(entry.handle.read_random(0, wanted)), f"file {entry.number}")
+        data, fault = self.ask(lambda: bytes(entry.handle.read_random(0, wanted)), f"file {entry.number}")
         if fault is not None:
             raise fault
         return data or b""
