@@ -137,6 +137,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
 
 
 ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (
-    files.add_ls, files.add_find, files.add_get, _add_diff, _add_mount, _add_nbd, _add_export, _add_import, _add_starting
+    files.add_ls, files.add_find, files.add_get, _add_diff, _add_mount, _add_nbd, _add_export, _add_import,
+    _add_starting
 )  # fmt: skip
 """In the order of the help."""
