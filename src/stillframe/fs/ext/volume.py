@@ -12,10 +12,10 @@ from typing import Final
 import numpy as np
 
 from stillframe.block import BlockReader, OverlayReader, ReadFault
+from stillframe.crc32c import crc32c
 from stillframe.errors import DiskFormatError
 from stillframe.events import Notice
 from stillframe.fs.base import LeftOutFile, UsedMap, Volume, raw_map
-from stillframe.fs.crc32c import crc32c
 from stillframe.fs.ext.bitmaps import read_used
 from stillframe.fs.ext.groups import CHECK_HINT, GroupTable, metadata_extents, read_groups
 from stillframe.fs.ext.inode import read_inode, read_runs
