@@ -63,7 +63,7 @@ def test_with_wipe_what_a_larger_target_has_beyond_is_zeros(saved: Saved, tmp_pa
     assert rest[: -33 * 512].count(0) == len(rest) - 33 * 512
 
 
-@pytest.mark.parametrize("is_device", [False, True])
+@pytest.mark.parametrize("is_device", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_over_an_older_system_every_file_is_the_new_one(saved: Saved, tmp_path: Path, is_device: bool) -> None:
     disk, repository, manifest, clean = saved
     older = build_disk(tmp_path, seed=2)

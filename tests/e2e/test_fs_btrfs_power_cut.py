@@ -121,7 +121,12 @@ def hashes(root: Path, names: Promised) -> Promised:
     return {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in names}
 
 
-@pytest.mark.parametrize("scene", SCENES)
+QUICK = {"default", "compressed", "changed", "subvolumes", "mixed"}
+
+
+@pytest.mark.parametrize(
+    "scene", [pytest.param(one, marks=[] if one in QUICK else [pytest.mark.slow]) for one in SCENES]
+)
 def test_every_fsynced_file_survives_a_power_cut_and_a_restore_of_the_used_bytes(tmp_path: Path, scene: str) -> None:
     cut, promised = power_cut(tmp_path, scene)
     assert promised
@@ -137,7 +142,7 @@ def test_every_fsynced_file_survives_a_power_cut_and_a_restore_of_the_used_bytes
     assert read_map(restored).notices == ()  # the mount has replayed the log
 
 
-@pytest.mark.parametrize("scene", ["default", "many", "changed"])
+@pytest.mark.parametrize("scene", ["default", pytest.param("many", marks=pytest.mark.slow), "changed"])
 def test_the_log_is_exactly_what_dump_tree_lists(tmp_path: Path, scene: str) -> None:
     cut, _ = power_cut(tmp_path, scene)
     chunks = volumes.list_chunks(cut)

@@ -57,7 +57,10 @@ def mounted_part(disk: Path, place: Path, options: str) -> Iterator[Path]:
         run_tool("umount", str(place))
 
 
-@pytest.mark.parametrize("features", [(), ("-O", "^metadata_csum"), ("-b", "1024")])
+@pytest.mark.parametrize(
+    "features",
+    [(), *(pytest.param(one, marks=pytest.mark.slow) for one in (("-O", "^metadata_csum"), ("-b", "1024")))],
+)
 def test_ext4_with_its_journal_unreplayed(tmp_path: Path, features: tuple[str, ...]) -> None:
     disk, promised = tmp_path / "disk", Promised()
     table = f"label: gpt\nstart={PLACE.start // 512}, size={PLACE.size // 512}\n"

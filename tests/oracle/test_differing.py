@@ -4,7 +4,7 @@ import hashlib
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from stillframe.events import NoEvents
 from stillframe.extents import Extent, ExtentSet
 from stillframe.jobs import differing
 from stillframe.jobs.differing import ImageComparison, Wanted, compare_images
+from stillframe.repo.blockmap import MapRoot, ReadNode, iter_spans
 from stillframe.repo.map_difference import differing_bytes
-from stillframe.repo.map_reader import MapReader
 from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository
 from stillframe.store import MemoryStore
@@ -166,6 +166,15 @@ def test_equal_maps_are_equal_volumes_and_others_are_told(tmp_path: Path) -> Non
     assert "the files of xfs are not read" in changed.volumes[0].notices[0].message
 
 
+def entries_of(root: MapRoot, chunk_size: int, read: ReadNode) -> Iterator[tuple[int, bytes]]:
+    """Kind and id of every chunk."""
+    for span in iter_spans(root, chunk_size, read):
+        if span.leaf is None:
+            yield from [(int(span.kind), b"")] * span.count
+        else:
+            yield from zip(span.leaf.kinds.tolist(), span.leaf.entry_ids(), strict=True)
+
+
 @pytest.mark.parametrize("size", [1, 5, 1024, 1025, 3000])
 def test_differing_bytes_are_those_of_chunks_that_differ(size: int, tmp_path: Path) -> None:
     chunk_size = 65_536
@@ -182,8 +191,9 @@ def test_differing_bytes_are_those_of_chunks_that_differ(size: int, tmp_path: Pa
         manifests.append(backup_paths(repository, image).manifest)
     chunks = repository.reader()
     roots = [one.disks[0].partitions[0].blocks.root() for one in manifests]
-    readers = [MapReader(root, chunks, chunk_size=chunk_size) for root in roots]
-    differs = np.array([readers[0].entry(number) != readers[1].entry(number) for number in range(size)])
+    first, second = ([*entries_of(root, chunk_size, chunks.read_node)] for root in roots)
+    assert len(first) == size
+    differs = np.array([one != other for one, other in zip(first, second, strict=True)])
     expected = ExtentSet.from_mask(differs, unit=chunk_size).clipped(Extent(0, size * chunk_size - 512))
     assert differing_bytes(roots[0], roots[1], chunks, chunk_size=chunk_size) == expected
 

@@ -268,7 +268,12 @@ def write_synced(root: Path, name: str, contents: bytes) -> None:
         os.fsync(file.fileno())
 
 
-@pytest.mark.parametrize("options", ["", "-l su=32k", "-l su=4k -s size=4096", "-b size=1024"])
+SLOW_LOGS = ("-l su=4k -s size=4096", "-b size=1024")
+
+
+@pytest.mark.parametrize(
+    "options", ["", "-l su=32k", *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW_LOGS)]
+)
 def test_the_log_ends_where_xfs_logprint_sees_its_end(tmp_path: Path, options: str) -> None:
     """Through several rounds of a small log: unmounted, and cut off in between."""
     image, cut = tmp_path / "volume", tmp_path / "cut"

@@ -157,6 +157,7 @@ def run_watched(arguments: Sequence[str], *, check: Callable[[], None]) -> Finis
     """
     command = [find_program(arguments[0]), *arguments[1:]]
     pipe = subprocess.PIPE
+    check()
     try:
         process = subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=_environment(), start_new_session=True
