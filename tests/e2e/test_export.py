@@ -42,7 +42,7 @@ def saved() -> tuple[Repository, Manifest, bytes]:
     write_gpt(disk, PARTS)
     for extent in (Extent(1 * MIB, 5 * MIB), Extent(10 * MIB, 14 * MIB + 700), Extent(29 * MIB, 30 * MIB + 100)):
         fill_with_noise(disk, extent, seed=extent.start)
-    return repository, backup(repository, disk).manifest, disk.contents
+    return repository, backup(repository, disk).manifest, bytes(disk.contents)
 
 
 @pytest.fixture
@@ -295,7 +295,7 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, by
     (tmp_path / "source.raw").write_bytes(disk.contents)
     assert call("init", tmp_path / "repo", "--encryption", "none").exit_code == 0
     assert call("backup", tmp_path / "source.raw").exit_code == 0
-    return tmp_path, disk.contents
+    return tmp_path, bytes(disk.contents)
 
 
 @pytest.mark.parametrize("options", [("x.raw",), ("x.qcow2",), ("x", "--split", "1M")])

@@ -12,7 +12,8 @@ from stillframe.store import MemoryStore
 from stillframe.testing import volumes_windows as volumes
 from stillframe.testing.hive_builder import Tree, build_hive
 from stillframe.testing.job_runs import backup_paths, make_repository
-from stillframe.testing.real_disks import make_ext4, make_ntfs, mounted_kernel, run_tool
+from stillframe.testing.real_disks import make_ext4, make_ntfs, mounted_kernel
+from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20

@@ -6,7 +6,7 @@ import shutil
 import struct
 import subprocess
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -266,7 +266,7 @@ def test_any_sector_may_be_here_or_below(tmp_path: Path) -> None:
     choose = random.Random(9)
     for sector in (512, 4096):
         here = [choose.random() < 0.5 for _ in range(MIB // sector)]
-        states = {0: here, 1: 2, 2: 3}
+        states: dict[int, int | Sequence[bool]] = {0: here, 1: 2, 2: 3}
         (tmp_path / "base.vhdx").write_bytes(build_vhdx(VhdxPlan(content=base, sector_size=sector)))
         child = tmp_path / f"child{sector}"
         below = Below(state=str(DATA_STATE), name=".\\base.vhdx")

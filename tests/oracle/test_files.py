@@ -96,7 +96,7 @@ def test_ext_is_listed_as_the_kernel_lists_it(tmp_path: Path) -> None:
 def traits_of_listing(root: Path) -> dict[str, tuple[object, ...]]:
     """What ``find`` says of everything but folders."""
     form = "%P\\t%s\\t%T@\\t%m\\t%U\\t%G\\t%n\\0"
-    found = {}
+    found: dict[str, tuple[object, ...]] = {}
     for line in run_tool("find", str(root), "-mindepth", "1", "!", "-type", "d", "-printf", form).split("\0")[:-1]:
         name, size, when, mode, *rest = line.split("\t")
         seconds, _, part = when.partition(".")

@@ -7,7 +7,8 @@ import pytest
 
 from stillframe.host.mounted_files import MountedFiles, is_mounted_at
 from stillframe.jobs.looking import look_at_disks
-from stillframe.testing.real_disks import loop_device, make_ext4, mounted_kernel, run_tool
+from stillframe.testing.real_disks import loop_device, make_ext4, mounted_kernel
+from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20

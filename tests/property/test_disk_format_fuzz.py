@@ -108,7 +108,7 @@ def _seal(raw: bytearray) -> None:
             checksum = crc32c_by_bytes(bytes(raw[place : place + size]))
             raw[place + 4 : place + 8] = checksum.to_bytes(4, "little")
     for place, at, size in ((0, 64, 512), (len(raw) - 512, 64, 512), (512, 36, 1024)):
-        if place >= 0 and raw[place : place + 8] in (b"conectix", b"cxsparse"):
+        if place >= 0 and bytes(raw[place : place + 8]) in (b"conectix", b"cxsparse"):
             raw[place + at : place + at + 4] = bytes(4)
             total = ~sum(raw[place : place + size]) & 0xFFFF_FFFF
             raw[place + at : place + at + 4] = total.to_bytes(4, "big")

@@ -7,11 +7,13 @@ import pytest
 from stillframe.errors import StillframeError
 from stillframe.systems.hive import Hive
 from stillframe.systems.linux import parse_fstab, parse_release
-from stillframe.testing.hive_builder import build_hive
+from stillframe.testing.hive_builder import Tree, build_hive
 
 VERSION = r"Microsoft\Windows NT\CurrentVersion"
 NAMES = ("ProductName", "UBR", "Big")
-TREE = {"Microsoft": {"Windows NT": {"CurrentVersion": {"ProductName": "Windows 10", "UBR": 5, "Big": bytes(40_000)}}}}
+TREE: Tree = {
+    "Microsoft": {"Windows NT": {"CurrentVersion": {"ProductName": "Windows 10", "UBR": 5, "Big": bytes(40_000)}}}
+}
 
 
 def fuzz_hive(data: bytes) -> None:
