@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stillframe.host.mounted_files import MountedFiles, is_mounted_at
+from stillframe.host.mounted_files import MountedTree, is_mounted_at
 from stillframe.jobs.looking import look_at_disks
 from stillframe.testing.real_disks import loop_device, make_ext4, mounted_kernel
 from stillframe.testing.volumes_windows import run_tool
@@ -49,7 +49,7 @@ def test_nothing_outside_a_mount_is_read(tmp_path: Path) -> None:
     (root / "folder").symlink_to(outside)
     os.mkfifo(root / "etc/pipe")
     (root / "etc/plain").write_bytes(b"0123456789")
-    files = MountedFiles(str(root))
+    files = MountedTree(str(root))
     assert files.list_names("/etc") == ("link", "pipe", "plain")
     assert (files.list_names("/folder"), files.list_names("/gone")) == ((), ())
     assert files.read_file("/etc/plain", 2, 3) == b"234"

@@ -10,11 +10,11 @@ from stillframe.cli.browsing_words import (
     SHORT,
     entry_fields,
     entry_line,
-    notice_fields,
     partition_fields,
     partition_lines,
 )
 from stillframe.cli.call import Call, running
+from stillframe.cli.results import notice_fields
 from stillframe.errors import DamagedError, DeviceError, DiskFormatError, MachineRefusal, UsageError
 from stillframe.events import JobFinished, JobStarted, Notice
 from stillframe.fs.files import parse_pattern

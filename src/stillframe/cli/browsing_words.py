@@ -2,11 +2,10 @@
 
 import stat
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from stillframe.cli.words import table
-from stillframe.events import Notice
 from stillframe.fs.files.source import FILE, FOLDER, LINK
 from stillframe.jobs.browsing import NOT_READ, ListedFile
 from stillframe.jobs.getting import ATTRIBUTE, KEPT, NOT_GOT
@@ -64,11 +63,6 @@ def entry_fields(entry: ListedFile, number: int) -> dict[str, Any]:
     if entry.refusal:
         fields["refused"] = entry.refusal
     return fields
-
-
-def notice_fields(notices: Iterable[Notice]) -> list[dict[str, str]]:
-    """Notices as programs read them."""
-    return [{"code": one.code, "message": one.message, "hint": one.hint} for one in notices]
 
 
 def modified(time_ns: int) -> str:

@@ -16,7 +16,7 @@ NAMES_MAX: Final = 100_000
 """Names of a folder that are given."""
 
 
-class MountedFiles:
+class MountedTree:
     """The files below a mount. Links are not followed, so nothing outside is ever read."""
 
     def __init__(self, place: str) -> None:

@@ -15,7 +15,7 @@ from stillframe.block import CachedReader
 from stillframe.capture import CapturedVolume
 from stillframe.errors import MachineRefusal, StillframeError
 from stillframe.host.apart import call_apart
-from stillframe.host.mounted_files import MountedFiles, is_mounted_at
+from stillframe.host.mounted_files import MountedTree, is_mounted_at
 from stillframe.host.mounts import Use
 from stillframe.jobs.catalogue import SYSTEMS_READ, VolumeTraces, find_traces, names_of
 from stillframe.jobs.replayed import replayed_view
@@ -65,7 +65,7 @@ def _traces(found: FoundHere, seconds: float) -> VolumeTraces | None:
             return None
     for use in found.uses:
         if use.kind == "mounted" and is_mounted_at(use.device, use.where):
-            files = MountedFiles(use.where)
+            files = MountedTree(use.where)
             try:
                 return VolumeTraces(windows=find_windows(files), linux=read_traces(files))
             except StillframeError:
