@@ -228,10 +228,31 @@ def test_a_file_over_bytes_that_are_not_there_is_named_and_not_written(tmp_path:
     disk = MemoryDisk(image.read_bytes())
     gone = ExtentSet.of(Extent(block * 4096, block * 4096 + 1))
     guarded = GuardedReader(disk, gone, words="could not be read when the image was made")
-    tally = get_all(partition_of(disk, guarded), tmp_path / "out")
+    tally = get_all(partition_of(guarded), tmp_path / "out")
     assert [one.code for one in tally.notices] == ["file-not-got"]
     assert tally.notices[0].message.startswith("/lost was not written: byte")
     assert sorted(os.listdir(tmp_path / "out")) == ["before", "lost+found", "zafter"]
+
+
+@pytest.mark.parametrize("size", [4096, 40_000])
+def test_only_the_file_that_was_left_out_is_refused_and_not_its_neighbours(tmp_path: Path, size: int) -> None:
+    """The library reads 64 KiB around what it is asked for."""
+    image = make_volume(tmp_path, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096")
+    names = [f"file{number:02}" for number in range(40)]
+    with mounted_kernel(image, tmp_path / "mount") as root:
+        for name in names:
+            (root / name).write_bytes(os.urandom(size))
+        os.sync()
+        hashes = hash_tree(root)
+    for lost in (names[7], names[23]):
+        said = run_tool("debugfs", "-R", f"blocks /{lost}", str(image)).split("debugfs ")[0]
+        blocks = [int(number) for number in re.findall(r"\d+", said)]
+        part = partition_of(image.read_bytes(), left_out=[(one * 4096, (one + 1) * 4096) for one in blocks[:1]])
+        out = tmp_path / lost
+        tally = get_all(part, out)
+        assert [one.code for one in tally.notices] == ["file-not-got"]
+        assert "was left out of the image" in tally.notices[0].message
+        assert hash_tree(out) == {name: digest for name, digest in hashes.items() if name != lost}
 
 
 def test_what_is_there_already_is_kept_unless_it_may_be_replaced(tmp_path: Path) -> None:

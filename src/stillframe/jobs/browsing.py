@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from stillframe.errors import DiskFormatError, MachineRefusal, StillframeError, UsageError
 from stillframe.events import NoEvents, Notice
+from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.base import Volume
 from stillframe.fs.files.contents import open_contents
 from stillframe.fs.files.mounted import MountedFiles
@@ -96,10 +97,10 @@ def open_files_of(part: ExposedPartition, *, mount: Mount | None = None) -> Open
         words = f"the files of {name} cannot be read" if name else "no file system was recognised"
         why = found.notices[0].message if found.notices and not name else words
         raise MachineRefusal(f"{where}: {why}", hint=_NEXT.get(name, _NEXT[""]))
-    # What judges a volume may look into what was left out (is a system hibernated in it?), which is zeros then.
-    view, notices = replayed_view(part.contents if name in _EXT else part.reader, volume)
-    view = part.contents if view is part.reader else view
-    source: FileSource | None = open_contents(view, volume)
+    # Not part.contents: what was left out is zeros here, and whoever reads around it meets no fault; files are asked.
+    view, notices = replayed_view(part.reader, volume)
+    left_out = ExtentSet.from_extents(Extent(start, end) for start, end in part.stored.excluded)
+    source: FileSource | None = open_contents(view, volume, left_out=left_out)
     if source is None and mount is not None and can_mount(name):
         place, notices = mount(part)
         return OpenFiles(source=MountedFiles(place), notices=notices)

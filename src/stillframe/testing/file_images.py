@@ -5,6 +5,8 @@ Answers: "what would a person have got?" The partition is a volume in memory, as
 
 import os
 import stat
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +22,11 @@ from stillframe.testing.sample_repository import sample_partition
 EVERYTHING: Final = Look(recursive=True)
 
 
-def partition_of(contents: bytes | BlockReader, readable: BlockReader | None = None) -> ExposedPartition:
-    """A partition with these bytes; ``readable`` where not all of them can be read as files."""
+def partition_of(contents: bytes | BlockReader, *, left_out: Sequence[tuple[int, int]] = ()) -> ExposedPartition:
+    """A partition with these bytes, of which some ranges were left out of the image."""
     reader = MemoryDisk(contents) if isinstance(contents, bytes) else contents
-    return ExposedPartition(stored=sample_partition(), reader=reader, contents=readable or reader)
+    stored = replace(sample_partition(), excluded=tuple(left_out))
+    return ExposedPartition(stored=stored, reader=reader, contents=reader)
 
 
 def list_all(part: ExposedPartition, look: Look = EVERYTHING) -> list[object]:

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from stillframe.block import BlockReader
+from stillframe.block import BlockReader, ReadFault
 from stillframe.errors import DiskFormatError, StillframeError
-from stillframe.extents import Extent
+from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.base import Volume
 from stillframe.fs.files.names import show_name
 from stillframe.fs.files.reparse import SIZE_MAX, parse_reparse
@@ -30,6 +30,7 @@ _REPARSE: Final = 192  # TSK_FS_ATTR_TYPE_NTFS_REPARSE
 _ATTRIBUTE_ENCRYPTED, _ATTRIBUTE_COMPRESSED, _ATTRIBUTE_OUTSIDE = 0x10, 0x20, 0x02
 _RUN_FILLER, _RUN_SPARSE = 0x01, 0x02
 _WOF_STREAM: Final = "WofCompressedData"
+_LEFT_OUT_HINT: Final = "'stillframe show' lists what was left out of an image."
 _LINK_SIZE_MAX: Final = 4096
 _WITH_MODES: Final = frozenset({"ext2", "ext3", "ext4"})
 _CASELESS: Final = frozenset({"ntfs", "vfat", "exfat"})
@@ -48,8 +49,9 @@ class _Place:
 class SleuthFiles:
     """The files of a volume that The Sleuth Kit reads rightly. Use ``open_contents``."""
 
-    def __init__(self, sleuth: SleuthVolume, volume: Volume) -> None:
+    def __init__(self, sleuth: SleuthVolume, volume: Volume, left_out: ExtentSet) -> None:
         self._sleuth = sleuth
+        self._left_out = left_out
         self._volume = volume
         self._is_ntfs: Final = volume.filesystem == "ntfs"
         self._has_modes: Final = volume.filesystem in _WITH_MODES
@@ -175,6 +177,8 @@ class SleuthFiles:
             if kind not in DATA_TYPES:
                 continue
             pieces: tuple[Extent, ...] = (Extent(0, size),) if size else ()
+            if flags & _ATTRIBUTE_OUTSIDE and len(self._left_out):
+                self._require_there(attribute)
             if flags & _ATTRIBUTE_OUTSIDE and not flags & _ATTRIBUTE_COMPRESSED:
                 pieces = tuple(self._iter_pieces(attribute, entry, size))
             name = show_name(facts.name or b"")
@@ -182,6 +186,15 @@ class SleuthFiles:
                 continue
             place = _Place(entry.handle, entry.number, kind, int(facts.id))
             yield Content(name=name, size=size, pieces=pieces, handle=place)
+
+    def _require_there(self, attribute: Any) -> None:
+        """Raise ``ReadFault`` when bytes of a stream were left out of the image, and read as zeros."""
+        unit = self._unit
+        for run in attribute:
+            if not int(run.flags) & (_RUN_FILLER | _RUN_SPARSE):
+                gone = self._left_out.clipped(Extent(run.addr * unit, (run.addr + run.len) * unit))
+                for first in gone:
+                    raise ReadFault(f"byte {first.start} was left out of the image", extent=first, hint=_LEFT_OUT_HINT)
 
     def _iter_pieces(self, attribute: Any, entry: FileEntry, size: int) -> Iterator[Extent]:
         """Where a stream has bytes; what no run covers is read too, so that the library says what is wrong."""
@@ -198,8 +211,13 @@ class SleuthFiles:
             yield Extent(end, size)
 
 
-def open_contents(reader: BlockReader, volume: Volume) -> SleuthFiles | None:
+def open_contents(reader: BlockReader, volume: Volume, *, left_out: ExtentSet | None = None) -> SleuthFiles | None:
     """The files of a volume with their contents; ``None`` where The Sleuth Kit does not read it rightly.
+
+    Args:
+        reader: The partition; what was left out of an image is zeros in it: the library reads more than it needs.
+        volume: What ``registry.identify`` said of it.
+        left_out: Bytes that were left out: files that have some of them cannot be read.
 
     Raises:
         DiskFormatError: The volume is broken.
@@ -207,7 +225,7 @@ def open_contents(reader: BlockReader, volume: Volume) -> SleuthFiles | None:
     """
     if not is_read_rightly(reader, volume):
         return None
-    return SleuthFiles(open_volume(reader, volume), volume)
+    return SleuthFiles(open_volume(reader, volume), volume, left_out or ExtentSet.empty())
 
 
 def _time(seconds: int, rest: int) -> int:
