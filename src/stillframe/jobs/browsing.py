@@ -97,7 +97,7 @@ def open_files_of(part: ExposedPartition, *, mount: Mount | None = None) -> Open
         words = f"the files of {name} cannot be read" if name else "no file system was recognised"
         why = found.notices[0].message if found.notices and not name else words
         raise MachineRefusal(f"{where}: {why}", hint=_NEXT.get(name, _NEXT[""]))
-    # Not part.contents: what was left out is zeros here, and whoever reads around it meets no fault; files are asked.
+    # Not part.guarded: what was left out is zeros here, and whoever reads around it meets no fault; files are asked.
     view, notices = replayed_view(part.reader, volume)
     left_out = ExtentSet.from_extents(Extent(start, end) for start, end in part.stored.excluded)
     source: FileSource | None = open_contents(view, volume, left_out=left_out)

@@ -33,15 +33,13 @@ class ExposedPartition:
     Attributes:
         stored: What the image says of it.
         reader: Its bytes for whoever uses it as a disk: what was left out is zeros.
-        contents: Its bytes for whoever reads files: what was left out is a ``ReadFault``.
     """
 
     stored: StoredPartition
     reader: BlockReader
-    contents: BlockReader
 
     def guarded(self, reader: BlockReader) -> BlockReader:
-        """Another view of this partition, of which what was left out of the image cannot be read."""
+        """A view of this partition of which what was left out of the image cannot be read: a ``ReadFault``."""
         return _guarded(reader, self.stored.excluded, _LEFT_OUT, _LEFT_OUT_HINT)
 
 
@@ -129,8 +127,7 @@ def _expose_disk(cache: ChunkCache, manifest: Manifest, disk: StoredDisk) -> Exp
 
 def _expose_partition(reader: BlockReader, part: StoredPartition) -> ExposedPartition:
     reader = _guarded(reader, part.unreadable, _UNREADABLE, _UNREADABLE_HINT)
-    contents = _guarded(reader, part.excluded, _LEFT_OUT, _LEFT_OUT_HINT)
-    return ExposedPartition(stored=part, reader=reader, contents=contents)
+    return ExposedPartition(stored=part, reader=reader)
 
 
 def _guarded(reader: BlockReader, ranges: Ranges, words: str, hint: str) -> BlockReader:

@@ -26,7 +26,7 @@ def partition_of(contents: bytes | BlockReader, *, left_out: Sequence[tuple[int,
     """A partition with these bytes, of which some ranges were left out of the image."""
     reader = MemoryDisk(contents) if isinstance(contents, bytes) else contents
     stored = replace(sample_partition(), excluded=tuple(left_out))
-    return ExposedPartition(stored=stored, reader=reader, contents=reader)
+    return ExposedPartition(stored=stored, reader=reader)
 
 
 def list_all(part: ExposedPartition, look: Look = EVERYTHING) -> list[object]:
