@@ -151,3 +151,25 @@ def test_a_volume_that_is_not_read_in_time_has_a_notice_and_the_image_is_made(
     assert [notice.message for notice in part.notices if notice.code == "no-catalogue"] == [
         "counting the files of disk 1, partition 1 did not end within 1 seconds"
     ]
+
+
+def test_what_did_not_change_is_not_counted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, repository = tmp_path / "ext4", make_repository(MemoryStore())
+    make_ext4(image, 96 * MIB, seed=1)
+    first = backup_paths(repository, image).manifest.disks[0].partitions[0]
+    calls = []
+    count = catalogue.count_files
+
+    def counting(*arguments: object) -> object:
+        calls.append(arguments)
+        return count(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(catalogue, "count_files", counting)
+    monkeypatch.setattr(catalogue, "call_apart", lambda question, **_: question())
+    assert backup_paths(repository, image).manifest.disks[0].partitions[0].catalogue == first.catalogue
+    assert not calls
+    with mounted_kernel(image, tmp_path / "mount") as root:
+        (root / "new").write_bytes(bytes(5))
+    changed = backup_paths(repository, image).manifest.disks[0].partitions[0]
+    assert numbers(changed)[0] == numbers(first)[0] + 1
+    assert calls

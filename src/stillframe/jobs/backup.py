@@ -15,7 +15,7 @@ from stillframe.capture import CapturedDisk, OpenSource, Selection
 from stillframe.capture.live import LiveSource
 from stillframe.capture.windows import WindowsSource, hold
 from stillframe.clock import rfc3339
-from stillframe.errors import Cancelled, StorageFull, UsageError
+from stillframe.errors import Cancelled, StillframeError, StorageFull, UsageError
 from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.jobs.baseline import WantedKind, choose_baseline
 from stillframe.jobs.catalogue import make_catalogue
@@ -299,7 +299,10 @@ def _with_catalogue(
     if any(isinstance(source, WindowsSource) for source in sources):
         return manifest
     context.events.emit(PhaseStarted(name="looking at what is in the image"))
-    return make_catalogue(repository.reader(writer.index), manifest)
+    earlier = None
+    with contextlib.suppress(StillframeError):  # it only saves counting
+        earlier = repository.image(bytes.fromhex(manifest.baseline)).manifest if manifest.baseline else None
+    return make_catalogue(repository.reader(writer.index), manifest, earlier)
 
 
 def _next_link(repository: Repository, machine_id: str) -> tuple[int, str]:

@@ -70,12 +70,13 @@ def names_of(*, uuid: str, label: str, guid: str, name: str) -> frozenset[str]:
     return frozenset(f"{kind}={one}" for kind, one in names.items() if one)
 
 
-def make_catalogue(chunks: ChunkReader, manifest: Manifest) -> Manifest:
+def make_catalogue(chunks: ChunkReader, manifest: Manifest, earlier: Manifest | None = None) -> Manifest:
     """The same image with its page of contents. Call it while no other thread is at work.
 
     Args:
         chunks: Knows every chunk of the image.
         manifest: Not yet written.
+        earlier: An image of which volumes that are still the same, byte for byte, are not counted again.
     """
     try:
         image = expose_from(chunks, manifest)
@@ -86,6 +87,9 @@ def make_catalogue(chunks: ChunkReader, manifest: Manifest) -> Manifest:
         for disk in image.disks
         for part in disk.partitions
     ]
+    known = [part for disk in earlier.disks for part in disk.partitions] if earlier is not None else []
+    for page in pages:
+        page.counted = next((part.catalogue for part in known if part.catalogue and _is_same(part, page.part)), None)
     deadline = time.monotonic() + CATALOGUE_TIMEOUT_S
     for ask in (_Page.find, _Page.count):
         for page in pages:
@@ -93,6 +97,13 @@ def make_catalogue(chunks: ChunkReader, manifest: Manifest) -> Manifest:
     everything = [page.named for page in pages if page.named]
     done = {(page.disk, page.part.number): page.finish(everything) for page in pages}
     return replace(manifest, disks=tuple(_with_pages(disk, done) for disk in manifest.disks))
+
+
+def _is_same(one: StoredPartition, other: StoredPartition) -> bool:
+    """Whether two volumes have the same bytes: nodes of maps are named by what is in them."""
+    return (one.blocks, one.filesystem, one.excluded, one.unreadable) == (
+        other.blocks, other.filesystem, other.excluded, other.unreadable
+    )  # fmt: skip
 
 
 def _with_pages(disk: StoredDisk, done: dict[tuple[int, int], StoredPartition]) -> StoredDisk:
@@ -111,6 +122,8 @@ class _Page:
         self.disk = disk
         self.part = part
         self.traces: VolumeTraces | None = None
+        self.counted: StoredCatalogue | None = None
+        """Counts that are known already."""
         self._reader = CachedReader(reader, page_size=chunk_size)
         self._volume = Volume(filesystem=part.filesystem, label=part.label, uuid=part.uuid, block_size=part.block_size)
         self._counts: Found[FileCounts] | None = None
@@ -123,7 +136,7 @@ class _Page:
 
     def count(self, seconds: float) -> None:
         """Count files."""
-        if self.part.filesystem in FILE_SYSTEMS_READ:
+        if self.counted is None and self.part.filesystem in FILE_SYSTEMS_READ:
             self._counts = self._ask(lambda view: count_files(view, self._volume), "counting the files of", seconds)
 
     def finish(self, everything: Sequence[NamedTraces]) -> StoredPartition:
@@ -136,7 +149,7 @@ class _Page:
         return replace(
             self.part, system=system.name[:_WORD_MAX] if system else None,
             installed=_stored_system(system) if system else None,
-            catalogue=_stored_catalogue(self._counts) if self._counts else None,
+            catalogue=_stored_catalogue(self._counts) if self._counts else self.counted,
             notices=(*self.part.notices, *notices)[:1000],
         )  # fmt: skip
 
