@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stillframe.fs.files.counting import count_files
 from stillframe.jobs import catalogue
 from stillframe.repo.records import StoredPartition
 from stillframe.store import MemoryStore
@@ -158,7 +159,7 @@ def test_what_did_not_change_is_not_counted_again(tmp_path: Path, monkeypatch: p
     make_ext4(image, 96 * MIB, seed=1)
     first = backup_paths(repository, image).manifest.disks[0].partitions[0]
     calls = []
-    count = catalogue.count_files
+    count = count_files
 
     def counting(*arguments: object) -> object:
         calls.append(arguments)
