@@ -21,8 +21,8 @@ for _ in range(2):
     client.sendall(struct.pack(">I", 3) + b"IHAVEOPT" + struct.pack(">II", 1, 5) + b"disk1")
     size, flags = struct.unpack(">QH", client.recv(10, socket.MSG_WAITALL))
     sockets.append(client)
-fcntl.ioctl(device, 0xAB01, 4096)
-fcntl.ioctl(device, 0xAB07, size // 4096)
+fcntl.ioctl(device, 0xAB01, 512)
+fcntl.ioctl(device, 0xAB07, size // 512)
 fcntl.ioctl(device, 0xAB0A, flags)
 for client in sockets:
     fcntl.ioctl(device, 0xAB00, client.fileno())
