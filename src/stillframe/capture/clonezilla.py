@@ -15,6 +15,7 @@ from stillframe.capture.clonezilla_folder import ClonezillaFolder, SavedImage, T
 from stillframe.capture.diskfiles import FileSource, file_writers, in_words
 from stillframe.capture.nameless import NamelessFile, nameless_file
 from stillframe.capture.partclone import expand_volume, is_partclone, unpacked
+from stillframe.capture.source import Consistency
 from stillframe.disk import gpt, mbr
 from stillframe.disk.layout import Layout, Partition, read_layout
 from stillframe.disk.mbr_chain import build_chain
@@ -51,11 +52,10 @@ def open_clonezilla(path: str, *, allow_torn: bool) -> tuple[FileSource, ...] | 
     try:
         for disk in folder.disks():
             reader, notices = _Rebuilding(folder, disk).rebuild()
+            facts = DiskFacts(path=folder.at(disk), kind="file", size=reader.size, model=f"disk {disk}")
+            consistency: Consistency = "torn" if writers else "offline"
             sources.append(
-                FileSource(
-                    facts=DiskFacts(path=folder.at(disk), kind="file", size=reader.size, model=f"disk {disk}"),
-                    reader=reader, consistency="torn" if writers else "offline", notices=notices, stamps=stamps,
-                )  # fmt: skip
+                FileSource(facts=facts, reader=reader, consistency=consistency, notices=notices, stamps=stamps)
             )
     except BaseException:
         for source in sources:
@@ -98,7 +98,7 @@ class _Rebuilding:
         first, record = self._folder.raw(f"{self._disk}-gpt-1st"), self._folder.raw(f"{self._disk}-mbr")
         if first:
             yield from self._gpt_sectors(first, size, file)
-        elif len(record) >= SECTOR:
+        elif len(record) >= SECTOR and not _is_protective(record):
             if size is None:
                 raise self._folder.refuse(f"{self._disk}-pt.parted is missing, so the size of the disk is not known")
             file.require_size(size)
@@ -108,8 +108,10 @@ class _Rebuilding:
             raise self._folder.refuse(words, next_step="Copy all files of the folder.")
 
     def _gpt_sectors(self, first: bytes, size: int | None, file: NamelessFile) -> Iterator[tuple[int, bytes]]:
-        """The first copy as it is. The second is only complete where it was copied whole: Clonezilla's copy of it
-        begins one sector late, so its array comes from the first."""
+        """The first copy as it is, and the second with its array taken from there.
+
+        Clonezilla's own copy of the second begins one sector late (``to_skip`` in its ``task_savedisk``).
+        """
         name = f"{self._disk}-gpt-1st"
         try:
             header = gpt.parse_header(first[SECTOR : 2 * SECTOR].ljust(SECTOR, b"\0"), lba=1)
@@ -150,7 +152,9 @@ class _Rebuilding:
             if entry.is_extended:
                 yield from self._chain_sectors(entry, logical, size)
 
-    def _chain_sectors(self, container: mbr.MbrEntry, logical: list[TableLine], size: int) -> Iterator[tuple[int, bytes]]:
+    def _chain_sectors(
+        self, container: mbr.MbrEntry, logical: list[TableLine], size: int
+    ) -> Iterator[tuple[int, bytes]]:
         ends = [line.start + line.size for line in logical]
         if max([container.end_lba, *ends]) * SECTOR > size:
             raise self._folder.refuse(f"the extended partition of {self._disk} ends behind the disk")
@@ -238,6 +242,12 @@ class _Rebuilding:
                 f"{image.paths[0]} holds {done} bytes, and its partition has {size}",
                 hint="Is every part there (.aa, .ab, ...), and the whole of it? Copy it again.",
             )
+
+
+def _is_protective(sector: bytes) -> bool:
+    """Whether sector 0 only announces a GPT."""
+    record = mbr.parse_boot_record(sector)
+    return record is not None and record.is_protective
 
 
 def _second_header(second: bytes, first: gpt.GptHeader) -> gpt.GptHeader | None:

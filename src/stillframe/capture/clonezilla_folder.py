@@ -148,12 +148,9 @@ class ClonezillaFolder:
             if number is None or not places.get("size") or "start" not in places:
                 continue  # old versions of sfdisk list unused entries with a size of 0
             kind = re.search(r"\b(?:type|Id)=\s*([0-9A-Fa-f]{1,2})(?![-0-9A-Fa-f])", fields)
-            lines.append(
-                TableLine(
-                    number=int(number[1]), start=places["start"], size=places["size"],
-                    type_code=int(kind[1], 16) if kind else 0, is_active=bool(re.search(r"\bbootable\b", fields)),
-                )  # fmt: skip
-            )
+            code, is_active = int(kind[1], 16) if kind else 0, bool(re.search(r"\bbootable\b", fields))
+            start, size = places["start"], places["size"]
+            lines.append(TableLine(number=int(number[1]), start=start, size=size, type_code=code, is_active=is_active))
         return sorted(lines, key=lambda line: line.number)
 
     def image_of(self, part: str) -> SavedImage | None:
@@ -195,7 +192,10 @@ class ClonezillaFolder:
         reasons = (
             (bool(groups), f"LVM ({', '.join(groups)})"),
             ("luks-dev.list" in self.names, "LUKS"),
-            (bool(self.words("mdadm.conf")) or any(re.fullmatch(r"md\d+", name) for name in self.words("disk")), "RAID"),
+            (
+                bool(self.words("mdadm.conf")) or any(re.fullmatch(r"md\d+", name) for name in self.words("disk")),
+                "RAID",
+            ),
         )
         for is_so, words in reasons:
             if is_so:

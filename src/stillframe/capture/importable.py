@@ -139,5 +139,6 @@ def find_importable(path: str, options: ImportOptions, *, finders: Sequence[Find
             return found
     raise UsageError(
         f"{path} is nothing that can be imported",
-        hint="Name a disk file (raw, QCOW2, VHD, VHDX, VMDK, VDI) or the folder of a Clonezilla image; 'stillframe backup' takes disks.",
+        hint="Name a disk file (raw, QCOW2, VHD, VHDX, VMDK, VDI) or the folder of a Clonezilla image; "
+        "'stillframe backup' takes disks.",
     )

@@ -103,6 +103,4 @@ def _require_same(first: bytes, built: bytes, container: MbrEntry) -> None:
 
 def _named(entries: Sequence[MbrEntry]) -> list[tuple[int, int | None]]:
     """Where the used entries lead, and how far for partitions: the length of a link is written in different ways."""
-    return [
-        (entry.first_lba, None if entry.is_extended else entry.size_sectors) for entry in entries if entry.is_used
-    ]
+    return [(entry.first_lba, None if entry.is_extended else entry.size_sectors) for entry in entries if entry.is_used]
