@@ -359,3 +359,9 @@ def test_what_is_not_put_together_is_said(copy: Path, name: str, words: str) -> 
 def test_images_of_ntfsclone_are_refused(copy: Path) -> None:
     (copy / "sda4.ntfs-ptcl-img.uncomp.aa").rename(copy / "sda4.ntfs-img.aa")
     assert "ntfsclone --restore-image" in refusal(copy, UsageError)
+
+
+def test_backup_says_which_verb_takes_a_folder(gpt_saved: Original, repository: Path) -> None:
+    refused = call("backup", gpt_saved.folder, "--repo", repository)
+    assert refused.exit_code == 2
+    assert "'stillframe import' takes the folder of a Clonezilla image" in refused.errors
