@@ -365,3 +365,20 @@ def test_backup_says_which_verb_takes_a_folder(gpt_saved: Original, repository: 
     refused = call("backup", gpt_saved.folder, "--repo", repository)
     assert refused.exit_code == 2
     assert "'stillframe import' takes the folder of a Clonezilla image" in refused.errors
+
+
+def test_two_disks_in_one_folder_and_parts_with_three_letters(copy: Path, gpt_saved: Original) -> None:
+    for path in list(copy.iterdir()):
+        if "sda" in path.name:
+            text = path.read_bytes()
+            text = text.replace(b"/dev/sda", b"/dev/nvme0n1p") if path.name == "sda-pt.sf" else text
+            name = path.name.replace("sda-", "nvme0n1-").replace("sda", "nvme0n1p")
+            (copy / (name.replace(".gz.a", ".gz.aa"))).write_bytes(text)
+    (copy / "disk").write_text("sda nvme0n1\n")
+    (copy / "parts").write_text("sda1 nvme0n1p1 nvme0n1p2 nvme0n1p4 nvme0n1p5\n")
+    assert (copy / "nvme0n1p2.ext4-ptcl-img.gz.aac").exists()
+    with find_importable(str(copy), ImportOptions()) as found:
+        assert [Path(source.facts.path).name for source in found.sources] == ["sda", "nvme0n1"]
+        for source in found.sources:
+            for number, expected in gpt_saved.expected.items():
+                assert source.reader.read_at(gpt_saved.parts[number][0], len(expected)) == expected
