@@ -1,13 +1,14 @@
 """Swap areas: names as mkswap wrote and blkid reads them; what is left out, and when nothing is."""
 
 import subprocess
+import uuid
 from pathlib import Path
 
 import pytest
 
 from stillframe.block import MemoryDisk
 from stillframe.extents import Extent, ExtentSet
-from stillframe.fs.swap import PAGE_SIZES, SwapFilesystem
+from stillframe.fs.swap import PAGE_SIZES, SwapFilesystem, build_swap_header
 from stillframe.testing.volumes_linux import build_swap
 
 
@@ -97,3 +98,14 @@ def test_the_first_version_has_no_names_and_nothing_is_left_out(tmp_path: Path) 
     assert volume is not None
     assert (volume.filesystem, volume.uuid, volume.label) == (blkid(path)["TYPE"], "", "")
     assert SwapFilesystem().left_out(MemoryDisk(area)) == ()
+
+
+@pytest.mark.parametrize("label", ["", "SWAP-sda3", "fifteen-letters"])
+@pytest.mark.parametrize("size", [40960, (2 << 20) + 512])
+def test_a_header_made_anew_is_that_of_mkswap(tmp_path: Path, size: int, label: str) -> None:
+    path, identity = tmp_path / "area", uuid.uuid4()
+    path.write_bytes(bytes(size))
+    subprocess.run(["mkswap", "-U", str(identity), "-L", label, str(path)], check=True, capture_output=True)
+    assert build_swap_header(size, identity=identity, label=label) == path.read_bytes()[:4096]
+    with pytest.raises(ValueError, match="40448"):
+        build_swap_header(40448, identity=identity, label=label)

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from stillframe.block.formats.mapped import DiskFile
+from stillframe.capture.clonezilla import open_clonezilla
 from stillframe.capture.diskfiles import open_file_source
 from stillframe.capture.offline import OpenSource
 from stillframe.capture.partclone import open_partclone
@@ -93,8 +94,16 @@ def find_partclone(path: str, options: ImportOptions) -> Importable | None:
     return Importable(path=source.facts.path, format_name="partclone", sources=(source,), notices=(notice,))
 
 
+def find_clonezilla(path: str, options: ImportOptions) -> Importable | None:
+    """The folder of a Clonezilla image: all disks in it."""
+    sources = open_clonezilla(path, allow_torn=options.allow_torn)
+    if sources is None:
+        return None
+    return Importable(path=os.path.realpath(path), format_name="Clonezilla", sources=sources)
+
+
 def refuse_folder(path: str, options: ImportOptions) -> Importable | None:  # noqa: ARG001 a finder
-    """A folder is not imported as a whole; which files in it can be is said.
+    """A folder that is not Clonezilla's is not imported as a whole; which files in it can be is said.
 
     Raises:
         UsageError: It is a folder.
@@ -107,12 +116,12 @@ def refuse_folder(path: str, options: ImportOptions) -> Importable | None:  # no
     files = [file for file in files if not re.search(r"\.(?!aa)[a-z]{2}\Z", file)]
     words = ", ".join(files[:6]) or "a disk file in it"
     raise UsageError(
-        f"{path} is a folder, and whole folders of other backup programs are not read",
+        f"{path} is a folder, and not that of a Clonezilla image; other folders are not read as a whole",
         hint=f"Each of its files by itself is: name {words}.",
     )
 
 
-FINDERS: Final[tuple[Finder, ...]] = (refuse_folder, find_partclone, find_disk_file)
+FINDERS: Final[tuple[Finder, ...]] = (find_clonezilla, refuse_folder, find_partclone, find_disk_file)
 """Asked in this order; ``find_disk_file`` takes every file, so it stays the last."""
 
 
@@ -130,5 +139,6 @@ def find_importable(path: str, options: ImportOptions, *, finders: Sequence[Find
             return found
     raise UsageError(
         f"{path} is nothing that can be imported",
-        hint="Name a disk file (raw, QCOW2, VHD, VHDX, VMDK, VDI); 'stillframe backup' takes disks.",
+        hint="Name a disk file (raw, QCOW2, VHD, VHDX, VMDK, VDI) or the folder of a Clonezilla image; "
+        "'stillframe backup' takes disks.",
     )

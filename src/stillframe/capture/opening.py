@@ -5,6 +5,7 @@ by a tracked freeze, else not at all. A source in use that cannot be held still 
 and then it is ``torn``: never called good, never a baseline.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -15,7 +16,7 @@ from stillframe.capture.live import open_live_source
 from stillframe.capture.lvm import SnapshotSource, open_snapshot_source
 from stillframe.capture.offline import OpenSource, writers_of
 from stillframe.capture.windows import open_windows_source
-from stillframe.errors import MachineRefusal, SourceInUse
+from stillframe.errors import MachineRefusal, SourceInUse, UsageError
 from stillframe.events import Notice
 from stillframe.host.blocks import BlockNode
 from stillframe.host.changes import change_stamp
@@ -66,6 +67,11 @@ def open_source(
     """
     if is_windows():
         return open_windows_source(system_calls(), path, allow_torn=allow_torn, may_be_live=may_be_live)
+    if os.path.isdir(path):
+        raise UsageError(
+            f"{path} is a folder, and neither a disk nor a disk file",
+            hint="'stillframe import' takes the folder of a Clonezilla image; 'stillframe disks' lists the disks.",
+        )
     facts = describe(path)
     if facts.kind == "file":
         return open_file_source(facts, allow_torn=allow_torn)

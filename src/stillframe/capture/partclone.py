@@ -7,28 +7,30 @@ name any more, so nothing is left of it whatever happens. Recognised by its cont
 import bz2
 import gzip
 import io
+import itertools
 import lzma
 import os
 import re
-import tempfile
+import string
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final, cast
 
 import zstandard
 
-from stillframe.block.file import FileReader, open_file_reader
+from stillframe.block.file import FileReader
 from stillframe.block.formats.partclone import MAGIC, PartcloneHead, PartcloneStream, Stream
 from stillframe.capture.diskfiles import FileSource, file_writers, in_words
+from stillframe.capture.nameless import ROOM_HINT, NamelessFile, nameless_file
 from stillframe.errors import DiskFormatError, MachineRefusal, SourceInUse
 from stillframe.host.changes import change_stamp
 from stillframe.host.disks import describe
-from stillframe.host.places import free_space
-from stillframe.units import format_size
 
-_PART: Final = re.compile(r"(.*\.)([a-z])([a-z])\Z", re.DOTALL)
+_PART: Final = re.compile(r"(.*\.)([a-z]{2,3})\Z", re.DOTALL)
+_PACKING_ENDINGS: Final = frozenset({"gz", "xz", "lz", "zst", "lzo", "lrz"})
+"""Endings that look like those of parts. Source: drbl's ``ocs-functions``, where Clonezilla names its images."""
 _LZ4: Final = b"\x04\x22\x4d\x18"
 _BAD_STREAM: Final = (zlib.error, lzma.LZMAError, zstandard.ZstdError, EOFError)
 """What a decompressor raises; gzip and bz2 also raise ``OSError`` without a number."""
@@ -51,7 +53,7 @@ def open_partclone(path: str, *, allow_torn: bool) -> FileSource | None:
         SourceInUse: Somebody is writing it.
     """
     facts = describe(path)
-    if facts.kind != "file" or not _is_partclone(facts.path):
+    if facts.kind != "file" or not is_partclone(facts.path):
         return None
     paths = parts_of(facts.path)
     writers = tuple(use for part in paths for use in file_writers(part))
@@ -72,19 +74,20 @@ def parts_of(path: str) -> tuple[str, ...]:
         DiskFormatError: One in between is missing, or another one than the first was named.
     """
     found = _PART.fullmatch(path)
-    if found is None:
+    first = "a" * len(found[2]) if found else ""
+    if found is None or (found[2] in _PACKING_ENDINGS and not os.path.exists(found[1] + first)):
         return (path,)
     base, folder = found[1], os.path.dirname(path) or "."
-    pattern = re.compile(re.escape(os.path.basename(base)) + r"[a-z]{2}\Z")
+    pattern = re.compile(re.escape(os.path.basename(base)) + rf"[a-z]{{{len(first)}}}\Z")
     names = sorted(name for name in os.listdir(folder) if pattern.match(name))
-    letters = [chr(97 + number // 26) + chr(97 + number % 26) for number in range(676)]
+    letters = map("".join, itertools.product(string.ascii_lowercase, repeat=len(first)))
     for name, wanted in zip(names, letters, strict=False):
         if not name.endswith(wanted):
             raise DiskFormatError(
                 f"the part {base}{wanted} is missing; the next one is {name}", hint="Copy all parts into one folder."
             )
-    if found[2] + found[3] != "aa":
-        raise DiskFormatError(f"{path} is not the first part", hint=f"Name {base}aa.")
+    if found[2] != first:
+        raise DiskFormatError(f"{path} is not the first part", hint=f"Name {base}{first}.")
     return tuple(os.path.join(folder, name) for name in names)
 
 
@@ -122,67 +125,78 @@ class _JoinedFiles(io.RawIOBase):
 
 
 @contextmanager
-def _opened(paths: tuple[str, ...]) -> Iterator[Stream]:
-    """The bytes of the image, expanded."""
-    with io.BufferedReader(_JoinedFiles(paths), 1 << 20) as file:
-        first = file.peek(8)
-        openers = [opener for magic, opener in _COMPRESSED.items() if first.startswith(magic)]
-        yield cast("Stream", openers[0](file) if openers else file)
+def unpacked(paths: tuple[str, ...]) -> Iterator[Stream]:
+    """The bytes of an image, from all of its parts, expanded.
+
+    Raises:
+        DiskFormatError: They cannot be expanded.
+        MachineRefusal: They cannot be read, or what is made of them cannot be written.
+    """
+    try:
+        with io.BufferedReader(_JoinedFiles(paths), 1 << 20) as file:
+            first = file.peek(8)
+            openers = [opener for magic, opener in _COMPRESSED.items() if first.startswith(magic)]
+            yield cast("Stream", openers[0](file) if openers else file)
+    except _BAD_STREAM as error:
+        raise _broken(paths[0], error) from error
+    except OSError as error:
+        if error.errno is None:
+            raise _broken(paths[0], error) from error
+        raise MachineRefusal(f"{paths[0]} could not be expanded: {error.strerror}", hint=ROOM_HINT) from error
 
 
-def _is_partclone(path: str) -> bool:
-    """Whether the first bytes, expanded, are those of an image."""
+def is_partclone(path: str) -> bool:
+    """Whether the first bytes of a file, expanded, are those of an image of partclone.
+
+    Raises:
+        DiskFormatError: It is compressed in a way that is not read.
+    """
     try:
         with open(path, "rb") as file:
             is_lz4 = file.read(len(_LZ4)) == _LZ4
-        with _opened((path,)) as stream:
-            is_image = not is_lz4 and stream.read(len(MAGIC)) == MAGIC
-    except (*_BAD_STREAM, OSError):
+    except OSError:
         return False  # whoever looks next says what is wrong with it
     if is_lz4:
         raise DiskFormatError(f"{path} is compressed by lz4, which is not read", hint=f"Expand it first: lz4 -d {path}")
-    return is_image
+    try:
+        with unpacked((path,)) as stream:
+            return stream.read(len(MAGIC)) == MAGIC
+    except (DiskFormatError, MachineRefusal):
+        return False
+
+
+def expand_volume(paths: tuple[str, ...], file: NamelessFile, *, start: int, size_max: int | None) -> PartcloneHead:
+    """Write a volume into a file, every checksum compared.
+
+    Args:
+        paths: All parts of the image.
+        file: Made larger when it is too small for the volume.
+        start: Where byte 0 of the volume belongs in it.
+        size_max: Bytes that are there for it; ``None`` for as many as it takes.
+
+    Raises:
+        DiskFormatError: The image is damaged, or its volume is larger.
+        MachineRefusal: There is no room.
+    """
+    with unpacked(paths) as packed:
+        stream = PartcloneStream(packed, name=paths[0])
+        head = stream.read_head()
+        if size_max is not None and head.size > size_max:
+            raise DiskFormatError(
+                f"{paths[0]} holds a volume of {head.size} bytes, and its partition has {size_max}",
+                hint="This image belongs to another table. Import it by itself.",
+            )
+        file.require_room(head.used_blocks * head.block_size)
+        file.require_size(start + head.size)
+        stream.expand(head, lambda offset, data: file.write(start + offset, data))
+        return head
 
 
 def _expand(paths: tuple[str, ...]) -> tuple[PartcloneHead, FileReader]:
     """The volume, in a sparse file without a name."""
-    with ExitStack() as stack:
-        stream = PartcloneStream(stack.enter_context(_opened(paths)), name=paths[0])
-        try:
-            head = stream.read_head()
-            descriptor, written = tempfile.mkstemp(prefix="stillframe-import-")
-            stack.callback(os.unlink, written)
-            file = stack.enter_context(open(descriptor, "wb", buffering=0))
-            _require_room(head, written)
-            file.truncate(head.size)
-
-            def write(offset: int, data: bytes) -> None:
-                view = memoryview(data)
-                file.seek(offset)
-                while view:
-                    view = view[file.write(view) or 0 :]
-
-            stream.expand(head, write)
-        except _BAD_STREAM as error:
-            raise _broken(paths[0], error) from error
-        except OSError as error:
-            if error.errno is None:
-                raise _broken(paths[0], error) from error
-            raise MachineRefusal(f"{paths[0]} could not be expanded: {error.strerror}", hint=_ROOM_HINT) from error
-        return head, open_file_reader(written)
-
-
-_ROOM_HINT: Final = "Name a folder with more room by the variable TMPDIR."
-
-
-def _require_room(head: PartcloneHead, written: str) -> None:
-    needed, free = head.used_blocks * head.block_size, free_space(os.path.dirname(written))
-    if free < needed:
-        raise MachineRefusal(
-            f"the image is expanded before it is saved: that takes {format_size(needed)} in "
-            f"{os.path.dirname(written)}, and {format_size(free)} are free",
-            hint=_ROOM_HINT,
-        )
+    with nameless_file() as file:
+        head = expand_volume(paths, file, start=0, size_max=None)
+        return head, file.reader()
 
 
 def _broken(path: str, error: Exception) -> DiskFormatError:

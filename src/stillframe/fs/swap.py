@@ -27,6 +27,7 @@ _TUX_ON_ICE: Final = bytes.fromhex("edc302e99856e50c")
 """Written over the first bytes of the area by TuxOnIce. Source: libblkid ``swap.c``, ``TOI_MAGIC_STRING``."""
 _HEADER_OFFSET: Final = 1024
 _HEADER: Final = struct.Struct("III16s16s")  # version, last_page, nr_badpages, uuid, volume name
+_HEADER_PLACED: Final = struct.Struct("<" + _HEADER.format)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +94,29 @@ def _parse_version_1(raw: bytes, page_size: int, *, hibernated: bool) -> SwapHea
         label=name.split(b"\0")[0].decode("utf-8", "replace").rstrip(),
         uuid=str(uuid.UUID(bytes=identity)) if any(identity) else "",
     )
+
+
+def build_swap_header(size: int, *, identity: uuid.UUID | None, label: str) -> bytes:
+    """The first page of an empty swap area with pages of 4096 bytes, as ``mkswap`` writes it.
+
+    Args:
+        size: Bytes of the area.
+        identity: Its UUID; ``None`` for none.
+        label: At most 15 bytes of it are kept.
+
+    Raises:
+        ValueError: It is too small: ``mkswap`` wants ten pages.
+    """
+    page_size = PAGE_SIZES[0]
+    if size < 10 * page_size:
+        raise ValueError(f"a swap area of {size} bytes")
+    page = bytearray(page_size)
+    name = label.encode()[:15]
+    _HEADER_PLACED.pack_into(
+        page, _HEADER_OFFSET, 1, min(size // page_size - 1, 0xFFFFFFFF), 0, identity.bytes if identity else b"", name
+    )
+    page[page_size - _SIGNATURE_SIZE :] = b"SWAPSPACE2"
+    return bytes(page)
 
 
 class SwapFilesystem:

@@ -69,7 +69,11 @@ def _add_import(verbs: Verbs) -> None:
         writes=True,
     )  # fmt: skip
     option = parser.add_argument
-    option("source", metavar="SOURCE", help="a disk file: raw, QCOW2, VHD, VHDX, VMDK, VDI; a partclone image")
+    option(
+        "source",
+        metavar="SOURCE",
+        help="a disk file: raw, QCOW2, VHD, VHDX, VMDK, VDI; a partclone image; a Clonezilla folder",
+    )
     option(
         "--kind", choices=("auto", "full", "incremental", "differential"), default="auto",
         help="how much is read and trusted; every image is complete (default: auto)",
