@@ -23,7 +23,7 @@ from stillframe.testing.disk_builder import fill_with_noise, write_gpt
 from stillframe.testing.job_runs import backup_paths, make_repository, restore, verify
 from stillframe.testing.real_disks import MIB, hash_file, see_valid_table
 
-KILLS = [pytest.param(6, id="six"), pytest.param(200, id="many", marks=pytest.mark.slow)]
+KILLS = [pytest.param(3, id="three"), pytest.param(200, id="many", marks=pytest.mark.slow)]
 
 BACKUP = """
 import sys

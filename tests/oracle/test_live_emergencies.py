@@ -32,7 +32,8 @@ DIRTY = 24 * MIB
 SOON_S = 15  # it takes a moment; the machine of a test may be busy
 
 VICTIM = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may be told to ignore it
 from stillframe.errors import ThawedEarly
 from stillframe.host.live.freezing import frozen, open_mounted
 from stillframe.host.live.watchdog import Watchdog
