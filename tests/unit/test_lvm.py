@@ -363,9 +363,7 @@ def test_a_program_that_must_not_be_stopped(tmp_path: Path) -> None:
     with pytest.raises(MissingProgram):
         run_to_the_end(["no-such-program-anywhere"])
     ended = tmp_path / "ended"
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a job in the background may be told to ignore it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may be told to ignore it
     try:
         with pytest.raises(KeyboardInterrupt):
             run_to_the_end(["sh", "-c", f"sleep 1; kill -INT $PPID; sleep 1; echo more; touch {ended}"])
