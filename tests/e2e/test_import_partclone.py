@@ -94,7 +94,9 @@ def test_a_volume_is_what_partclone_restores(kind: str, tmp_path: Path) -> None:
     assert contents(tmp_path / "image") == expected
 
 
-@pytest.mark.parametrize("options", [("-a0",), ("-k1",), ("-k7",), ("-k3", "-K")])
+@pytest.mark.parametrize(
+    "options", [("-a0",), ("-k7",), *(pytest.param(one, marks=pytest.mark.slow) for one in (("-k1",), ("-k3", "-K")))]
+)
 def test_every_way_of_checksums(options: tuple[str, ...], ext: tuple[Path, bytes], tmp_path: Path) -> None:
     clone("extfs", ext[0].with_name("volume"), tmp_path / "image", *options)
     assert contents(tmp_path / "image") == ext[1]
