@@ -91,6 +91,35 @@ class BlockWriter(BlockReader, Protocol):
         ...
 
 
+class WrappedReader:
+    """A reader over another one, which it is like in everything that a subclass does not say: usually ``read_into``."""
+
+    def __init__(self, inner: BlockReader) -> None:
+        self._inner = inner
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return self._inner.size
+
+    @property
+    def sector_size(self) -> int:
+        """Bytes of a logical sector."""
+        return self._inner.sector_size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Exactly ``length`` bytes; errors as ``read_into``."""
+        return read_filled(self, offset, length)
+
+    def read_into(self, offset: int, buffer: Buffer) -> None:
+        """Fill ``buffer``; errors of the inner reader."""
+        self._inner.read_into(offset, buffer)
+
+    def known_extents(self, within: Extent) -> Iterator[KnownExtent]:
+        """What the inner reader knows."""
+        return self._inner.known_extents(within)
+
+
 def read_filled(reader: BlockReader, offset: int, length: int) -> bytes:
     """``read_at`` for readers that have only ``read_into``; the range is checked before room is made for it."""
     check_range(reader.size, offset, length)

@@ -6,14 +6,12 @@ stored image again.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Final
 
-from stillframe.block.base import BlockReader, Buffer, KnownExtent, ReadFault, check_range, read_filled
-from stillframe.extents import Extent
+from stillframe.block.base import BlockReader, Buffer, ReadFault, WrappedReader, check_range
 
 
-class CachedReader:
+class CachedReader(WrappedReader):
     """``inner``, read a page at a time; the pages that were used last are kept.
 
     Args:
@@ -23,25 +21,11 @@ class CachedReader:
     """
 
     def __init__(self, inner: BlockReader, *, page_size: int = 256 << 10, pages_max: int = 128) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._page_size: Final = page_size
         self._pages_max: Final = pages_max
         self._pages: OrderedDict[int, bytes] = OrderedDict()
         self._lock = threading.Lock()
-
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
-        return self._inner.size
-
-    @property
-    def sector_size(self) -> int:
-        """Bytes of a logical sector."""
-        return self._inner.sector_size
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Exactly ``length`` bytes; errors of the inner reader, which are not remembered."""
-        return read_filled(self, offset, length)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill ``buffer``; errors as ``read_at``."""
@@ -56,10 +40,6 @@ class CachedReader:
                 self._inner.read_into(first, memoryview(buffer)[first - offset : last - offset])
             else:
                 buffer[first - offset : last - offset] = page[first - start : last - start]
-
-    def known_extents(self, within: Extent) -> Iterator[KnownExtent]:
-        """What the inner reader knows."""
-        return self._inner.known_extents(within)
 
     def _page(self, number: int) -> bytes:
         with self._lock:

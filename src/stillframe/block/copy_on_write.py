@@ -11,18 +11,17 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-import numpy as np
-
-from stillframe.block.base import BlockReader, Buffer, KnownExtent, check_range, read_filled
+from stillframe.block.base import BlockReader, Buffer, KnownExtent, check_range
+from stillframe.block.changed_blocks import ChangedBlocks
 from stillframe.block.file import FileWriter
 from stillframe.block.opening import OpenFile
 from stillframe.errors import TargetError
-from stillframe.extents import Extent, ExtentSet
+from stillframe.extents import Extent
 
 BLOCK_SIZE: Final = 64 << 10
 
 
-class CopyOnWrite:
+class CopyOnWrite(ChangedBlocks):
     """A ``BlockWriter`` over a reader, for several threads.
 
     Args:
@@ -34,33 +33,9 @@ class CopyOnWrite:
     def __init__(self, inner: BlockReader, changes: FileWriter) -> None:
         if changes.size < inner.size:
             raise ValueError(f"{changes.size} bytes for changes are fewer than the {inner.size} that may change")
-        self._inner = inner
+        super().__init__(inner, block_size=BLOCK_SIZE)
         self._changes = changes
-        self._changed = np.zeros(-(-inner.size // BLOCK_SIZE), np.bool_)
         self._lock = threading.Lock()
-
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
-        return self._inner.size
-
-    @property
-    def sector_size(self) -> int:
-        """Bytes of a logical sector."""
-        return self._inner.sector_size
-
-    @property
-    def changed(self) -> ExtentSet:
-        """Blocks that were written to."""
-        return ExtentSet.from_mask(self._changed, unit=BLOCK_SIZE)
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Exactly ``length`` bytes."""
-        check_range(self.size, offset, length)
-        parts = list(self._parts(Extent(offset, offset + length)))
-        if len(parts) == 1 and not parts[0][1]:
-            return self._inner.read_at(offset, length)  # as it comes: nothing is copied
-        return read_filled(self, offset, length)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill ``buffer``, each part from where it is."""
@@ -113,20 +88,6 @@ class CopyOnWrite:
 
     def _mark(self, extent: Extent) -> None:
         self._changed[extent.start // BLOCK_SIZE : -(-extent.end // BLOCK_SIZE)] = True
-
-    def _parts(self, within: Extent) -> Iterator[tuple[Extent, bool]]:
-        """A range cut where changed blocks begin and end."""
-        if not within.size:
-            return
-        first = within.start // BLOCK_SIZE
-        flags = self._changed[first : -(-within.end // BLOCK_SIZE)].copy()
-        edges = np.flatnonzero(flags[1:] != flags[:-1]) + 1
-        starts = [0, *edges.tolist()]
-        for start, end in zip(starts, [*edges.tolist(), len(flags)], strict=True):
-            block = Extent((first + start) * BLOCK_SIZE, (first + end) * BLOCK_SIZE)
-            part = block.clipped(within)
-            if part is not None:
-                yield part, bool(flags[start])
 
 
 def open_scratch(folder: str, size: int) -> FileWriter:

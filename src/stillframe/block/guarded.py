@@ -6,11 +6,11 @@ the stored map reads as zeros. Whoever reads files must get an error there, neve
 
 from collections.abc import Iterator
 
-from stillframe.block.base import BlockReader, Buffer, ExtentKind, KnownExtent, ReadFault, check_range
+from stillframe.block.base import BlockReader, Buffer, ExtentKind, KnownExtent, ReadFault, WrappedReader, check_range
 from stillframe.extents import Extent, ExtentSet
 
 
-class GuardedReader:
+class GuardedReader(WrappedReader):
     """``inner``, of which some bytes cannot be read.
 
     Args:
@@ -21,20 +21,10 @@ class GuardedReader:
     """
 
     def __init__(self, inner: BlockReader, forbidden: ExtentSet, *, words: str, hint: str = "") -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._forbidden = forbidden
         self._words = words
         self._hint = hint
-
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
-        return self._inner.size
-
-    @property
-    def sector_size(self) -> int:
-        """Bytes of a logical sector."""
-        return self._inner.sector_size
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes; a fault where a byte of the range is forbidden."""

@@ -9,13 +9,11 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Final
 
-import numpy as np
-
 from stillframe.block import syscalls
-from stillframe.block.base import BlockReader, Buffer, ExtentKind, KnownExtent, check_range, read_filled
+from stillframe.block.base import BlockReader, Buffer, ExtentKind, KnownExtent, check_range
+from stillframe.block.changed_blocks import ChangedBlocks
 from stillframe.block.overlay_format import (
     BLOCK_PAGES,
     BLOCK_SIZE,
@@ -45,18 +43,17 @@ _ZEROS_SUM: Final = checksum(_ZEROS)
 _CREATE: Final = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 
 
-class KeptOverlay:
+class KeptOverlay(ChangedBlocks):
     """A ``BlockWriter`` over a reader, with its changes in a file; made by ``open_overlay``.
 
     Reads of changed blocks take turns; what shows through does not.
     """
 
     def __init__(self, inner: BlockReader, pages: Pages, overlay_id: bytes) -> None:
-        self._inner = inner
+        super().__init__(inner, block_size=BLOCK_SIZE)
         self._pages = pages
         self._id = overlay_id
         self._lock = threading.Lock()
-        self._changed = np.zeros(-(-inner.size // BLOCK_SIZE), np.bool_)
         self._kept: dict[int, tuple[int, bytes]] = {}
         self._fresh: dict[int, int] = {}
         self._free: list[int] = []
@@ -65,24 +62,6 @@ class KeptOverlay:
         self._next_record = FIRST_RECORD_PAGE
         self._end = FIRST_RECORD_PAGE + 1
         self._failed: TargetError | None = None
-
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
-        return self._inner.size
-
-    @property
-    def sector_size(self) -> int:
-        """Bytes of a logical sector."""
-        return self._inner.sector_size
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Exactly ``length`` bytes."""
-        check_range(self.size, offset, length)
-        parts = list(self._parts(Extent(offset, offset + length)))
-        if len(parts) == 1 and not parts[0][1]:
-            return self._inner.read_at(offset, length)  # as it comes: nothing is copied
-        return read_filled(self, offset, length)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill ``buffer``. Raises ``DamagedError`` where a kept block is not what was written."""
@@ -274,18 +253,6 @@ class KeptOverlay:
 
     def _sum(self, page: int) -> bytes:
         return _ZEROS_SUM if page == NO_PAGE else checksum(self._pages.read(page, BLOCK_PAGES))
-
-    def _parts(self, within: Extent) -> Iterator[tuple[Extent, bool]]:
-        """A range cut where changed blocks begin and end."""
-        if not within.size:
-            return
-        first = within.start // BLOCK_SIZE
-        flags = self._changed[first : -(-within.end // BLOCK_SIZE)].copy()
-        starts = [0, *(np.flatnonzero(flags[1:] != flags[:-1]) + 1).tolist(), len(flags)]
-        for start, end in pairwise(starts):
-            part = Extent((first + start) * BLOCK_SIZE, (first + end) * BLOCK_SIZE).clipped(within)
-            if part is not None:
-                yield part, bool(flags[start])
 
 
 @contextmanager

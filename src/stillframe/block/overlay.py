@@ -6,11 +6,11 @@ mount, while the source is never written.
 
 from collections.abc import Iterator, Mapping
 
-from stillframe.block.base import BlockReader, Buffer, ExtentKind, KnownExtent, check_range, read_filled
+from stillframe.block.base import BlockReader, Buffer, ExtentKind, KnownExtent, WrappedReader, check_range
 from stillframe.extents import Extent
 
 
-class OverlayReader:
+class OverlayReader(WrappedReader):
     """``inner`` with some whole blocks replaced.
 
     Args:
@@ -20,23 +20,9 @@ class OverlayReader:
     """
 
     def __init__(self, inner: BlockReader, *, block_size: int, blocks: Mapping[int, bytes]) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._block_size = block_size
         self._blocks = blocks
-
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
-        return self._inner.size
-
-    @property
-    def sector_size(self) -> int:
-        """Bytes of a logical sector."""
-        return self._inner.sector_size
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Exactly ``length`` bytes."""
-        return read_filled(self, offset, length)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill ``buffer`` from the inner reader, then lay the changed blocks over it."""

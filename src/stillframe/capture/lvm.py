@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from stillframe.block import BlockReader, KnownExtent
-from stillframe.block.base import Buffer, read_filled
+from stillframe.block.base import Buffer, WrappedReader
 from stillframe.block.file import open_file_reader
 from stillframe.capture.offline import Holding, OpenSource, Still
 from stillframe.capture.repeating import repeating
@@ -99,26 +99,12 @@ class SnapshotWatch:
             yield
 
 
-class WatchedReader:
+class WatchedReader(WrappedReader):
     """A snapshot's bytes. An error of the device counts as one only while the snapshot is good."""
 
     def __init__(self, inner: BlockReader, watching: SnapshotWatch) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._watching = watching
-
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
-        return self._inner.size
-
-    @property
-    def sector_size(self) -> int:
-        """Bytes of a logical sector."""
-        return self._inner.sector_size
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Exactly ``length`` bytes; raises also ``Disturbed``."""
-        return read_filled(self, offset, length)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill ``buffer``; errors as ``read_at``."""

@@ -17,7 +17,7 @@ from typing import Final, Literal, NoReturn, Self, cast
 from stillframe.block.syscalls import refusal
 from stillframe.errors import MachineRefusal, StillframeError
 from stillframe.host.linux import stand_alone
-from stillframe.host.mounts import parse_mountinfo
+from stillframe.host.mounts import read_mounts
 from stillframe.host.run import run
 
 _SAFE: Final = "nosuid,nodev,noexec"
@@ -25,7 +25,6 @@ _MOUNT_S: Final = 300.0
 """A journal of a gigabyte, replayed through an image on a slow disk."""
 _STEP_S: Final = 0.1
 _TRIES: Final = 50
-_HINT: Final = "The kernel's own words are in 'dmesg'."
 _NOT_MOUNTED: Final = "'stillframe get' may read its files; 'stillframe export' makes a disk file for another machine."
 
 # How each file system is mounted: first as it should be, the journal replayed (into the changes that are thrown away);
@@ -53,8 +52,7 @@ REPLAYED_BY_KERNEL: Final = frozenset({"ext3", "ext4", "xfs", "btrfs"})
 def is_mount_point(place: str) -> bool:
     """Whether something is mounted there; asks the kernel's list, so that a server that hangs is not asked."""
     wanted = os.path.join(os.path.realpath(os.path.dirname(place)), os.path.basename(place))
-    mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape"))
-    return any(mount.where == wanted for mount in mounts)
+    return any(mount.where == wanted for mount in read_mounts())
 
 
 def can_mount(filesystem: str) -> bool:

@@ -200,7 +200,6 @@ def _mounted(
     if not todo:
         yield [], notices
         return
-    mark = keeper.mark
     with ExitStack() as stack:
         # tempfile would make it before the keeper knows
         hidden = keeper.make_folder(f"{tempfile.gettempdir()}/stillframe-{os.getpid()}-{secrets.token_hex(4)}")
@@ -212,7 +211,6 @@ def _mounted(
         attached = [_attach(one, keeper, hidden, notices) for one in todo]
         found = [ShownFolder(name=one.name, place=a.place) for one, a in zip(todo, attached, strict=True) if a]
         yield found, notices
-    keeper.undo_to(mark)
 
 
 def _may_be_mounted(wanted: _Wanted, notices: list[Notice]) -> bool:

@@ -4,12 +4,12 @@ Every planned fault must happen: a test whose fault never fired has tested nothi
 """
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from stillframe.block.base import BlockReader, Buffer, KnownExtent, ReadFault
+from stillframe.block.base import BlockReader, Buffer, ReadFault, WrappedReader
 from stillframe.extents import Extent
 
 
@@ -21,29 +21,19 @@ class PlannedFault:
     times: int | None = None
 
 
-class FaultyDisk:
+class FaultyDisk(WrappedReader):
     """``inner`` with planned read faults. As a context manager it raises when a planned fault never fired.
 
     ``bytes_read`` and ``reads`` count what succeeded, ``faults_fired`` what failed as planned.
     """
 
     def __init__(self, inner: BlockReader, faults: Iterable[PlannedFault] = ()) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._faults = tuple(faults)
         self._fired = [0] * len(self._faults)
         self._lock = threading.Lock()
         self.bytes_read = 0
         self.reads = 0
-
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
-        return self._inner.size
-
-    @property
-    def sector_size(self) -> int:
-        """Bytes of a logical sector."""
-        return self._inner.sector_size
 
     @property
     def faults_fired(self) -> int:
@@ -62,10 +52,6 @@ class FaultyDisk:
         self._fail_if_planned(offset, len(buffer))
         self._inner.read_into(offset, buffer)
         self._count(len(buffer))
-
-    def known_extents(self, within: Extent) -> Iterator[KnownExtent]:
-        """What the inner reader knows; asking does not read, so it does not fail."""
-        return self._inner.known_extents(within)
 
     def check_all_fired(self) -> None:
         """Raise ``AssertionError`` when a planned fault has not happened as often as planned."""

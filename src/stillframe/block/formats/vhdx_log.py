@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from stillframe.block.base import BlockReader, Buffer, ExtentKind, KnownExtent, check_range, read_filled
+from stillframe.block.base import BlockReader, Buffer, ExtentKind, KnownExtent, WrappedReader, check_range
 from stillframe.block.formats.mapped import broken
 from stillframe.crc32c import crc32c
 from stillframe.extents import Extent
@@ -47,7 +47,7 @@ class Change:
     data: bytes | None
 
 
-class ReplayedFile:
+class ReplayedFile(WrappedReader):
     """A file with the changes of its log laid over it: a ``BlockReader``. It may be longer than the file.
 
     Args:
@@ -57,7 +57,7 @@ class ReplayedFile:
     """
 
     def __init__(self, inner: BlockReader, changes: Sequence[Change], size: int) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._changes = tuple(changes)
         self._starts = np.array([change.extent.start for change in changes], np.int64)
         self._ends = np.array([change.extent.end for change in changes], np.int64)
@@ -67,15 +67,6 @@ class ReplayedFile:
     def size(self) -> int:
         """Number of bytes."""
         return self._size
-
-    @property
-    def sector_size(self) -> int:
-        """Bytes of a logical sector."""
-        return self._inner.sector_size
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Exactly ``length`` bytes."""
-        return read_filled(self, offset, length)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill ``buffer`` from the file, then lay the changes over it; zeros behind the file's end."""

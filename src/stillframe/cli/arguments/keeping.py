@@ -14,6 +14,9 @@ from stillframe.cli.arguments.words import (
     Verbs,
     add_image,
     add_secret,
+    add_selection,
+    add_storing,
+    add_verify,
     add_yes,
     number,
     partition_pair,
@@ -53,25 +56,12 @@ def _add_backup(verbs: Verbs) -> None:
     backup.add_argument("sources", metavar="SOURCE", nargs="*", help="a disk, a partition or a disk file")
     option = backup.add_argument
     option("--system", action="store_true", help=f"what this computer needs to start ({LATER})")
-    option(
-        "--kind", choices=("auto", "full", "incremental", "differential"), default="auto",
-        help="how much is read and trusted; every image is complete (default: auto)",
-    )  # fmt: skip
-    option("--name", metavar="N", default="", help="a name for this series of images")
-    option("--comment", metavar="T", default="", help="a note that is kept with the image")
-    option(
-        "--compression", choices=("none", "fast", "balanced", "high"), default="fast",
-        help="how hard to try to make it small (default: fast)",
-    )  # fmt: skip
-    _add_selection(backup)
+    add_storing(backup)
     option(
         "--exclude", metavar="PATTERN", action="append", default=[],
         help="leave out the contents of files, such as '/Users/*/Downloads/' or '*.iso'; may be repeated",
     )  # fmt: skip
-    option(
-        "--verify", action=argparse.BooleanOptionalAction, default=True,
-        help="read back what was stored (default: it does)",
-    )  # fmt: skip
+    add_verify(backup)
     option("--prove", action="store_true", help="then start it in a virtual machine, to see whether it boots")
     _add_hooks(backup)
     option(
@@ -115,15 +105,8 @@ def _add_restore(verbs: Verbs) -> None:
     add_yes(clone)
     clone.add_argument("source", metavar="SOURCE", help="a disk or a disk file")
     clone.add_argument("target", metavar="TARGET", help="a disk or a disk file (made if missing)")
-    _add_selection(clone)
+    add_selection(clone)
     _add_writing(clone)
-
-
-def _add_selection(parser: argparse.ArgumentParser) -> None:
-    option = parser.add_argument
-    option("--all-sectors", action="store_true", help="also what no file system uses")
-    option("--include-paging", action="store_true", help="also paging, hibernation and swap contents")
-    option("--allow-torn", action="store_true", help="copy a source in use; the copy is never called good (exit 3)")
 
 
 def _add_writing(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from stillframe.cli.arguments import files
-from stillframe.cli.arguments.words import Verbs, add_image, number, size, verb
+from stillframe.cli.arguments.words import Verbs, add_image, add_storing, add_verify, number, size, verb
 
 
 def _add_nbd(verbs: Verbs) -> None:
@@ -68,29 +68,13 @@ def _add_import(verbs: Verbs) -> None:
         verbs, "import", "import SOURCE [options]", "make an image of a disk file that another program made",
         writes=True,
     )  # fmt: skip
-    option = parser.add_argument
-    option(
+    parser.add_argument(
         "source",
         metavar="SOURCE",
         help="a disk file: raw, QCOW2, VHD, VHDX, VMDK, VDI; a partclone image; a Clonezilla folder",
     )
-    option(
-        "--kind", choices=("auto", "full", "incremental", "differential"), default="auto",
-        help="how much is read and trusted; every image is complete (default: auto)",
-    )  # fmt: skip
-    option("--name", metavar="N", default="", help="a name for this series of images")
-    option("--comment", metavar="T", default="", help="a note that is kept with the image")
-    option(
-        "--compression", choices=("none", "fast", "balanced", "high"), default="fast",
-        help="how hard to try to make it small (default: fast)",
-    )  # fmt: skip
-    option("--all-sectors", action="store_true", help="also what no file system uses")
-    option("--include-paging", action="store_true", help="also paging, hibernation and swap contents")
-    option("--allow-torn", action="store_true", help="copy a source in use; the copy is never called good (exit 3)")
-    option(
-        "--verify", action=argparse.BooleanOptionalAction, default=True,
-        help="read back what was stored (default: it does)",
-    )  # fmt: skip
+    add_storing(parser)
+    add_verify(parser)
 
 
 def _add_diff(verbs: Verbs) -> None:

@@ -85,6 +85,38 @@ def add_image(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="an id, the beginning of one, latest or latest:NAME")
 
 
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """For a verb that copies a source."""
+    option = parser.add_argument
+    option("--all-sectors", action="store_true", help="also what no file system uses")
+    option("--include-paging", action="store_true", help="also paging, hibernation and swap contents")
+    option("--allow-torn", action="store_true", help="copy a source in use; the copy is never called good (exit 3)")
+
+
+def add_storing(parser: argparse.ArgumentParser) -> None:
+    """For a verb that makes an image of a source."""
+    option = parser.add_argument
+    option(
+        "--kind", choices=("auto", "full", "incremental", "differential"), default="auto",
+        help="how much is read and trusted; every image is complete (default: auto)",
+    )  # fmt: skip
+    option("--name", metavar="N", default="", help="a name for this series of images")
+    option("--comment", metavar="T", default="", help="a note that is kept with the image")
+    option(
+        "--compression", choices=("none", "fast", "balanced", "high"), default="fast",
+        help="how hard to try to make it small (default: fast)",
+    )  # fmt: skip
+    add_selection(parser)
+
+
+def add_verify(parser: argparse.ArgumentParser) -> None:
+    """For a verb that makes an image, too; later in its help."""
+    parser.add_argument(
+        "--verify", action=argparse.BooleanOptionalAction, default=True,
+        help="read back what was stored (default: it does)",
+    )  # fmt: skip
+
+
 def number(text: str) -> int:
     """A number of an option."""
     if not (text.isascii() and text.isdecimal() and len(text) <= 9):

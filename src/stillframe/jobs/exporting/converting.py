@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from stillframe.block import BlockReader
-from stillframe.block.base import Buffer, KnownExtent, read_filled
+from stillframe.block.base import Buffer, KnownExtent, WrappedReader
 from stillframe.errors import MachineRefusal, StillframeError, TargetError
 from stillframe.events import BytesMoved
 from stillframe.extents import Extent
@@ -32,28 +32,14 @@ _DRIVERS: Final = {
 """Format to qemu-img's driver and options. Source: qemu-img(1), ``qemu-img convert -O DRIVER -o help``."""
 
 
-class _WatchedReader:
+class _WatchedReader(WrappedReader):
     """A reader that tells how much was read, and keeps the first error: the client sees only that there was one."""
 
     def __init__(self, inner: BlockReader, context: JobContext) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._context = context
         self._lock = threading.Lock()
         self.error: StillframeError | None = None
-
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
-        return self._inner.size
-
-    @property
-    def sector_size(self) -> int:
-        """Bytes of a logical sector."""
-        return self._inner.sector_size
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Exactly ``length`` bytes."""
-        return read_filled(self, offset, length)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill ``buffer``."""

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 
 from stillframe.block import AssembledReader, BlockReader, Piece
-from stillframe.block.base import Buffer, ExtentKind, KnownExtent, check_range, read_filled
+from stillframe.block.base import Buffer, ExtentKind, KnownExtent, WrappedReader, check_range
 from stillframe.errors import DamagedError
 from stillframe.extents import Extent, ExtentSet
 from stillframe.repo.losses import LostPart
@@ -37,7 +37,7 @@ class Losses:
             return ExtentSet.from_extents(self._lost)
 
 
-class SalvagedMap:
+class SalvagedMap(WrappedReader):
     """A stored range; a chunk that cannot be had is zeros, and noted.
 
     Args:
@@ -48,24 +48,10 @@ class SalvagedMap:
     """
 
     def __init__(self, inner: MapReader, *, chunk_size: int, losses: Losses, start: int) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._chunk_size = chunk_size
         self._losses = losses
         self._start = start
-
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
-        return self._inner.size
-
-    @property
-    def sector_size(self) -> int:
-        """Bytes of a logical sector."""
-        return self._inner.sector_size
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Exactly ``length`` bytes."""
-        return read_filled(self, offset, length)
 
     def read_into(self, offset: int, buffer: Buffer) -> None:
         """Fill ``buffer``; zeros where a chunk cannot be had."""

@@ -27,6 +27,7 @@ MAX_READ: Final = 1 << 20
 """Bytes of one read: with the default of 128 KiB a sequential reader gets half of the speed."""
 _REPORTED_MAX: Final = 1000
 _BLOCK: Final = 512  # stat(2): the unit of st_blocks
+_ZEROING: Final = 0x02 | 0x10  # linux/falloc.h: FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 _ROOT_MODE: Final = stat.S_IFDIR | 0o555
 _PASSED: Final = ("st_mode", "st_nlink", "st_uid", "st_gid", "st_size", "st_blocks", "st_ino")
 
@@ -192,9 +193,11 @@ class ChangeableOperations(Operations):
         self._guarded(path[1:], lambda: file.write_at(offset, data))
         return len(data)
 
-    def fallocate(self, path: str, _mode: int, offset: int, size: int, _handle: int) -> int:
-        """Make zeros: what a loop device asks for when something is discarded."""
+    def fallocate(self, path: str, mode: int, offset: int, size: int, _handle: int) -> int:
+        """Make zeros: what a loop device asks for when something is discarded. Nothing else is offered."""
         file = self._writable(path)
+        if not mode & _ZEROING:
+            raise OSError(errno.EOPNOTSUPP, path)
         end = min(offset + size, file.size)
         self._guarded(path[1:], lambda: file.zero(Extent(offset, max(offset, end))))
         return 0
