@@ -56,7 +56,7 @@ def raw(saved: tuple[Repository, Manifest, bytes], tmp_path: Path) -> Iterator[P
 
 def planned(saved: tuple[Repository, Manifest, bytes], path: object, **options: object) -> ExportPlan:
     wanted = replace(ExportOptions(), **options)  # type: ignore[arg-type]
-    return plan_export(saved[0], saved[1], str(path), repository_folder="", options=wanted)
+    return plan_export(saved[1], str(path), repository_folder="", options=wanted)
 
 
 def exported(saved: tuple[Repository, Manifest, bytes], path: object, **options: object) -> ExportResult:
@@ -227,9 +227,7 @@ def test_a_vhd_beyond_its_limit_and_sectors_of_4096_are_refused(
 
 def test_the_repository_is_no_place_for_it(saved: tuple[Repository, Manifest, bytes], tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="lies in the repository"):
-        plan_export(
-            saved[0], saved[1], str(tmp_path / "disk"), repository_folder=str(tmp_path), options=ExportOptions()
-        )
+        plan_export(saved[1], str(tmp_path / "disk"), repository_folder=str(tmp_path), options=ExportOptions())
 
 
 def test_no_room_is_told_before(

@@ -14,7 +14,6 @@ from stillframe.errors import DamagedError, UnsupportedFormat
 PAGE_SIZE: Final = 4096
 BLOCK_SIZE: Final = 64 << 10
 BLOCK_PAGES: Final = BLOCK_SIZE // PAGE_SIZE
-HEADER_PAGE: Final = 0
 MARK_PAGES: Final = (1, 2)
 FIRST_RECORD_PAGE: Final = 3
 NO_PAGE: Final = 0

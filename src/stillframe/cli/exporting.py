@@ -32,7 +32,7 @@ def export(call: Call) -> int:
         format=options.format, split=options.split, disk=options.disk, partition=options.partition,
         salvage=options.salvage, overwrite=options.overwrite,
     )  # fmt: skip
-    plan = plan_export(repository, manifest, options.file, repository_folder=call.folder, options=wanted)
+    plan = plan_export(manifest, options.file, repository_folder=call.folder, options=wanted)
     say = screen.warn if to_output else screen.say
     if options.dry_run:
         screen.finish("export", _plan_fields(plan), list(_plan_lines(plan)))

@@ -9,7 +9,6 @@ from stillframe.cli.results import notice_fields
 from stillframe.cli.saving import SKIPPED
 from stillframe.cli.words import plan_lines
 from stillframe.clock import SystemClock
-from stillframe.errors import UsageError
 from stillframe.host.machine import machine
 from stillframe.host.target import TargetIdentity
 from stillframe.jobs.clone import CloneOptions, ClonePlan, apply_clone, plan_clone
@@ -17,7 +16,6 @@ from stillframe.jobs.listing import ListedImage, find_image, look_at_image
 from stillframe.jobs.looking import require_target
 from stillframe.jobs.lost_files import name_lost_files
 from stillframe.jobs.restore import RestoreOptions, RestorePlan, apply_restore, plan_restore
-from stillframe.repo.records import Manifest
 from stillframe.units import format_duration, format_rate, format_size
 
 _LATER: Final = {
@@ -40,7 +38,7 @@ def restore(call: Call) -> int:
     manifest = find_image(repository, options.image, machine_id=machine().id)
     partition, onto = options.partition
     plan = plan_restore(
-        repository, manifest, _disk_number(manifest, options.disk), os.path.abspath(options.target),
+        repository, manifest, options.disk, os.path.abspath(options.target),
         repository_folder=call.folder,
         options=RestoreOptions(
             partition=partition, onto=onto, delta=options.delta, wipe=options.wipe, new_identity=options.new_identity,
@@ -103,17 +101,6 @@ def clone(call: Call) -> int:
         words.append("The source was in use while it was copied: this copy may be unusable.")
     screen.finish("clone", fields, words)
     return 0 if result.is_complete else SKIPPED
-
-
-def _disk_number(manifest: Manifest, asked: int | None) -> int:
-    if asked is not None:
-        return asked
-    if len(manifest.disks) > 1:
-        have = ", ".join(f"{disk.number} ({disk.path}, {format_size(disk.size)})" for disk in manifest.disks)
-        raise UsageError(
-            f"image {manifest.image[:8]} holds {len(manifest.disks)} disks: {have}", hint="Add '--disk N'."
-        )
-    return manifest.disks[0].number
 
 
 def _restore_lines(plan: RestorePlan, listed: ListedImage) -> list[str]:

@@ -53,7 +53,7 @@ def call_apart(question: Callable[[], Answer], *, what: str, timeout_s: float = 
     if raw is None:
         raise MachineRefusal(f"{what} did not end within {timeout_s:g} seconds", hint=_HINT)
     if not raw:
-        raise MachineRefusal(f"{what} crashed ({_how(status)})", hint=_HINT)
+        raise MachineRefusal(f"{what} crashed ({how_it_ended(status)})", hint=_HINT)
     good, answer, hint = pickle.loads(raw)  # noqa: S301 - written by our own child
     if not good:
         raise MachineRefusal(f"{what} failed: {answer}", hint=hint or _HINT)
@@ -107,6 +107,7 @@ def _read_all(descriptor: int, deadline: float) -> bytes | None:
         parts.append(part)
 
 
-def _how(status: int) -> str:
+def how_it_ended(status: int) -> str:
+    """What ``waitpid`` says of a child, in words."""
     code = os.waitstatus_to_exitcode(status)
     return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 from stillframe.errors import MachineRefusal, MissingProgram
 from stillframe.host.machine import cpu_count
@@ -19,10 +19,6 @@ Firmware = Literal["bios", "uefi", "secure-boot"]
 Display = Literal["window", "vnc", "serial", "none"]
 Bus = Literal["virtio", "sata", "nvme"]
 Acceleration = Literal["tcg", "kvm"]
-FIRMWARES: Final[tuple[Firmware, ...]] = get_args(Firmware)
-DISPLAYS: Final[tuple[Display, ...]] = get_args(Display)
-BUSES: Final[tuple[Bus, ...]] = get_args(Bus)
-ACCELERATIONS: Final[tuple[Acceleration, ...]] = get_args(Acceleration)
 PROGRAM: Final = "qemu-system-x86_64"
 
 # Code and variables of OVMF, where Debian, Ubuntu, Fedora and Arch put them. For Secure Boot the variables must hold

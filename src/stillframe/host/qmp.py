@@ -57,14 +57,6 @@ class QmpConnection:
             raise MachineRefusal(f"QEMU refused {command}: {answer['error'].get('desc', '')}", hint=_HINT)
         return answer.get("return")
 
-    def collect_events(self) -> None:
-        """Take the events that have come, without waiting."""
-        self.execute("query-status")
-
-    def is_running(self) -> bool:
-        """Whether its processors run."""
-        return bool(self.execute("query-status")["running"])
-
     def bytes_moved(self) -> tuple[int, int]:
         """Bytes that the guest has read from, and written to, all its disks since it was started."""
         stats = [one["stats"] for one in self.execute("query-blockstats") if one.get("qdev")]
@@ -83,10 +75,6 @@ class QmpConnection:
     def press_power_button(self) -> None:
         """What a person does who presses the button shortly: the guest decides what follows."""
         self.execute("system_powerdown")
-
-    def quit(self) -> None:
-        """End the machine at once."""
-        self.execute("quit")
 
     def _read_answer(self, deadline: float) -> dict[str, Any]:
         while True:

@@ -215,11 +215,6 @@ class Running:
         self._process = process
         self._errors = errors
 
-    @property
-    def process_id(self) -> int:
-        """Its number, while it runs."""
-        return self._process.pid
-
     def wait(self, timeout_s: float = 0.0) -> int | None:
         """Its exit code, when it ends within a time; else ``None``."""
         try:

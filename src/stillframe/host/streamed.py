@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 
 import stillframe.errors
 from stillframe.errors import MachineRefusal, StillframeError
+from stillframe.host.apart import how_it_ended
 
 SILENCE_S: Final = 300.0
 _BUNDLE_COUNT: Final = 512
@@ -99,7 +100,7 @@ def _iter_bundles(
         last, part = time.monotonic(), os.read(answers, 1 << 20)
         if not part:
             _, status = os.waitpid(child, 0)
-            raise MachineRefusal(f"{what} crashed ({_how(status)})", hint=_HINT)
+            raise MachineRefusal(f"{what} crashed ({how_it_ended(status)})", hint=_HINT)
         buffer += part
         while (message := _take(buffer)) is not None:
             match message:
@@ -160,8 +161,3 @@ def _end(child: int) -> None:
     with contextlib.suppress(ProcessLookupError, ChildProcessError):
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-
-
-def _how(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    return f"signal {-code}" if code < 0 else f"exit code {code}"

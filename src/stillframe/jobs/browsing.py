@@ -11,11 +11,11 @@ from typing import Any, Final, NamedTuple
 
 from stillframe.errors import DiskFormatError, MachineRefusal, StillframeError, UsageError
 from stillframe.events import NoEvents, Notice
-from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.base import Volume
+from stillframe.fs.ext import EXT_NAMES
 from stillframe.fs.files.contents import open_contents
 from stillframe.fs.files.mounted import MountedFiles
-from stillframe.fs.files.names import fold_case, show_name
+from stillframe.fs.files.names import CASE_FREE, fold_case, show_name
 from stillframe.fs.files.patterns import Pattern, Trail
 from stillframe.fs.files.source import FOLDER, LINK, FileEntry, FileSource
 from stillframe.fs.registry import identify
@@ -24,12 +24,11 @@ from stillframe.host.streamed import Send, stream_apart
 from stillframe.jobs.exposing import ExposedPartition
 from stillframe.jobs.mounting import mounted_files
 from stillframe.jobs.pipeline import CancelToken
-from stillframe.jobs.replayed import STALE, replayed_view
+from stillframe.jobs.replayed import HELD, STALE, replayed_view
+from stillframe.repo.records import extents_of
 
 NOT_READ: Final = "files-not-read"
 DEPTH_MAX: Final = 256
-_EXT: Final = frozenset({"ext2", "ext3", "ext4"})
-_HELD: Final = frozenset({"snapshot", "frozen"})
 _BY_KERNEL: Final = "As root, the verb 'mount' asks the kernel for them; or restore it to a disk and look there."
 _NEXT: Final = {
     "BitLocker": "It is encrypted. Restore it and unlock it in Windows, or with 'cryptsetup bitlkOpen' in Linux.",
@@ -99,20 +98,20 @@ def open_files_of(part: ExposedPartition, *, mount: Mount | None = None) -> Open
         raise MachineRefusal(f"{where}: {why}", hint=_NEXT.get(name, _NEXT[""]))
     # Not part.guarded: what was left out is zeros here, and whoever reads around it meets no fault; files are asked.
     view, notices = replayed_view(part.reader, volume)
-    left_out = ExtentSet.from_extents(Extent(start, end) for start, end in part.stored.excluded)
+    left_out = extents_of(part.stored.excluded)
     source: FileSource | None = open_contents(view, volume, left_out=left_out)
     if source is None and mount is not None and can_mount(name):
         place, notices = mount(part)
         return OpenFiles(source=MountedFiles(place), notices=notices)
     if source is None:
-        special = " with the features that this one has" if name in {*_EXT, "ntfs", "vfat", "exfat"} else ""
+        special = " with the features that this one has" if name in EXT_NAMES | CASE_FREE else ""
         raise MachineRefusal(f"{where}: the files of {name}{special} are not read without the kernel", hint=_BY_KERNEL)
     return OpenFiles(source=source, notices=tuple(_judged(part, volume, one) for one in notices))
 
 
 def _judged(part: ExposedPartition, volume: Volume, notice: Notice) -> Notice:
     """A volume that was held still while it was in use looks unclean and is not: its buffers had been written out."""
-    if notice.code != STALE or part.stored.consistency not in _HELD or volume.filesystem in _EXT:
+    if notice.code != STALE or part.stored.consistency not in HELD or volume.filesystem in EXT_NAMES:
         return notice
     message = f"Partition {part.stored.number} was in use and held still for the image; its journal is not replayed."
     return Notice(code="files-of-a-snapshot", message=message)

@@ -15,8 +15,10 @@ from stillframe.block import BlockReader, CachedReader
 from stillframe.errors import MachineRefusal, StillframeError
 from stillframe.events import Notice
 from stillframe.fs.base import Volume
+from stillframe.fs.ext import EXT_NAMES
 from stillframe.fs.files.counting import FileCounts, count_files
 from stillframe.fs.files.lookup import open_lookup
+from stillframe.fs.files.names import CASE_FREE
 from stillframe.fs.files.walk import Found
 from stillframe.host.apart import call_apart
 from stillframe.jobs.exposing import expose_from
@@ -36,8 +38,8 @@ from stillframe.systems import InstalledSystem, LinuxTraces, NamedTraces, find_w
 
 CATALOGUE_TIMEOUT_S: Final = 60.0
 """For all volumes together. Two million files take about as long on a slow machine."""
-FILE_SYSTEMS_READ: Final = frozenset({"ext2", "ext3", "ext4", "ntfs", "vfat", "exfat"})
-SYSTEMS_READ: Final = FILE_SYSTEMS_READ - {"vfat", "exfat"}
+FILE_SYSTEMS_READ: Final = EXT_NAMES | CASE_FREE
+SYSTEMS_READ: Final = EXT_NAMES | {"ntfs"}
 _WORD_MAX: Final = 200
 _HINT: Final = "The image is whole all the same: only its page of contents lacks this."
 

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from stillframe.block import CachedReader
 from stillframe.errors import MachineRefusal, UsageError
 from stillframe.events import EventSink, Notice, PhaseStarted
-from stillframe.extents import Extent, ExtentSet
+from stillframe.extents import ExtentSet
 from stillframe.fs.base import Volume
 from stillframe.fs.files.comparing import Difference, State, compare_trees
 from stillframe.fs.files.walk import Found
@@ -21,7 +21,7 @@ from stillframe.jobs.exposing import ExposedImage, ExposedPartition, expose_from
 from stillframe.jobs.replayed import STALE, replayed_view
 from stillframe.repo.map_difference import differing_bytes
 from stillframe.repo.reading import ChunkReader
-from stillframe.repo.records import Manifest, Ranges
+from stillframe.repo.records import Manifest, extents_of
 from stillframe.repo.repository import Repository
 
 _TIMEOUT_S: Final = 86_400.0
@@ -224,8 +224,7 @@ class _Pair:
         if len(sizes) > 1 or self._chunk_size is None:
             return None
         found = differing_bytes(older.blocks.root(), newer.blocks.root(), self._chunks, chunk_size=self._chunk_size)
-        gaps = (older.excluded, older.unreadable, newer.excluded, newer.unreadable)
-        return found | ExtentSet.from_extents(Extent(start, end) for ranges in gaps for start, end in ranges)
+        return found | extents_of(older.excluded, older.unreadable, newer.excluded, newer.unreadable)
 
 
 def _compare(
@@ -243,7 +242,7 @@ def _compare(
         if view is not part.reader:
             differing = None  # a journal lies over the blocks
         skipped = frozenset(file.path for file in stored.left_out)
-        lost = _extents(stored.excluded)
+        lost = extents_of(stored.excluded)
         states.append(State(reader=CachedReader(view), volume=volume, skipped=skipped, lost=lost))
     try:
         found = compare_trees(states[0], states[1], differing=differing, below=path)
@@ -252,7 +251,3 @@ def _compare(
     if found is None or not doubts:
         return found
     return replace(found, is_complete=False, notices=(*dict.fromkeys(doubts), *found.notices))
-
-
-def _extents(ranges: Ranges) -> ExtentSet:
-    return ExtentSet.from_extents(Extent(start, end) for start, end in ranges)

@@ -12,12 +12,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from stillframe.block import AssembledReader, BlockReader, GuardedReader, Piece
-from stillframe.errors import UsageError
-from stillframe.extents import Extent, ExtentSet
+from stillframe.jobs.listing import find_disk, find_partition
 from stillframe.repo.chunk_cache import AHEAD_THREADS, CACHE_SIZE, ChunkCache
 from stillframe.repo.map_reader import MapReader
 from stillframe.repo.reading import ChunkReader
-from stillframe.repo.records import Manifest, Ranges, StoredDisk, StoredMap, StoredPartition, require_known_features
+from stillframe.repo.records import (
+    Manifest,
+    Ranges,
+    StoredDisk,
+    StoredMap,
+    StoredPartition,
+    extents_of,
+    require_known_features,
+)
 from stillframe.repo.repository import Repository
 
 _LEFT_OUT: Final = "was left out of the image"
@@ -57,14 +64,8 @@ class ExposedDisk:
         Raises:
             UsageError: There is none of that number; those that are there are listed.
         """
-        found = [part for part in self.partitions if part.stored.number == number]
-        if found:
-            return found[0]
-        numbers = ", ".join(str(part.stored.number) for part in self.partitions) or "none"
-        raise UsageError(
-            f"the image has no partition {number} on disk {self.stored.number}; it has {numbers}",
-            hint="'stillframe show IMAGE' lists them.",
-        )
+        wanted = find_partition(self.stored, number)
+        return next(part for part in self.partitions if part.stored is wanted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,14 +81,8 @@ class ExposedImage:
         Raises:
             UsageError: There are several and none was named, or none of that number.
         """
-        if number is None and len(self.disks) == 1:
-            return self.disks[0]
-        found = [disk for disk in self.disks if disk.stored.number == number]
-        if found:
-            return found[0]
-        which = "no disk was named" if number is None else f"there is no disk {number}"
-        names = ", ".join(f"{disk.stored.number} ({disk.stored.path})" for disk in self.disks)
-        raise UsageError(f"{which} of image {self.manifest.image[:8]}; it has {names}", hint="Add '--disk N'.")
+        wanted = find_disk(self.manifest, number)
+        return next(disk for disk in self.disks if disk.stored is wanted)
 
 
 def expose(repository: Repository, manifest: Manifest, *, cache_size: int | None = None) -> ExposedImage:
@@ -133,5 +128,4 @@ def _expose_partition(reader: BlockReader, part: StoredPartition) -> ExposedPart
 def _guarded(reader: BlockReader, ranges: Ranges, words: str, hint: str) -> BlockReader:
     if not ranges:
         return reader
-    extents = ExtentSet.from_extents(Extent(start, end) for start, end in ranges)
-    return GuardedReader(reader, extents, words=words, hint=hint)
+    return GuardedReader(reader, extents_of(ranges), words=words, hint=hint)

@@ -13,7 +13,7 @@ from stillframe.errors import RepositoryNotFound, TargetError, UsageError
 from stillframe.events import Finding
 from stillframe.repo.format import ObjectType
 from stillframe.repo.proofs import Standing, Verdict, judge, ladder, read_screenshot
-from stillframe.repo.records import Manifest, ProofRecord
+from stillframe.repo.records import Manifest, ProofRecord, StoredDisk, StoredPartition
 from stillframe.repo.repository import Repository
 
 PREFIX_MIN: Final = 4
@@ -117,6 +117,38 @@ def find_image_id(repository: Repository, word: str, *, machine_id: str) -> str:
     if not ids:
         raise RepositoryNotFound(f"no image {word}", hint="'stillframe images --all' lists them.")
     return ids[0]
+
+
+def find_disk(manifest: Manifest, number: int | None) -> StoredDisk:
+    """One disk of an image, by the number people see; ``None`` is the only one.
+
+    Raises:
+        UsageError: There are several and none was named, or none of that number.
+    """
+    if number is None and len(manifest.disks) == 1:
+        return manifest.disks[0]
+    for disk in manifest.disks:
+        if disk.number == number:
+            return disk
+    which = "no disk was named" if number is None else f"there is no disk {number}"
+    names = ", ".join(f"{disk.number} ({disk.path})" for disk in manifest.disks)
+    raise UsageError(f"{which} of image {manifest.image[:8]}; it has {names}", hint="Add '--disk N'.")
+
+
+def find_partition(disk: StoredDisk, number: int) -> StoredPartition:
+    """One partition of a disk, by the number people see.
+
+    Raises:
+        UsageError: There is none of that number; those that are there are listed.
+    """
+    for part in disk.partitions:
+        if part.number == number:
+            return part
+    numbers = ", ".join(str(part.number) for part in disk.partitions) or "none"
+    raise UsageError(
+        f"the image has no partition {number} on disk {disk.number}; it has {numbers}",
+        hint="'stillframe show IMAGE' lists them.",
+    )
 
 
 def _latest(repository: Repository, name: str | None, machine_id: str) -> Manifest:

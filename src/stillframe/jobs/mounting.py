@@ -30,7 +30,7 @@ from stillframe.host.linux import is_root
 from stillframe.host.places import is_inside
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.exposing import ExposedImage, ExposedPartition, expose
-from stillframe.jobs.replayed import STALE, replayed_view
+from stillframe.jobs.replayed import HELD, STALE, replayed_view
 from stillframe.repo.records import Manifest, parse_time
 from stillframe.repo.repository import Repository
 from stillframe.serve.folder import DiskFile, Reported, ServedFolder, ShownFolder, serve_folder
@@ -39,7 +39,6 @@ NOT_MOUNTED: Final = "files-not-mounted"
 _STEP_S: Final = 0.2
 _NAME: Final = re.compile(r"[^\w.+-]+")
 _LABEL_MAX: Final = 32
-_HELD: Final = frozenset({"snapshot", "frozen"})
 _EXPORT: Final = "'stillframe get' may read them; 'stillframe export' makes a disk file for another machine."
 _NEXT: Final = {
     "BitLocker": "It is encrypted. Restore it, or export it, and unlock it in Windows or with 'cryptsetup bitlkOpen'.",
@@ -271,7 +270,7 @@ def _doubts(part: ExposedPartition, *, is_stale: bool) -> Iterator[Notice]:
         )
         return
     view = replayed_view(part.reader, identify(part.reader).volume)
-    yield from (notice for notice in view[1] if notice.code == STALE and part.stored.consistency not in _HELD)
+    yield from (notice for notice in view[1] if notice.code == STALE and part.stored.consistency not in HELD)
 
 
 def _await_end(folder: ServedFolder, context: JobContext) -> None:

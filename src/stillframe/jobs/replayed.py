@@ -16,9 +16,10 @@ from stillframe.fs.registry import FILESYSTEMS
 STALE: Final = "files-may-be-stale"
 """The code of a notice after which nobody should trust that a file is the newest; exit code 3."""
 REPLAYED: Final = "journal-replayed"
-_EXT: Final = frozenset({"ext2", "ext3", "ext4"})
 _BY_MAP: Final = frozenset({"vfat", "exfat", "xfs", "btrfs"})
 _KEPT_WHOLE: Final = ("; it is kept whole", "; the volume is kept whole", ": every byte is kept")
+HELD: Final = frozenset({"snapshot", "frozen"})
+"""Consistencies of volumes that look unclean and are not: they were in use, and all their buffers written out."""
 _FAST: Final = Notice(code=STALE, message="its newest changes are fast commits, which this version does not replay")
 _HINT: Final = "Compare with an older image, or restore the partition and let its own system repair it."
 
@@ -37,7 +38,7 @@ def replayed_view(reader: BlockReader, volume: Volume) -> tuple[BlockReader, tup
     """
     name = f"{volume.filesystem} volume {(volume.label or volume.uuid)!r}"
     try:
-        if volume.filesystem not in _EXT:
+        if volume.filesystem not in ext.EXT_NAMES:
             return reader, _stale(name, _find_doubt(reader, volume))
         replayed = ext.replay_volume(reader)
         if replayed is None:
@@ -52,7 +53,7 @@ def replayed_view(reader: BlockReader, volume: Volume) -> tuple[BlockReader, tup
     except (DiskFormatError, ReadFault) as error:
         notices = _stale(name, Notice(code=STALE, message=error.message, hint=error.hint))
     try:
-        return ext.leave_unreplayed(reader) if volume.filesystem in _EXT else reader, notices
+        return ext.leave_unreplayed(reader) if volume.filesystem in ext.EXT_NAMES else reader, notices
     except (DiskFormatError, ReadFault):
         return reader, notices
 

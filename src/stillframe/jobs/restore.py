@@ -18,6 +18,7 @@ from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.target import TargetIdentity, create_target_file, identify_target, open_target
 from stillframe.jobs.context import JobContext
+from stillframe.jobs.listing import find_disk, find_partition
 from stillframe.jobs.placing import PlacedMap, Placer, PlacingOptions
 from stillframe.jobs.tables import TableWriter
 from stillframe.jobs.targets import describe_contents, refuse_repository, require_same_sectors
@@ -94,7 +95,7 @@ class RestoreResult:
 
 
 def plan_restore(
-    repository: Repository, manifest: Manifest, disk_number: int, target_path: str, *, repository_folder: str,
+    repository: Repository, manifest: Manifest, disk_number: int | None, target_path: str, *, repository_folder: str,
     options: RestoreOptions,
 ) -> RestorePlan:  # fmt: skip
     """Look at the image and the target, and decide what goes where. Writes nothing.
@@ -103,8 +104,8 @@ def plan_restore(
         UsageError: The image has no such disk or partition.
         TargetError: The target holds the repository, is too small, or has sectors of another size.
     """
-    disk = _find_disk(manifest, disk_number)
-    part = _find_partition(disk, options.partition) if options.partition is not None else None
+    disk = find_disk(manifest, disk_number)
+    part = find_partition(disk, options.partition) if options.partition is not None else None
     if options.onto is not None and part is None:
         raise UsageError("a target partition without a source partition", hint="Write '--partition N:M'.")
     size = part.size if part else disk.size
@@ -267,24 +268,6 @@ def _placer(repository: Repository, plan: RestorePlan, target: BlockWriter, cont
     return Placer(
         target, repository.reader(), namer, chunk_size=plan.manifest.chunk_size, options=options, context=context
     )
-
-
-def _find_disk(manifest: Manifest, number: int) -> StoredDisk:
-    for disk in manifest.disks:
-        if disk.number == number:
-            return disk
-    raise UsageError(
-        f"image {manifest.image[:8]} has no disk {number}; it has {len(manifest.disks)}",
-        hint="'stillframe show' lists them.",
-    )
-
-
-def _find_partition(disk: StoredDisk, number: int) -> StoredPartition:
-    for part in disk.partitions:
-        if part.number == number:
-            return part
-    have = ", ".join(str(part.number) for part in disk.partitions)
-    raise UsageError(f"the disk has no partition {number}; it has {have}", hint="'stillframe show' lists them.")
 
 
 def _choose_place(

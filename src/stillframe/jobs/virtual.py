@@ -8,10 +8,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Final
 
-from stillframe.block import BlockReader, BlockWriter
-from stillframe.block.cached import CachedReader
+from stillframe.block import BlockWriter
 from stillframe.block.copy_on_write import CopyOnWrite, open_scratch
 from stillframe.block.kept_overlay import KeptOverlay, open_overlay
 from stillframe.block.overlay_format import Subject
@@ -32,12 +30,10 @@ from stillframe.host.qemu import (
 )
 from stillframe.host.qmp import QmpConnection, connect
 from stillframe.host.run import Running, start
-from stillframe.jobs.exposing import ExposedDisk, ExposedImage
+from stillframe.jobs.exposing import ExposedImage
 from stillframe.repo.records import StoredDisk
 from stillframe.serve.nbd import Export, NbdServer, nbd_server
 from stillframe.systems.boot_way import BootWays, find_boot_ways
-
-_CACHE_SIZE: Final = 128 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +133,7 @@ def overlays_of(image: ExposedImage) -> Iterator[tuple[CopyOnWrite, ...]]:
         for disk in image.disks:
             scratch = open_scratch(tempfile.gettempdir(), disk.reader.size)
             stack.callback(scratch.close)
-            found.append(CopyOnWrite(_cached(disk, image), scratch))
+            found.append(CopyOnWrite(disk.reader, scratch))
         yield tuple(found)
 
 
@@ -155,13 +151,8 @@ def kept_overlays_of(image: ExposedImage, path: str) -> Iterator[tuple[KeptOverl
                 image=bytes.fromhex(image.manifest.image), disk=disk.stored.number, partition=0, size=disk.reader.size
             )
             name = path if not number else f"{path}.disk{disk.stored.number}"
-            found.append(stack.enter_context(open_overlay(name, _cached(disk, image), subject)))
+            found.append(stack.enter_context(open_overlay(name, disk.reader, subject)))
         yield tuple(found)
-
-
-def _cached(disk: ExposedDisk, image: ExposedImage) -> BlockReader:
-    chunk = image.manifest.chunk_size
-    return CachedReader(disk.reader, page_size=chunk, pages_max=max(1, _CACHE_SIZE // chunk))
 
 
 @contextmanager

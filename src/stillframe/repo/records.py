@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from stillframe.errors import DamagedError, UnsupportedFormat
 from stillframe.events import Notice
+from stillframe.extents import Extent, ExtentSet
 from stillframe.repo.blockmap import Entry, Kind, MapRoot
 from stillframe.repo.format import CHECK_HINT, CHUNK_SIZE_MAX, CHUNK_SIZE_MIN, JSON_SIZE_MAX
 
@@ -48,6 +49,11 @@ class MachineName:
 
     id: Hex16
     name: Word
+
+
+def extents_of(*ranges: Ranges) -> ExtentSet:
+    """Ranges as they are kept, as bytes that can be reckoned with."""
+    return ExtentSet.from_extents(Extent(start, end) for pairs in ranges for start, end in pairs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from stillframe.block.window import WindowReader
 from stillframe.disk.layout import read_layout
 from stillframe.errors import StillframeError
 from stillframe.extents import Extent
-from stillframe.fs.ext.superblock import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
+from stillframe.fs.ext.superblock import EXT_NAMES, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
 from stillframe.fs.files.sleuthkit import open_volume
 from stillframe.fs.files.support import is_read_rightly
 from stillframe.fs.registry import identify
@@ -83,7 +83,7 @@ def last_event(log: bytes) -> int:
 
 
 def _mounts(old: BlockReader, new: BlockReader) -> Iterator[str]:
-    if identify(new).volume.filesystem in {"ext2", "ext3", "ext4"}:
+    if identify(new).volume.filesystem in EXT_NAMES:
         was, now = (one.read_at(SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE) for one in (old, new))
         if was[0x2C:0x30] != now[0x2C:0x30] or was[0x34:0x36] != now[0x34:0x36]:
             yield "a file system was mounted for writing"

@@ -4,6 +4,7 @@
 replay; ``swapfiles`` finds what need not be kept.
 """
 
+from stillframe.fs.ext.superblock import EXT_NAMES
 from stillframe.fs.ext.volume import ExtFilesystem, explain_unclean, leave_unreplayed, replay_journal, replay_volume
 
-__all__ = ["ExtFilesystem", "explain_unclean", "leave_unreplayed", "replay_journal", "replay_volume"]
+__all__ = ["EXT_NAMES", "ExtFilesystem", "explain_unclean", "leave_unreplayed", "replay_journal", "replay_volume"]

@@ -15,6 +15,8 @@ from typing import Final
 
 from stillframe.crc32c import crc32c
 
+EXT_NAMES: Final = frozenset({"ext2", "ext3", "ext4"})
+"""What ``blkid`` calls such a volume."""
 SUPERBLOCK_OFFSET: Final = 1024
 SUPERBLOCK_SIZE: Final = 1024
 ROOT_INODE: Final = 2  # EXT4_ROOT_INO

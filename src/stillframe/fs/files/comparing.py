@@ -16,7 +16,8 @@ from stillframe.block import BlockReader
 from stillframe.errors import DiskFormatError, StillframeError, UsageError
 from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.base import Volume
-from stillframe.fs.files.lookup import CASE_FREE, FileLookup
+from stillframe.fs.files.lookup import FileLookup
+from stillframe.fs.files.names import CASE_FREE
 from stillframe.fs.files.sleuthkit import (
     DATA_TYPES,
     LINK,

@@ -15,7 +15,8 @@ from stillframe.block import BlockReader, ReadFault
 from stillframe.errors import DiskFormatError, StillframeError
 from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.base import Volume
-from stillframe.fs.files.names import show_name
+from stillframe.fs.ext import EXT_NAMES
+from stillframe.fs.files.names import CASE_FREE, show_name
 from stillframe.fs.files.reparse import SIZE_MAX, parse_reparse
 from stillframe.fs.files.sleuthkit import DATA_TYPES, HINT, Entry, SleuthVolume, open_volume
 from stillframe.fs.files.source import FILE, FOLDER, LINK, OTHER, Content, FileEntry, OnFault
@@ -32,8 +33,6 @@ _RUN_FILLER, _RUN_SPARSE = 0x01, 0x02
 _WOF_STREAM: Final = "WofCompressedData"
 _LEFT_OUT_HINT: Final = "'stillframe show' lists what was left out of an image."
 _LINK_SIZE_MAX: Final = 4096
-_WITH_MODES: Final = frozenset({"ext2", "ext3", "ext4"})
-_CASELESS: Final = frozenset({"ntfs", "vfat", "exfat"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +53,13 @@ class SleuthFiles:
         self._left_out = left_out
         self._volume = volume
         self._is_ntfs: Final = volume.filesystem == "ntfs"
-        self._has_modes: Final = volume.filesystem in _WITH_MODES
+        self._has_modes: Final = volume.filesystem in EXT_NAMES
         self._unit: Final = sleuth.block_size
 
     @property
     def ignores_case(self) -> bool:
         """Whether capital and small letters are the same in names."""
-        return self._volume.filesystem in _CASELESS
+        return self._volume.filesystem in CASE_FREE
 
     def open_root(self) -> FileEntry:
         """The root folder; ``DiskFormatError`` when it cannot be read."""

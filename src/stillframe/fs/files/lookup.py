@@ -9,13 +9,12 @@ from typing import Final
 from stillframe.block import BlockReader
 from stillframe.errors import StillframeError
 from stillframe.fs.base import Volume
-from stillframe.fs.files.names import fold_case
+from stillframe.fs.files.names import CASE_FREE, fold_case
 from stillframe.fs.files.sleuthkit import Entry, SleuthVolume, open_volume
 from stillframe.fs.files.support import is_read_rightly
 
 NAMES_MAX: Final = 100_000
 """Names of a folder that are looked at."""
-CASE_FREE: Final = frozenset({"ntfs", "vfat", "exfat"})
 
 
 class FileLookup:

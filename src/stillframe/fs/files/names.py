@@ -10,6 +10,8 @@ from typing import Final
 
 _AMBIGUOUS: Final = re.compile(rb"\\(?=x(?:5c|[89a-f][0-9a-f]))")
 _ESCAPE: Final = re.compile(rb"\\x(5c|[89a-f][0-9a-f])")
+CASE_FREE: Final = frozenset({"ntfs", "vfat", "exfat"})
+"""File systems in which capital and small letters are the same."""
 _BMP_END: Final = 0x10000
 
 

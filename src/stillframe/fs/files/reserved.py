@@ -12,7 +12,7 @@ from stillframe.errors import DiskFormatError
 from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.base import Volume
 from stillframe.fs.ext.groups import metadata_extents, read_groups
-from stillframe.fs.ext.superblock import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, Incompat, parse_superblock
+from stillframe.fs.ext.superblock import EXT_NAMES, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, Incompat, parse_superblock
 
 EXT_SYSTEM_COUNT: Final = 11
 """Inodes below belong to the file system. Source: ext4.h, EXT4_GOOD_OLD_FIRST_INO."""
@@ -41,7 +41,7 @@ def read_reserved(reader: BlockReader, volume: Volume) -> Reserved:
         DiskFormatError: The volume is broken.
         ReadFault: The device failed.
     """
-    if volume.filesystem not in ("ext2", "ext3", "ext4"):
+    if volume.filesystem not in EXT_NAMES:
         return Reserved()
     raw = reader.read_at(SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE)
     superblock = parse_superblock(raw)

@@ -14,6 +14,7 @@ from stillframe.block import BlockReader
 from stillframe.errors import StillframeError
 from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.base import LeftOutFile, Volume
+from stillframe.fs.files.names import CASE_FREE
 from stillframe.fs.files.patterns import Pattern, Trail
 from stillframe.fs.files.reserved import read_reserved
 from stillframe.fs.files.sleuthkit import DATA_TYPES, Entry, SleuthVolume, Stream, open_volume
@@ -24,7 +25,6 @@ from stillframe.fs.files.walk import Folder, Found, Limits, Walk
 LOST_FILES_MAX: Final = 1000
 _TEMPORARY_LIMITS: Final = Limits(entry_count=1_000_000, depth=64)
 _LIMITS: Final = Limits()
-_CASE_FREE: Final = frozenset({"ntfs", "vfat", "exfat"})
 _OWNERS_PROVEN: Final = frozenset({"ntfs"})
 """Whose used map is proven only when no two files have a cluster in common: ``fs/ntfs/scan.py``."""
 
@@ -95,7 +95,7 @@ class FileTree:
         self._sleuth = sleuth
         self._reader = reader
         self._volume = volume
-        self._ignores_case = volume.filesystem in _CASE_FREE
+        self._ignores_case = volume.filesystem in CASE_FREE
 
     def price_temporary(self) -> Found[TemporaryFolder]:
         """What the files in known temporary folders take. Only those folders, and the way to them, are read.

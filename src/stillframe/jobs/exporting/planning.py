@@ -15,9 +15,8 @@ from stillframe.events import Notice
 from stillframe.host.places import free_space, is_inside
 from stillframe.host.run import find_program
 from stillframe.jobs.exporting.names import PARTS_MAX, files_in_the_way, format_of, is_stream
-from stillframe.jobs.exposing import ExposedDisk, expose
-from stillframe.repo.records import Manifest, StoredDisk, StoredPartition
-from stillframe.repo.repository import Repository
+from stillframe.jobs.listing import find_disk, find_partition
+from stillframe.repo.records import Manifest, StoredDisk, StoredPartition, require_known_features
 from stillframe.units import GIB, KIB, MIB, format_size
 
 VHD_SIZE_MAX: Final = 2040 * GIB
@@ -74,9 +73,7 @@ class ExportPlan:
     notices: tuple[Notice, ...]
 
 
-def plan_export(
-    repository: Repository, manifest: Manifest, path: str, *, repository_folder: str, options: ExportOptions
-) -> ExportPlan:
+def plan_export(manifest: Manifest, path: str, *, repository_folder: str, options: ExportOptions) -> ExportPlan:
     """Look at the image and the place for the file. Writes nothing.
 
     Raises:
@@ -85,9 +82,10 @@ def plan_export(
         DamagedError: The source could not be read when the image was made, and ``salvage`` is off.
         MissingProgram: qemu-img is needed.
     """
-    exposed = expose(repository, manifest).disk(options.disk)
-    part = None if options.partition is None else exposed.partition(options.partition).stored
-    disk, streams, name = exposed.stored, is_stream(path), format_of(path, options.format)
+    require_known_features(manifest)
+    disk = find_disk(manifest, options.disk)
+    part = None if options.partition is None else find_partition(disk, options.partition)
+    streams, name = is_stream(path), format_of(path, options.format)
     size = part.size if part else disk.size
     _check_format(name, disk, size=size, streams=streams, split=options.split)
     parts = -(-size // options.split) if options.split and name == "raw" else 0
@@ -103,7 +101,7 @@ def plan_export(
     plan = ExportPlan(
         manifest=manifest, disk=disk, partition=part, options=options, is_stream=streams, format=name, size=size,
         path=path if streams else os.path.abspath(path), bytes_to_write=needed, parts=parts, replaced=tuple(replaced),
-        notices=tuple(_notices(exposed, part)),
+        notices=tuple(_notices(disk, part)),
     )  # fmt: skip
     _require_readable(plan)
     return plan
@@ -179,8 +177,8 @@ def _require_readable(plan: ExportPlan) -> None:
         )
 
 
-def _notices(exposed: ExposedDisk, part: StoredPartition | None) -> Iterator[Notice]:
-    chosen = exposed.stored.partitions if part is None else (part,)
+def _notices(disk: StoredDisk, part: StoredPartition | None) -> Iterator[Notice]:
+    chosen = disk.partitions if part is None else (part,)
     torn = [found.number for found in chosen if found.consistency == "torn"]
     if torn:
         yield Notice(

@@ -14,7 +14,7 @@ from stillframe.extents import Extent, ExtentSet
 from stillframe.repo.losses import LostPart
 from stillframe.repo.map_reader import MapReader
 from stillframe.repo.reading import ChunkReader
-from stillframe.repo.records import Manifest, StoredDisk, StoredMap, StoredPartition
+from stillframe.repo.records import Manifest, StoredDisk, StoredMap, StoredPartition, extents_of
 from stillframe.units import align_down
 
 
@@ -107,12 +107,12 @@ def lost_parts(disk: StoredDisk, part: StoredPartition | None, lost: ExtentSet) 
         here = lost.clipped(Extent(found.start, found.start + found.size))
         lost -= here
         inside = ExtentSet(here.starts - found.start, here.ends - found.start)
-        inside |= ExtentSet.from_extents(Extent(start, end) for start, end in found.unreadable)
+        inside |= extents_of(found.unreadable)
         if len(inside):
             yield LostPart(
                 disk_number=disk.number, partition_number=found.number, place=f"partition {found.number}", lost=inside
             )
     if part is None:
-        lost |= ExtentSet.from_extents(Extent(start, end) for start, end in disk.unreadable)
+        lost |= extents_of(disk.unreadable)
         if len(lost):
             yield LostPart(disk_number=disk.number, partition_number=None, place="outside all partitions", lost=lost)
