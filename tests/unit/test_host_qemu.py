@@ -98,15 +98,18 @@ def test_lines_of_the_protocol() -> None:
 
 
 def test_a_program_does_not_outlive_who_started_it(tmp_path: Path) -> None:
+    ready = tmp_path / "pid.new"
+    script = f"echo $$ > {ready}; mv {ready} {tmp_path / 'pid'}; exec sleep 987"
     code = (
-        "import os, signal\nfrom stillframe.host.run import start\n"
-        "with start(['sleep', '987']) as running:\n"
-        f"    open({str(tmp_path / 'pid')!r}, 'w').write(str(running.process_id))\n"
+        "import os, signal, time\nfrom stillframe.host.run import start\n"
+        f"with start(['sh', '-c', {script!r}]):\n"
+        f"    while not os.path.exists({str(tmp_path / 'pid')!r}):\n"
+        "        time.sleep(0.01)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False)
     assert done.returncode == -9
-    stat = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
+    stat = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
     for _ in range(100):
         if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
             break
