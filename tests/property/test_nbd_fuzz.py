@@ -4,6 +4,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -240,6 +241,41 @@ def test_clients_that_never_read_vanish_or_send_rubbish_do_not_hold_the_server_u
     assert disk.contents == bytes(40 << 20)
     assert any("a request begins with" in getattr(event, "message", "") for event in events.events)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("nbd-")]
+
+
+def test_a_client_may_send_much_before_it_reads_a_large_reply() -> None:
+    size = 16 << 20
+    disk = MemoryDisk(bytes(size))
+    with nbd_server([Export(name="disk", disk=disk, writer=disk)], port=0) as server, connected(server.port) as client:
+        go(client)
+        client.sendall(request(0, 0, size, cookie=1))
+        time.sleep(0.2)  # both directions are full when the next one is sent
+        client.sendall(request(1, 0, size, cookie=2) + b"x" * size)
+        with client.makefile("rb") as replies:
+            assert len(replies.read(2 * 16 + size)) == 2 * 16 + size
+    assert disk.contents == b"x" * size
+
+
+def test_slow_requests_of_one_client_run_side_by_side() -> None:
+    together = threading.Barrier(4, timeout=20)
+
+    class SlowDisk(MemoryDisk):
+        def read_at(self, offset: int, length: int) -> bytes:
+            if offset < 10:
+                time.sleep(0.05)
+            else:
+                together.wait()
+            return super().read_at(offset, length)
+
+    with (
+        nbd_server([Export(name="disk", disk=SlowDisk(CONTENT))], port=0) as server,
+        connected(server.port) as client,
+    ):
+        go(client)
+        for number in (0, 10, 11, 12, 13):
+            client.sendall(request(0, number, 1, cookie=number))
+        replies = [client.recv(17, socket.MSG_WAITALL) for _ in range(5)]
+    assert {(reply[15], reply[16:]) for reply in replies} == {(n, CONTENT[n : n + 1]) for n in (0, 10, 11, 12, 13)}
 
 
 def test_more_clients_than_allowed_are_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,14 +6,24 @@ OpenSSL may not be used by two threads at once, so TLS is kept apart from the so
 
 import contextlib
 import ssl
+import struct
+import sys
 import threading
-from collections.abc import Sequence
-from socket import SHUT_RDWR, socket
+from collections.abc import Callable, Sequence
+from socket import SHUT_RDWR, SO_SNDTIMEO, SOL_SOCKET, socket
 from typing import Final, Protocol
 
 _RECEIVE_SIZE: Final = 64 << 10
 _TLS_PIECE: Final = 1 << 20
 """So much is encrypted before it is sent: what TLS keeps in memory for one reply."""
+_STALL_US: Final = 50_000
+"""Microseconds after which a client that takes nothing is one that is waited for."""
+
+OnStall = Callable[[], None]
+
+
+def _go_on() -> None:
+    """A stall that needs nothing done."""
 
 
 class Gone(Exception):
@@ -31,13 +41,24 @@ class Channel(Protocol):
         """
         ...
 
-    def send(self, parts: Sequence[bytes]) -> None:
-        """Send all parts, together; several threads may. Raises ``OSError``, ``Gone``."""
+    def send(self, parts: Sequence[bytes], *, on_stall: OnStall = _go_on) -> None:
+        """Send all parts, together; several threads may. Raises ``OSError``, ``Gone``.
+
+        Args:
+            parts: What is sent.
+            on_stall: Is called, once or more, when the client does not take them, before this thread waits for long.
+        """
         ...
 
     def stop(self) -> None:
         """End it now: whoever receives or sends is woken."""
         ...
+
+
+def hang_up(connected: socket) -> None:
+    """End it now, from any thread, also when it has ended."""
+    with contextlib.suppress(OSError):
+        connected.shutdown(SHUT_RDWR)
 
 
 class PlainChannel:
@@ -46,6 +67,9 @@ class PlainChannel:
     def __init__(self, connected: socket) -> None:
         self._socket = connected
         self._sending = threading.Lock()
+        self._tells_stalls = sys.platform == "linux"
+        if self._tells_stalls:  # socket(7): a send that waited so long fails with EAGAIN, or says how much it took
+            connected.setsockopt(SOL_SOCKET, SO_SNDTIMEO, struct.pack("ll", 0, _STALL_US))
 
     def receive(self, size_max: int) -> bytes:
         """Some bytes, at least one."""
@@ -54,25 +78,35 @@ class PlainChannel:
             raise Gone("the client hung up")
         return received
 
-    def send(self, parts: Sequence[bytes]) -> None:
+    def send(self, parts: Sequence[bytes], *, on_stall: OnStall = _go_on) -> None:
         """Send all parts, together."""
+        if not self._tells_stalls or not self._sending.acquire(timeout=_STALL_US / 1e6):
+            on_stall()
+            self._sending.acquire()
+        try:
+            self._send_all([memoryview(part) for part in parts if len(part)], on_stall)
+        finally:
+            self._sending.release()
+
+    def _send_all(self, rest: list[memoryview], on_stall: OnStall) -> None:
         send_parts = getattr(self._socket, "sendmsg", None)  # not on every system
-        with self._sending:
-            if send_parts is None:
-                self._socket.sendall(b"".join(parts))
-                return
-            rest = [memoryview(part) for part in parts if len(part)]
-            while rest:
+        if send_parts is None:
+            self._socket.sendall(b"".join(rest))
+            return
+        while rest:
+            try:
                 sent = send_parts(rest)
-                while rest and sent >= len(rest[0]):
-                    sent -= len(rest.pop(0))
-                if rest:
-                    rest[0] = rest[0][sent:]
+            except BlockingIOError:
+                on_stall()
+                continue
+            while rest and sent >= len(rest[0]):
+                sent -= len(rest.pop(0))
+            if rest:
+                rest[0] = rest[0][sent:]
 
     def stop(self) -> None:
         """End it now."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(SHUT_RDWR)
+        hang_up(self._socket)
 
 
 class TlsChannel:
@@ -129,8 +163,9 @@ class TlsChannel:
             with self._lock:
                 self._incoming.write(raw)
 
-    def send(self, parts: Sequence[bytes]) -> None:
+    def send(self, parts: Sequence[bytes], *, on_stall: OnStall = _go_on) -> None:
         """Send all parts, together."""
+        on_stall()  # encrypting alone takes long enough
         with self._sending:
             for part in parts:
                 for start in range(0, len(part), _TLS_PIECE):
