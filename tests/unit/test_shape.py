@@ -3,6 +3,8 @@
 import ast
 import io
 import re
+import subprocess
+import sys
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,6 +129,15 @@ def test_only_one_module_starts_programs() -> None:
             if any(name.split(".")[0] == "subprocess" for name in names):
                 starting.add(place(path))
     assert starting <= {"host/run"}
+
+
+def test_looking_into_an_image_does_not_load_what_saves_one() -> None:
+    """Half of the time of a short command would be spent on it."""
+    code = "import stillframe.cli.browsing, sys; print([name for name in sys.modules if 'stillframe.' in name])"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "'stillframe.jobs.browsing'" in loaded
+    assert "stillframe.capture" not in loaded
+    assert "stillframe.jobs.backup" not in loaded
 
 
 def test_nothing_below_the_command_line_prints_or_exits() -> None:

@@ -2,10 +2,10 @@
 
 from stillframe.capture import Selection
 from stillframe.capture.importable import ImportOptions, find_importable
+from stillframe.cli.backup_results import backup_plan_fields, backup_result_fields, imported_fields
+from stillframe.cli.backup_words import backup_plan_lines, backup_result_lines, imported_lines
 from stillframe.cli.call import Call, running
-from stillframe.cli.results import backup_plan_fields, backup_result_fields, imported_fields
 from stillframe.cli.saving import SKIPPED
-from stillframe.cli.words import backup_plan_lines, backup_result_lines, imported_lines
 from stillframe.errors import DamagedError
 from stillframe.jobs.backup import BackupOptions, require_room
 from stillframe.jobs.importing import apply_import, plan_import

@@ -1,8 +1,10 @@
 """The verbs that only look: ``disks``, ``images``, ``show``."""
 
 from stillframe.cli.call import Call
-from stillframe.cli.results import finding_fields, image_fields, listed_fields, seen_disk_fields
-from stillframe.cli.words import disk_lines, image_lines, image_table, local_time
+from stillframe.cli.image_results import image_fields, listed_fields, seen_disk_fields
+from stillframe.cli.image_words import disk_lines, image_lines, image_table
+from stillframe.cli.results import finding_fields
+from stillframe.cli.words import local_time
 from stillframe.host.machine import machine
 from stillframe.jobs.listing import find_image, list_images, look_at_image, save_screenshot
 from stillframe.jobs.looking import look_at_disks

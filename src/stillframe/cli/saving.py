@@ -4,10 +4,10 @@ import argparse
 from typing import Final
 
 from stillframe.capture import Selection, open_sources
+from stillframe.cli.backup_results import backup_plan_fields, backup_result_fields
+from stillframe.cli.backup_words import backup_plan_lines, backup_result_lines
 from stillframe.cli.call import Call, refuse_later, running
-from stillframe.cli.results import backup_plan_fields, backup_result_fields
 from stillframe.cli.starting import prove_code, prove_fields, prove_lines
-from stillframe.cli.words import backup_plan_lines, backup_result_lines
 from stillframe.errors import Cancelled, DamagedError, MachineRefusal
 from stillframe.events import Notice
 from stillframe.fs.files import parse_pattern

@@ -7,7 +7,6 @@ OpenSSL may not be used by two threads at once, so TLS is kept apart from the so
 import contextlib
 import ssl
 import struct
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from socket import SHUT_RDWR, SO_SNDTIMEO, SOL_SOCKET, socket
@@ -67,8 +66,8 @@ class PlainChannel:
     def __init__(self, connected: socket) -> None:
         self._socket = connected
         self._sending = threading.Lock()
-        self._tells_stalls = sys.platform == "linux"
-        if self._tells_stalls:  # socket(7): a send that waited so long fails with EAGAIN, or says how much it took
+        self._send_parts = getattr(connected, "sendmsg", None)  # not on every system
+        if self._send_parts is not None:  # socket(7): a send that waited so long fails, or says how much it took
             connected.setsockopt(SOL_SOCKET, SO_SNDTIMEO, struct.pack("ll", 0, _STALL_US))
 
     def receive(self, size_max: int) -> bytes:
@@ -80,7 +79,7 @@ class PlainChannel:
 
     def send(self, parts: Sequence[bytes], *, on_stall: OnStall = _go_on) -> None:
         """Send all parts, together."""
-        if not self._tells_stalls or not self._sending.acquire(timeout=_STALL_US / 1e6):
+        if self._send_parts is None or not self._sending.acquire(timeout=_STALL_US / 1e6):
             on_stall()
             self._sending.acquire()
         try:
@@ -89,13 +88,12 @@ class PlainChannel:
             self._sending.release()
 
     def _send_all(self, rest: list[memoryview], on_stall: OnStall) -> None:
-        send_parts = getattr(self._socket, "sendmsg", None)  # not on every system
-        if send_parts is None:
+        if self._send_parts is None:
             self._socket.sendall(b"".join(rest))
             return
         while rest:
             try:
-                sent = send_parts(rest)
+                sent = self._send_parts(rest)
             except BlockingIOError:
                 on_stall()
                 continue
