@@ -8,7 +8,8 @@ machine. Lines that belong together:
 - ``cached``: every chunk is in the cache; the bar is 1.5 GB/s through ``nbdcopy``. The peers serve the same bytes from
   the page cache: nbdkit's file plug-in and qemu-nbd.
 - ``uncached``: every chunk is read from its pack, opened and expanded; beside it the same work by as many threads as
-  there are processors, without maps, cache and network: ``expanding alone``.
+  there are processors, and by one, without maps, cache and network: ``expanding alone``. The peer is qemu-nbd, serving
+  the disk as a QCOW2 file compressed with zstd (not encrypted).
 - ``qemu-img`` reads with 8 requests in flight, as a kernel or a virtual machine does; ``one request`` is one at a time.
 """
 
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from stillframe.jobs.exposing import expose
@@ -85,6 +87,12 @@ class Bench:
         with qemu_nbd(disk) as uri:
             self._time("cached    qemu-nbd, nbdcopy", lambda: run(*COPY, uri, "null:"))
             self._time("cached    qemu-nbd, qemu-img", lambda: read_with_qemu(uri, self._size))
+        packed = disk.with_suffix(".qcow2")
+        run("qemu-img", "convert", "-c", "-O", "qcow2", "-o", "compression_type=zstd", disk, packed)
+        packed.read_bytes()
+        with qemu_nbd(packed, "qcow2") as uri:
+            self._time("uncached  qemu-nbd of zstd QCOW2, nbdcopy", lambda: run(*COPY, uri, "null:"))
+            self._time("uncached  qemu-nbd of zstd QCOW2, qemu-img", lambda: read_with_qemu(uri, self._size))
 
     def image(self, repository: Repository, manifest: Manifest, socket: Path) -> None:
         """Our server, with a cache that holds the whole disk, and then with an empty one for each run."""
@@ -93,7 +101,10 @@ class Bench:
             self._time("cached    stillframe, nbdcopy", lambda: run(*COPY, uri, "null:"))
             self._time("cached    stillframe, nbdcopy, one connection", lambda: run(*COPY, "-C", 1, uri, "null:"))
             self._time("cached    stillframe, qemu-img", lambda: read_with_qemu(uri, self._size))
-        self._time("uncached  expanding alone", lambda: expand_all(repository, manifest))
+        for threads in (os.cpu_count() or 1, 1):
+            self._time(
+                f"uncached  expanding alone, threads: {threads}", partial(expand_all, repository, manifest, threads)
+            )
 
         def uncached(read: Callable[[str], None]) -> Callable[[], None]:
             def once() -> None:
@@ -131,10 +142,10 @@ def serving(
 
 
 @contextmanager
-def qemu_nbd(disk: Path) -> Iterator[str]:
+def qemu_nbd(disk: Path, kind: str = "raw") -> Iterator[str]:
     """The disk file, served by qemu-nbd; its processor time counts when it has ended, and is not in the table."""
     socket = disk.with_name("q")
-    command = ["qemu-nbd", "-r", "-t", "-e", "8", "-f", "raw", "-k", str(socket), str(disk)]
+    command = ["qemu-nbd", "-r", "-t", "-e", "8", "-f", kind, "-k", str(socket), str(disk)]
     with subprocess.Popen(command) as process:
         while not socket.exists():
             time.sleep(0.01)
@@ -144,8 +155,8 @@ def qemu_nbd(disk: Path) -> Iterator[str]:
             process.terminate()
 
 
-def expand_all(repository: Repository, manifest: Manifest) -> None:
-    """Read, open and expand every chunk once, on all processors."""
+def expand_all(repository: Repository, manifest: Manifest, threads: int) -> None:
+    """Read, open and expand every chunk once."""
     chunks = repository.reader()
     ids: list[bytes] = []
     disk = manifest.disks[0]
@@ -153,7 +164,7 @@ def expand_all(repository: Repository, manifest: Manifest) -> None:
         for span in iter_spans(stored.root(), manifest.chunk_size, chunks.read_node):
             ids += [chunk_id for chunk_id in (span.leaf.entry_ids() if span.leaf else ()) if chunk_id]
     fetches, _ = chunks.plan(ids)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda fetch: sum(1 for _ in chunks.fetch(fetch)), fetches))
 
 
