@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stillframe.block import GuardedReader, MemoryDisk
-from stillframe.errors import UsageError
+from stillframe.errors import MachineRefusal, UsageError
 from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.files.patterns import parse_pattern
 from stillframe.jobs.browsing import Look
@@ -105,6 +105,50 @@ def traits_of_listing(root: Path) -> dict[str, tuple[object, ...]]:
         key = {"caf\ufffd": "caf\\xe9", "back\\xe9slash": "back\\x5cxe9slash"}.get(name, name)
         found[f"/{key}"] = (int(size), modified, int(mode, 8), *map(int, rest))
     return found
+
+
+def make_hfs_plus(folder: Path, source: Path) -> bytes:
+    """The HFS+ volume in a hybrid of libisofs: nothing else here writes one."""
+    whole = folder / "hybrid.iso"
+    run_tool(
+        "xorriso",
+        "-as",
+        "mkisofs",
+        "-quiet",
+        "-input-charset",
+        "UTF-8",
+        "-hfsplus",
+        "-V",
+        "MAC",
+        "-o",
+        str(whole),
+        str(source),
+    )
+    raw = whole.read_bytes()
+    start = next(at for at in range(0, len(raw), 512) if raw[at + 1024 : at + 1028] == b"H+\0\4")
+    block_size, blocks = struct.unpack_from(">II", raw, start + 1024 + 40)
+    return raw[start : start + block_size * blocks]
+
+
+def test_hfs_plus_gives_files_and_links_and_says_when_it_was_not_closed(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    fill_tree(source, seed=5, size=2 * MIB)
+    (source / "Übung ž.txt").write_text("composed")
+    (source / "link").symlink_to("Übung ž.txt")
+    (source / "program").write_bytes(b"#!/bin/sh\n")
+    (source / "program").chmod(0o755)
+    for place in [source, *source.rglob("*")]:
+        os.utime(place, (1_600_000_000, 1_600_000_000), follow_symlinks=False)
+    raw = make_hfs_plus(tmp_path, source)
+    tally = get_all(partition_of(raw), tmp_path / "out")
+    assert tally.notices == []
+    assert traits_of(tmp_path / "out") == traits_of(source)
+    unclean = bytearray(raw)
+    unclean[1024 + 6] &= 0xFE  # kHFSVolumeUnmountedBit
+    assert STALE in {getattr(one, "code", "") for one in list_all(partition_of(bytes(unclean)))}
+    with pytest.raises(MachineRefusal, match="files of hfs are not read"):
+        list_all(partition_of(bytes(1024) + b"BD" + bytes(510) + raw[1536:]))
 
 
 def reparse(tag: int, body: bytes) -> bytes:

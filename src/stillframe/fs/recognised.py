@@ -21,6 +21,7 @@ from typing import Final
 from stillframe.block import BlockReader
 from stillframe.events import Notice
 from stillframe.fs.base import LeftOutFile, UsedMap, Volume, raw_map
+from stillframe.fs.hfs_plus import HEADER_OFFSET, find_hfs_plus
 
 _HEAD_SIZE: Final = 72 * 1024
 """Every signature of the table lies in these first bytes."""
@@ -251,7 +252,7 @@ def _probe_zfs(head: bytes, reader: BlockReader) -> Volume | None:
 
 def _probe_hfs_plus(head: bytes, reader: BlockReader) -> Volume | None:
     """Its label lies in the catalog, which is not read. Source: Apple Technical Note TN1150; libblkid ``hfs.c``."""
-    place = 1024
+    place = HEADER_OFFSET
     if head[place : place + 2] == b"BD":  # an HFS wrapper, which may hold an HFS+
         if head[place + 124 : place + 126] not in (b"H+", b"HX"):
             return Volume(filesystem="hfs")
@@ -259,13 +260,10 @@ def _probe_hfs_plus(head: bytes, reader: BlockReader) -> Volume | None:
         first_sector = int.from_bytes(head[place + 28 : place + 30], "big")
         first_block = int.from_bytes(head[place + 126 : place + 128], "big")
         place = first_sector * _SECTOR + first_block * block_size + 1024
-    if place + 112 > reader.size:
+    header = find_hfs_plus(reader, place)
+    if header is None:
         return None
-    block = reader.read_at(place, 112)
-    version = int.from_bytes(block[2:4], "big")
-    if (block[:2], version) not in ((b"H+", 4), (b"HX", 5)):
-        return None
-    identity = block[104:112]
+    identity = header.identity
     digest = bytearray(hashlib.md5(_HFS_UUID_SEED + identity, usedforsecurity=False).digest())
     digest[6] = 0x30 | digest[6] & 0x0F
     digest[8] = 0x80 | digest[8] & 0x3F

@@ -38,7 +38,7 @@ from stillframe.systems import InstalledSystem, LinuxTraces, NamedTraces, find_w
 
 CATALOGUE_TIMEOUT_S: Final = 60.0
 """For all volumes together. Two million files take about as long on a slow machine."""
-FILE_SYSTEMS_READ: Final = EXT_NAMES | CASE_FREE
+FILE_SYSTEMS_READ: Final = EXT_NAMES | CASE_FREE | {"hfsplus"}
 SYSTEMS_READ: Final = EXT_NAMES | {"ntfs"}
 _WORD_MAX: Final = 200
 _HINT: Final = "The image is whole all the same: only its page of contents lacks this."

@@ -9,7 +9,7 @@ from typing import Final
 from stillframe.block import BlockReader, ReadFault
 from stillframe.errors import DiskFormatError
 from stillframe.events import Notice
-from stillframe.fs import ext, ntfs
+from stillframe.fs import ext, hfs_plus, ntfs
 from stillframe.fs.base import Volume
 from stillframe.fs.registry import FILESYSTEMS
 
@@ -62,6 +62,8 @@ def _find_doubt(reader: BlockReader, volume: Volume) -> Notice | None:
     """The first reason why the volume is not as the next mount would show it."""
     if volume.filesystem == "ntfs":
         return ntfs.explain_unclean(reader)
+    if volume.filesystem == "hfsplus":
+        return hfs_plus.explain_unclean(reader)
     if volume.filesystem not in _BY_MAP:
         return None
     filesystem = next((one for one in FILESYSTEMS if one.identify(reader) is not None), None)

@@ -7,6 +7,7 @@ not given, and the reason is in the entry.
 Source: The Sleuth Kit 4.15, tsk/fs/tsk_fs.h; compressed NTFS (LZNT1) is expanded by the library.
 """
 
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,13 +21,14 @@ from stillframe.fs.files.names import CASE_FREE, show_name
 from stillframe.fs.files.reparse import SIZE_MAX, parse_reparse
 from stillframe.fs.files.sleuthkit import DATA_TYPES, HINT, Entry, SleuthVolume, open_volume
 from stillframe.fs.files.source import FILE, FOLDER, LINK, OTHER, Content, FileEntry, OnFault
-from stillframe.fs.files.support import is_read_rightly
+from stillframe.fs.files.support import gives_files
 
 # tsk_fs.h: TSK_FS_META_TYPE_ENUM. 10 and 11 are made up by the library.
 _KINDS: Final = {1: FILE, 2: FOLDER, 3: "pipe", 4: "device", 5: "device", 6: LINK, 8: "socket"}
 _MADE_UP: Final = frozenset({10, 11})
 _ORPHANS: Final = b"$OrphanFiles"
 _REPARSE: Final = 192  # TSK_FS_ATTR_TYPE_NTFS_REPARSE
+_HFS_COMPRESSED: Final = 4355  # TSK_FS_ATTR_TYPE_HFS_COMP_REC
 # tsk_fs.h: TSK_FS_ATTR_FLAG_ENUM, TSK_FS_ATTR_RUN_FLAG_ENUM.
 _ATTRIBUTE_ENCRYPTED, _ATTRIBUTE_COMPRESSED, _ATTRIBUTE_OUTSIDE = 0x10, 0x20, 0x02
 _RUN_FILLER, _RUN_SPARSE = 0x01, 0x02
@@ -53,7 +55,8 @@ class SleuthFiles:
         self._left_out = left_out
         self._volume = volume
         self._is_ntfs: Final = volume.filesystem == "ntfs"
-        self._has_modes: Final = volume.filesystem in EXT_NAMES
+        self._is_hfs_plus: Final = volume.filesystem == "hfsplus"
+        self._has_modes: Final = volume.filesystem in EXT_NAMES or self._is_hfs_plus
         self._unit: Final = sleuth.block_size
 
     @property
@@ -76,7 +79,7 @@ class SleuthFiles:
             raw: bytes = entry.handle.info.name.name
             if entry.is_system or raw == _ORPHANS or (meta is not None and int(meta.type) in _MADE_UP):
                 continue
-            yield self._build(raw, entry)
+            yield self._build(_composed(raw) if self._is_hfs_plus else raw, entry)
 
     def read_contents(self, entry: FileEntry) -> tuple[Content, ...]:
         """The streams of a file; see ``FileSource``."""
@@ -119,6 +122,8 @@ class SleuthFiles:
         streams: tuple[str, ...] = ()
         if kind == LINK:
             target, refusal = self._read_link(entry, meta)
+        elif self._is_hfs_plus and not refusal:
+            refusal = self._refuse_compressed(entry)
         elif self._is_ntfs and not refusal:
             kind, target, streams, refusal = self._look_at_attributes(entry, kind)
         return FileEntry(
@@ -139,6 +144,13 @@ class SleuthFiles:
         if fault is not None or target is None or len(target) != size:
             return b"", _words(fault)
         return target, ""
+
+    def _refuse_compressed(self, entry: Entry) -> str:
+        """Why a file of HFS+ is not given, if it is not."""
+        types, fault = self._sleuth.ask(lambda: {int(one.info.type) for one in entry.handle}, f"file {entry.number}")
+        if types is None or fault is not None:
+            return _words(fault)
+        return "it is compressed by macOS, which is not undone here" if _HFS_COMPRESSED in types else ""
 
     def _look_at_attributes(self, entry: Entry, kind: str) -> tuple[str, bytes, tuple[str, ...], str]:
         """What an NTFS file really is: kind, target of a link, names of its streams, why it is not given."""
@@ -222,9 +234,14 @@ def open_contents(reader: BlockReader, volume: Volume, *, left_out: ExtentSet | 
         DiskFormatError: The volume is broken.
         ReadFault: The device failed.
     """
-    if not is_read_rightly(reader, volume):
+    if not gives_files(reader, volume):
         return None
     return SleuthFiles(open_volume(reader, volume), volume, left_out or ExtentSet.empty())
+
+
+def _composed(raw: bytes) -> bytes:
+    """A name as people type it and as Linux shows it: HFS+ keeps letters and their accents apart."""
+    return unicodedata.normalize("NFC", raw.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
 
 def _time(seconds: int, rest: int) -> int:

@@ -11,7 +11,7 @@ from typing import Final
 from stillframe.block import BlockReader
 from stillframe.fs.base import Volume
 from stillframe.fs.files.sleuthkit import open_volume
-from stillframe.fs.files.support import is_read_rightly
+from stillframe.fs.files.support import gives_files
 from stillframe.fs.files.walk import Found, Limits, Walk
 
 LARGEST_MAX: Final = 10
@@ -69,7 +69,7 @@ def count_files(reader: BlockReader, volume: Volume) -> Found[FileCounts] | None
         DiskFormatError: The volume is broken.
         ReadFault: The device failed.
     """
-    if not is_read_rightly(reader, volume):
+    if not gives_files(reader, volume):
         return None
     walk = Walk(open_volume(reader, volume))
     files_count = folders_count = size = 0

@@ -11,14 +11,14 @@ Source: The Sleuth Kit 4.15, tsk/fs/tsk_fs.h; pytsk3 20260715, tsk3.h.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Final, NamedTuple, TypeVar
 
 from stillframe.block import BlockReader
-from stillframe.errors import Cancelled, DiskFormatError, StillframeError
+from stillframe.errors import DiskFormatError, StillframeError
 from stillframe.fs.base import Volume
 from stillframe.fs.files.names import show_name
 from stillframe.fs.files.reserved import EXT_SYSTEM_COUNT
+from stillframe.fs.files.sleuthkit_image import open_image, take_fault
 
 # tsk_fs.h: TSK_FS_NAME_FLAG_ENUM, TSK_FS_META_TYPE_ENUM, TSK_FS_ATTR_FLAG_ENUM, TSK_FS_ATTR_RUN_FLAG_ENUM,
 # TSK_FS_ATTR_TYPE_ENUM.
@@ -26,8 +26,8 @@ _NAME_ALLOCATED: Final = 0x01
 _META_REGULAR, _META_FOLDER, _META_VIRTUAL = 1, 2, 10
 _ATTRIBUTE_OUTSIDE, _ATTRIBUTE_COMPRESSED = 0x02, 0x20
 _RUN_FILLER_OR_SPARSE: Final = 0x01 | 0x02
-DATA_TYPES: Final = frozenset({1, 128})
-"""Contents of a file: TSK_FS_ATTR_TYPE_DEFAULT of ext, FAT and exFAT, TSK_FS_ATTR_TYPE_NTFS_DATA."""
+DATA_TYPES: Final = frozenset({1, 128, 4352})
+"""Contents of a file: TSK_FS_ATTR_TYPE_DEFAULT of ext, FAT and exFAT, ..._NTFS_DATA, ..._HFS_DATA (the data fork)."""
 FILE_NAME_TYPE: Final = 48
 """TSK_FS_ATTR_TYPE_NTFS_FNAME: one for each name of a file, with the namespace in its byte 0x41."""
 
@@ -37,6 +37,9 @@ _FAT_MADE_UP: Final = frozenset({
     b"$EMPTY_VOLUME_LABEL", b"$VOLUME_GUID", b"$ALLOC_BITMAP", b"$UPCASE_TABLE", b"$TEX_FAT",
     b"$ACCESS_CONTROL_TABLE",
 })  # fmt: skip
+_HFS_PLUS_USER_FIRST: Final = 16  # TN1150, kHFSFirstUserCatalogNodeID
+# TN1150, "Hard Links"; the second one is of Mac OS X 10.5. The library writes NUL as "^".
+_HFS_PLUS_PRIVATE: Final = (b"^^^^HFS+ Private Data", b".HFS+ Private Directory Data")
 _LABEL_ENDING: Final = b" (Volume Label Entry)"
 # Windows keeps what it compressed itself (CompactOS) in a stream of this name.
 _COMPRESSED_STREAM: Final = "WofCompressedData"
@@ -267,7 +270,7 @@ class SleuthVolume:
             fault = error
         except _LIBRARY_ERRORS as error:
             fault = DiskFormatError(f"{self.name}, {what}: {error}", hint=HINT)
-        return answer, _take_fault(self._image) or fault
+        return answer, take_fault(self._image) or fault
 
     def _read_entry(self, handle: Any, fault: StillframeError | None, *, in_root: bool) -> Entry | None:
         """The entry of one name; ``None`` when it is deleted or names the folder itself or the one above."""
@@ -294,6 +297,8 @@ class SleuthVolume:
                 return number < _NTFS_SYSTEM_COUNT
             case "vfat" | "exfat":
                 return in_root and (raw in _FAT_MADE_UP or raw.endswith(_LABEL_ENDING))
+            case "hfsplus":
+                return number < _HFS_PLUS_USER_FIRST or (in_root and raw.startswith(_HFS_PLUS_PRIVATE))
             case _:
                 return number < EXT_SYSTEM_COUNT
 
@@ -338,12 +343,15 @@ def open_volume(reader: BlockReader, volume: Volume) -> SleuthVolume:
     """
     import pytsk3  # noqa: PLC0415 12 MB that most verbs do not need
 
-    types = {"ntfs": pytsk3.TSK_FS_TYPE_NTFS, "vfat": pytsk3.TSK_FS_TYPE_FAT_DETECT, "exfat": pytsk3.TSK_FS_TYPE_EXFAT}
-    image = _image_class()(reader)
+    types = {
+        "ntfs": pytsk3.TSK_FS_TYPE_NTFS, "vfat": pytsk3.TSK_FS_TYPE_FAT_DETECT, "exfat": pytsk3.TSK_FS_TYPE_EXFAT,
+        "hfsplus": pytsk3.TSK_FS_TYPE_HFS,
+    }  # fmt: skip
+    image = open_image(reader)
     try:
         filesystem = pytsk3.FS_Info(image, type=types.get(volume.filesystem, pytsk3.TSK_FS_TYPE_EXT_DETECT))
     except _LIBRARY_ERRORS as error:
-        fault = _take_fault(image)
+        fault = take_fault(image)
         if fault is not None:
             raise fault from error
         raise DiskFormatError(f"{_name_of(volume)}: {error}", hint=HINT) from error
@@ -352,46 +360,3 @@ def open_volume(reader: BlockReader, volume: Volume) -> SleuthVolume:
 
 def _name_of(volume: Volume) -> str:
     return f"{volume.filesystem} volume {(volume.label or volume.uuid)!r}"
-
-
-def _take_fault(image: Any) -> StillframeError | None:
-    """What the reader raised while the library read; what is no read error goes on its way."""
-    fault: BaseException | None = image.fault
-    image.fault = None
-    if fault is None:
-        return None
-    if not isinstance(fault, StillframeError) or isinstance(fault, Cancelled):
-        raise fault
-    return fault
-
-
-@cache
-def _image_class() -> Any:
-    """The class through which the library reads; it can only be made when the library is loaded."""
-    import pytsk3  # noqa: PLC0415 as above
-
-    class Image(pytsk3.Img_Info):  # type: ignore[misc]
-        """A ``BlockReader`` for the library. An error is kept in ``fault``; the library sees a read that gave nothing.
-
-        An exception cannot pass through its C code, which would go on with whatever the buffer holds.
-        """
-
-        def __init__(self, reader: BlockReader) -> None:
-            self.reader = reader
-            self.fault: BaseException | None = None
-            super().__init__(url="", type=pytsk3.TSK_IMG_TYPE_EXTERNAL, sector_size=reader.sector_size)
-
-        def get_size(self) -> int:
-            return self.reader.size
-
-        def read(self, offset: int, size: int) -> bytes:
-            try:
-                return self.reader.read_at(offset, max(0, min(size, self.reader.size - offset)))
-            except BaseException as error:  # noqa: BLE001 it is raised again as soon as the library has returned
-                self.fault = self.fault or error
-                return b""
-
-        def close(self) -> None:
-            """Nothing to close: the reader is the caller's."""
-
-    return Image

@@ -11,6 +11,7 @@ from stillframe.fs.base import Volume
 from stillframe.fs.exfat import find_exfat_boot
 from stillframe.fs.ext.superblock import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE, Incompat, RoCompat, parse_superblock
 from stillframe.fs.fat import find_fat_boot
+from stillframe.fs.hfs_plus import find_hfs_plus
 from stillframe.fs.ntfs.boot import find_boot
 from stillframe.fs.ntfs.mft import open_mft
 
@@ -52,6 +53,17 @@ def is_read_rightly(reader: BlockReader, volume: Volume) -> bool:
             return exfat is not None and not exfat.from_backup and not exfat.flags & 1  # 3.1.13, ActiveFat
         case _:
             return False
+
+
+def gives_files(reader: BlockReader, volume: Volume) -> bool:
+    """Whether files may be listed and got: also those of HFS+, of which nobody needs to know where they lie.
+
+    Raises:
+        DiskFormatError, ReadFault: As ``is_read_rightly``.
+    """
+    if volume.filesystem == "hfsplus":
+        return find_hfs_plus(reader) is not None  # not one inside a wrapper of the older HFS
+    return is_read_rightly(reader, volume)
 
 
 def _is_plain_ext(reader: BlockReader) -> bool:
