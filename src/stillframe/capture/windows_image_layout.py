@@ -41,6 +41,8 @@ _GPT_KINDS: Final[dict[str, tuple[str, str, int]]] = {
 }
 _ACTIVE: Final = 0x80
 _PRIMARIES_MAX: Final = 4
+_GPT_END_MAX: Final = 1 << 48
+"""So far a boot sector is believed: 256 TiB, where NTFS ends; all before it becomes part of the disk."""
 _ALONE: Final = "Each of its VHD files can be imported by itself, and its volume restored onto a partition."
 _NAMES: Final = uuid.UUID("8f5e3b0c-5d0e-4a53-9d4a-1d2f5b8f6a11")
 """Of this program: ids that are made from it are the same each time."""
@@ -143,7 +145,7 @@ class _Planning:
         self._step = sizes[0]
         before, after = gpt_sectors(self._step) if self._scheme == "gpt" else (1, 0)
         self._first, self._behind = before * self._step, after * self._step
-        self._limit = 1 << 62 if self._scheme == "gpt" else LBA_MAX * self._step
+        self._limit = _GPT_END_MAX if self._scheme == "gpt" else LBA_MAX * self._step
 
     def plan(self) -> PlannedDisk:
         """The disk."""
@@ -216,7 +218,8 @@ class _Planning:
                 break
             start = max(start, _rounded(extent.end, MIB) + lead)
         if start + size > self._limit:
-            raise DiskFormatError(f"an MBR has no room for all of its volumes, which end at byte {start + size}")
+            words = f"a disk with {self._scheme.upper()} ends at byte {self._limit}, its volumes at {start + size}"
+            raise DiskFormatError(words, hint=_ALONE)
         return start
 
     def _reserve(self, *, before_rest: bool) -> None:

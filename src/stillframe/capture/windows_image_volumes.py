@@ -35,6 +35,9 @@ _READ: Final = frozenset({"ntfs", "vfat"})
 _PADDING_MAX: Final = 16 << 20
 """A VHD is rounded up to whole cylinders, of at most 255 * 63 sectors."""
 _DISK_SECTORS: Final = (512, 4096)
+_ROLE_NAMES: Final[dict[Role, str]] = {
+    "esp": "the EFI system volume", "boot": "the system volume", "recovery": "the recovery volume",
+}  # fmt: skip
 _COPY_AGAIN: Final = "Copy the file again, from the disk on which Windows made it."
 
 
@@ -90,10 +93,11 @@ def _look(file: VolumeFile, backup: BackupFolder, source: FileSource) -> OpenVol
     clues = _read_clues(reader, volume, file, backup)
     # Windows may write into the boot sector where the volume lies in the file: that says nothing of its disk.
     start = boot.start if boot and boot.start != place.start else None
+    role = _role(volume, clues)
     found = FoundVolume(
-        name=file.name, guid=file.guid, size=reader.size, filesystem=volume.filesystem,
+        name=file.name if file.access_path else _ROLE_NAMES.get(role, file.name), guid=file.guid, size=reader.size,
         sector_size=boot.sector_size if boot and boot.sector_size in _DISK_SECTORS else disk.sector_size,
-        role=_role(volume, clues), starts_bios=clues.has_bootmgr, boot_start=start,
+        filesystem=volume.filesystem, role=role, starts_bios=clues.has_bootmgr, boot_start=start,
     )  # fmt: skip
     return OpenVolume(file=file, source=source, reader=reader, found=found, clues=clues)
 
