@@ -326,6 +326,17 @@ def test_bytes_behind_a_file_system_are_cut_only_where_they_are_zeros(silent: Ma
     assert table(disk)["partitions"][0]["size"] * 512 == silent.size + MIB
 
 
+def test_the_place_in_the_file_is_not_that_on_the_disk(silent: MadeVolume, tmp_path: Path) -> None:
+    moved = replace(silent, image=tmp_path / "moved")
+    raw = bytearray(silent.image.read_bytes())
+    raw[0x1C:0x20] = (128).to_bytes(4, "little")
+    moved.image.write_bytes(raw)
+    folder = write_backup(tmp_path / DATE, [moved], ending="vhdx")
+    with opened(folder) as found:
+        assert "C: lay in the usual order" in told(found)
+        assert placed(written(found, 0, tmp_path / "disk.raw"), moved, MIB)
+
+
 def test_two_records_of_one_place(silent: MadeVolume, mbr_case: Case, tmp_path: Path) -> None:
     twin = mbr_guid(SIGNATURE, 14 * MIB)
     folder = write_backup(tmp_path / DATE, [*mbr_case.volumes, replace(silent, guid=twin, letter="E:")], ending="vhd")
@@ -518,10 +529,10 @@ def test_a_differencing_file_rests_on_one_in_the_folder_only(mbr_copy: Case, tmp
         assert str(base) in found.sources[0].paths
     assert len(table(disk)["partitions"]) == 2
     assert placed(disk, mbr_copy.volumes[1], 13 * MIB)
-    outside = tmp_path / base.name
+    outside = mbr_copy.backup.parent / base.name
     base.rename(outside)
-    base.symlink_to(outside)
-    assert "out of the folder" in refusal(mbr_copy.folder)
+    replace_file(file, build_vhd(content, here=changed, below=Below(state=DATA_STATE.hex, name=f"..\\{base.name}")))
+    assert f"leads to {outside}, out of the folder" in refusal(mbr_copy.folder)
 
 
 @contextmanager

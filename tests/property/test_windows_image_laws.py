@@ -141,6 +141,21 @@ def test_places_that_agree_are_kept(gaps: list[tuple[int, int]], kind: str, orde
         assert "boot sector" not in disk.notices[0].message
 
 
+@pytest.mark.parametrize(
+    ("gap", "reserved"), [(16, (101, 16)), (128, (101, 128)), (40, (101, 16)), (15, None), (0, None)]
+)
+def test_what_windows_reserves_lies_before_it(gap: int, reserved: tuple[int, int] | None) -> None:
+    esp = FoundVolume(name="esp", guid="", size=100 * MIB, role="esp", boot_start=MIB)
+    windows = FoundVolume(name="C:", guid="", size=MIB, role="windows", boot_start=(101 + gap) * MIB)
+    data = FoundVolume(name="D:", guid="", size=MIB, boot_start=1000 * MIB)  # a larger gap is before it
+    (disk,) = plan_disks([data, windows, esp])
+    kind = "E3C9E316-0B5C-4DB8-817D-F92DF00215AE"
+    found = [part.extent for part in disk.layout.partitions if part.type == kind]
+    behind = Extent((102 + gap) * MIB, (118 + gap) * MIB)
+    expected = Extent(reserved[0] * MIB, sum(reserved) * MIB) if reserved else behind
+    assert found == [expected]
+
+
 def test_sectors_of_two_sizes_are_not_put_on_one_disk() -> None:
     one, other = (FoundVolume(name=str(step), guid="", size=MIB, sector_size=step) for step in STEPS)
     with pytest.raises(DiskFormatError, match="sectors of 512 and 4096 bytes"):
