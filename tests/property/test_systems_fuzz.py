@@ -34,6 +34,9 @@ def fuzz_hive(data: bytes) -> None:
             assert hive is not None
             assert key is not None
             hive.read_value(key, name)
+        above = hive.find_key("Microsoft") if hive else None
+        for name in hive.iter_names(above) if hive and above else ():
+            assert len(name) <= 32_766
     except StillframeError:
         pass
 

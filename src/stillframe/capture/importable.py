@@ -19,6 +19,7 @@ from stillframe.capture.clonezilla import open_clonezilla
 from stillframe.capture.diskfiles import open_file_source
 from stillframe.capture.offline import OpenSource
 from stillframe.capture.partclone import open_partclone
+from stillframe.capture.windows_image import open_windows_image
 from stillframe.errors import UsageError
 from stillframe.events import Notice
 from stillframe.host.disks import describe
@@ -102,8 +103,19 @@ def find_clonezilla(path: str, options: ImportOptions) -> Importable | None:
     return Importable(path=os.path.realpath(path), format_name="Clonezilla", sources=sources)
 
 
+def find_windows_image(path: str, options: ImportOptions) -> Importable | None:
+    """Windows' own backup: all disks that the volumes of its newest version were on."""
+    found = open_windows_image(path, allow_torn=options.allow_torn)
+    if found is None:
+        return None
+    return Importable(
+        path=found.chosen.path, format_name="WindowsImageBackup", sources=found.sources,
+        machine_name=found.chosen.computer, made=found.made, notices=found.notices,
+    )  # fmt: skip
+
+
 def refuse_folder(path: str, options: ImportOptions) -> Importable | None:  # noqa: ARG001 a finder
-    """A folder that is not Clonezilla's is not imported as a whole; which files in it can be is said.
+    """A folder of another kind is not imported as a whole; which files in it can be is said.
 
     Raises:
         UsageError: It is a folder.
@@ -116,12 +128,19 @@ def refuse_folder(path: str, options: ImportOptions) -> Importable | None:  # no
     files = [file for file in files if not re.search(r"\.(?!aa)[a-z]{2}\Z", file)]
     words = ", ".join(files[:6]) or "a disk file in it"
     raise UsageError(
-        f"{path} is a folder, and not that of a Clonezilla image; other folders are not read as a whole",
+        f"{path} is a folder, and neither that of a Clonezilla image nor a WindowsImageBackup; other folders are not "
+        "read as a whole",
         hint=f"Each of its files by itself is: name {words}.",
     )
 
 
-FINDERS: Final[tuple[Finder, ...]] = (find_clonezilla, refuse_folder, find_partclone, find_disk_file)
+FINDERS: Final[tuple[Finder, ...]] = (
+    find_clonezilla,
+    find_windows_image,
+    refuse_folder,
+    find_partclone,
+    find_disk_file,
+)
 """Asked in this order; ``find_disk_file`` takes every file, so it stays the last."""
 
 
@@ -139,6 +158,7 @@ def find_importable(path: str, options: ImportOptions, *, finders: Sequence[Find
             return found
     raise UsageError(
         f"{path} is nothing that can be imported",
-        hint="Name a disk file (raw, QCOW2, VHD, VHDX, VMDK, VDI) or the folder of a Clonezilla image; "
+        hint="Name a disk file (raw, QCOW2, VHD, VHDX, VMDK, VDI), the folder of a Clonezilla image or Windows' "
+        "WindowsImageBackup; "
         "'stillframe backup' takes disks.",
     )

@@ -70,7 +70,8 @@ def open_source(
     if os.path.isdir(path):
         raise UsageError(
             f"{path} is a folder, and neither a disk nor a disk file",
-            hint="'stillframe import' takes the folder of a Clonezilla image; 'stillframe disks' lists the disks.",
+            hint="'stillframe import' takes the folder of a Clonezilla image, and Windows' WindowsImageBackup; "
+            "'stillframe disks' lists the disks.",
         )
     facts = describe(path)
     if facts.kind == "file":

@@ -8,7 +8,7 @@ Source of every number: UEFI Specification 2.10, section 5.3 "GUID Partition Tab
 
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -31,6 +31,8 @@ _HEADER: Final = struct.Struct("<8sIIIIQQQQ16sQIII")
 """Table 5.5: signature, revision, header size, header CRC, reserved, MyLBA, AlternateLBA, FirstUsableLBA,
 LastUsableLBA, DiskGUID, PartitionEntryLBA, NumberOfPartitionEntries, SizeOfPartitionEntry, array CRC."""
 _HEADER_CRC_OFFSET: Final = 16
+_ENTRIES_USUAL: Final = 128
+"""Entries of a new array: with 128 bytes each they take the 16,384 bytes that section 5.3 asks for at least."""
 _REVISION: Final = 0x00010000
 
 _ENTRY: Final = struct.Struct("<16s16sQQQ72s")
@@ -189,6 +191,24 @@ def build_header(
     _HEADER.pack_into(sector, 0, *fields)
     struct.pack_into("<I", sector, _HEADER_CRC_OFFSET, zlib.crc32(sector[:size]))
     return bytes(sector)
+
+
+def new_copy(entries: Iterable[GptEntry], *, disk_guid: UUID, sector_size: int) -> GptCopy:
+    """The array of a new table, and a header that is only a template for ``build_header``: it has no place yet."""
+    array = bytearray(_ENTRIES_USUAL * _ENTRY.size)
+    for entry in entries:
+        _ENTRY.pack_into(
+            array, entry.index * _ENTRY.size, entry.type_guid.bytes_le, entry.guid.bytes_le, entry.first_lba,
+            entry.last_lba, entry.attributes, entry.name.encode("utf-16-le"),
+        )  # fmt: skip
+    first_usable_lba = PRIMARY_LBA + 1 + -(-len(array) // sector_size)
+    raw = _HEADER.pack(SIGNATURE, _REVISION, _HEADER.size, 0, 0, 0, 0, first_usable_lba, 0, bytes(16), 0, 0, 0, 0)
+    header = GptHeader(
+        raw=raw.ljust(sector_size, b"\0"), lba=0, alternate_lba=0, first_usable_lba=first_usable_lba,
+        last_usable_lba=0, disk_guid=disk_guid, entries_lba=0, entry_count=_ENTRIES_USUAL, entry_size=_ENTRY.size,
+        entries_crc=zlib.crc32(array),
+    )  # fmt: skip
+    return GptCopy(header=header, entries=bytes(array))
 
 
 def replace_guids(entries: bytes, *, entry_size: int, guids: Mapping[int, UUID]) -> bytes:

@@ -8,6 +8,7 @@ Sources: UEFI Specification 2.10, section 5.2 "LBA 0 Format" (record, entry, pro
 """
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +27,9 @@ TYPES_EXTENDED: Final = frozenset({0x05, 0x0F, 0x85})
 RECORDS_MAX: Final = 256
 """Extended records that are followed: as many partitions as Linux gives numbers to (``DISK_MAX_PARTS``)."""
 
+LBA_MAX: Final = 0xFFFFFFFF
+"""The largest number of a sector that an entry can hold."""
+
 _BOOT_SIGNATURE: Final = b"\x55\xaa"
 _BOOT_SIGNATURE_OFFSET: Final = 510
 _DISK_SIGNATURE_OFFSET: Final = 440
@@ -33,6 +37,9 @@ _TABLE_OFFSET: Final = 446
 _ENTRY: Final = struct.Struct("<B3sB3sII")
 """Status, first CHS, type, last CHS, first LBA, number of sectors: UEFI Specification 2.10, table 5.2."""
 _SIZE_OFFSET: Final = 12
+_FAR: Final = (b"\xfe\xff\xff", b"\xfe\xff\xff")
+"""Cylinders that are too far for three bytes: what sfdisk writes, so that everybody counts in sectors."""
+_PROTECTIVE_CHS: Final = (b"\x00\x02\x00", b"\xff\xff\xff")  # UEFI Specification 2.10, table 5.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +196,29 @@ def name_boot_sector(sector: bytes) -> str:
     count_32, fat_32 = struct.unpack_from("<II", sector, 32)
     is_fat = cluster and not cluster & (cluster - 1) and reserved and fats in (1, 2) and media in (0xF0, *_FIXED_MEDIA)
     return "FAT" if is_fat and (count_16 or count_32) and (fat_16 or fat_32) else ""
+
+
+def build_boot_record(entries: Iterable[MbrEntry], *, signature: int) -> bytes:
+    """A new sector 0 of 512 bytes, without boot code.
+
+    Raises:
+        DiskFormatError: A place cannot be written in 32 bits.
+    """
+    sector = bytearray(RECORD_SIZE)
+    sector[_BOOT_SIGNATURE_OFFSET:] = _BOOT_SIGNATURE
+    struct.pack_into("<I", sector, _DISK_SIGNATURE_OFFSET, signature)
+    for entry in entries:
+        first, last = _PROTECTIVE_CHS if entry.type_code == TYPE_PROTECTIVE else _FAR
+        if max(entry.first_lba, entry.size_sectors) > LBA_MAX:
+            raise DiskFormatError(
+                f"partition {entry.index + 1}: its sectors {entry.first_lba} to {entry.end_lba - 1} lie behind what "
+                f"an MBR can name, which ends at {LBA_MAX}"
+            )
+        where = _TABLE_OFFSET + entry.index * _ENTRY.size
+        _ENTRY.pack_into(
+            sector, where, entry.status, first, entry.type_code, last, entry.first_lba, entry.size_sectors
+        )  # fmt: skip
+    return bytes(sector)
 
 
 def set_disk_signature(sector: bytes, signature: int) -> bytes:

@@ -1,8 +1,8 @@
 r"""A file of the Windows registry: keys and values by their paths.
 
-Answers: "what does this hive say at this key?" Only what recognising a Windows takes: keys are found by name, values
-are read; nothing is listed whole or written. Every offset, count and size is bounded before it is used, so that
-a damaged or hostile hive costs an error of ours and never more than a few thousand small reads.
+Answers: "what does this hive say at this key?" Only what recognising a Windows takes: keys are found by name, the names
+below one are listed, values are read; nothing is written. Every offset, count and size is bounded before it is used, so
+that a damaged or hostile hive costs an error of ours and never more than a few thousand small reads.
 
 Transaction logs are not applied: ``is_dirty`` says that the newest changes may be missing.
 
@@ -10,6 +10,7 @@ Source: "Windows registry file format specification", github.com/msuhanov/regf, 
 libregf, "Windows NT Registry File (REGF) format specification".
 """
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -98,6 +99,16 @@ class Hive:
                 return None
             key = found
         return key
+
+    def iter_names(self, key: Key) -> Iterator[str]:
+        """The names of the keys of a key; those that are broken are left out.
+
+        Raises:
+            DiskFormatError: The list of them is broken.
+        """
+        for place in self._iter_subkeys(key):
+            with contextlib.suppress(DiskFormatError):
+                yield self._read_key(place).name
 
     def _find_subkey(self, key: Key, name: str) -> Key | None:
         """One key of a key. Broken ones beside it are no matter, unless it is not found."""

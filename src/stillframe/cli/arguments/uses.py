@@ -71,7 +71,8 @@ def _add_import(verbs: Verbs) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="a disk file: raw, QCOW2, VHD, VHDX, VMDK, VDI; a partclone image; a Clonezilla folder",
+        help="a disk file: raw, QCOW2, VHD, VHDX, VMDK, VDI; a partclone image; a Clonezilla folder; "
+        "Windows' WindowsImageBackup",
     )
     add_storing(parser)
     add_verify(parser)
