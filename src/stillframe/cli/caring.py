@@ -13,6 +13,7 @@ from stillframe.jobs.checking import CheckedImage, check_filesystems
 from stillframe.jobs.listing import find_image, find_image_id
 from stillframe.jobs.owner import this_owner
 from stillframe.jobs.repositories import last_seen
+from stillframe.jobs.sampling import SampledImage, sample_files
 from stillframe.jobs.verify import VerifyResult
 from stillframe.repo.check import CheckReport
 from stillframe.repo.retention import JudgedImage, RetentionPolicy
@@ -25,17 +26,20 @@ SKIPPED: Final = 3
 def verify(call: Call) -> int:
     """Read images back from storage and check them."""
     options, screen = call.options, call.screen
-    if options.filesystems and (options.image is None or options.quick):
-        raise UsageError("'--filesystems' needs an IMAGE, and reads all of it", hint="Name one, without '--quick'.")
+    for option, is_asked in (("--filesystems", options.filesystems), ("--files", options.files is not None)):
+        if is_asked and (options.image is None or options.quick):
+            raise UsageError(f"'{option}' needs an IMAGE, and reads all of it", hint="Name one, without '--quick'.")
     repository = call.open_repository()
     manifests = None
     if options.image is not None:
         manifests = [find_image(repository, options.image, machine_id=machine().id)]
-    checked = None
+    checked, sampled = None, None
     with running(screen) as context:
         verified = care.verify_images(repository, manifests, quick=options.quick, context=context)
         if options.filesystems and verified.ok and manifests:
             checked = check_filesystems(repository, manifests[0], context)
+        if options.files and verified.ok and manifests:
+            sampled = sample_files(repository, manifests[0], context, count=options.files)
     fields: Fields = {
         "ok": verified.ok,
         "findings": finding_fields(verified.findings),
@@ -47,12 +51,16 @@ def verify(call: Call) -> int:
     if checked is not None:
         fields["filesystems"] = _checked_fields(checked)
         lines += _checked_lines(checked)
+    if sampled is not None:
+        fields["files"] = _sampled_fields(sampled)
+        lines += _sampled_lines(sampled)
     screen.finish("verify", fields, lines or ["There is no image here."])
     if not verified.ok:
         return DamagedError.exit_code
-    if checked is None or checked.is_proven:
-        return 0
-    return DiskFormatError.exit_code if checked.findings else SKIPPED
+    asked = [one for one in (checked, sampled) if one is not None]
+    if any(one.findings for one in asked):
+        return DiskFormatError.exit_code
+    return 0 if all(one.is_proven for one in asked) else SKIPPED
 
 
 def _checked_fields(checked: CheckedImage) -> Fields:
@@ -68,6 +76,24 @@ def _checked_lines(checked: CheckedImage) -> list[str]:
     if checked.findings:
         return [f"File systems    {format_count(len(checked.findings), 'finding')}: see above"]
     return ["File systems    not all could be checked" if checked.checked else "File systems    none was checked"]
+
+
+def _sampled_fields(sampled: SampledImage) -> Fields:
+    return {
+        "ok": sampled.is_proven, "compared": sampled.compared, "bytes": sampled.bytes_compared,
+        "changed": sampled.changed, "places": sampled.places, "findings": finding_fields(sampled.findings),
+        "skipped": notice_fields(sampled.skipped),
+    }  # fmt: skip
+
+
+def _sampled_lines(sampled: SampledImage) -> list[str]:
+    changed = f"; {format_count(sampled.changed, 'more file')} changed since" if sampled.changed else ""
+    if sampled.findings:
+        return [f"Files           {len(sampled.findings)} of {sampled.compared} are not as their originals: see above"]
+    if not sampled.compared:
+        return [f"Files           none could be compared{changed}"]
+    size = format_size(sampled.bytes_compared)
+    return [f"Files           {sampled.compared} compared ({size}), all as their originals{changed}"]
 
 
 def check(call: Call) -> int:

@@ -80,6 +80,9 @@ def _proof_words(proof: ProofRecord) -> str:
     if proof.kind == "checked":
         verdict = "whole" if proof.ok else "; ".join(proof.findings)
         return f"{when}  file systems: {verdict}, on {where}; {proof.how}"
+    if proof.kind == "sampled":
+        verdict = "all as their originals" if proof.ok else f"{len(proof.findings)} not as their originals"
+        return f"{when}  files: {verdict}, {format_size(proof.bytes)}, on {where}; {proof.how}"
     verdict = "good" if proof.ok else f"{len(proof.bad_chunks)} bad chunks"
     return f"{when}  {proof.kind}: {verdict}, {format_size(proof.bytes)}, on {where}; {proof.how}"
 

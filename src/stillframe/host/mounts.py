@@ -14,8 +14,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from stillframe.errors import MachineRefusal, UsageError
+from stillframe.errors import MachineRefusal, StillframeError, UsageError
+from stillframe.extents import Extent
 from stillframe.host.blocks import THIS_MACHINE, BlockNode, BlockTree, KernelPaths, names_in, read_block_tree, read_text
+from stillframe.host.disks import DiskFacts
 from stillframe.host.linux import DeviceNumber, Thing, is_claimed, parse_device_number, require_linux, thing_at
 
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
@@ -128,6 +130,26 @@ def users_of(path: str, *, kernel: KernelPaths = THIS_MACHINE, probe: bool = Tru
         held = "something that holds it exclusively: another mount namespace, an array, or another run"
         return (Use(kind="holder", device=path, where=held, read_write=True),)
     return found
+
+
+def users_of_place(
+    facts: DiskFacts, place: Extent, tree: BlockTree, *, kernel: KernelPaths = THIS_MACHINE
+) -> tuple[Use, ...]:
+    """What uses a part of a disk: by its own device where the kernel made one, else what uses the whole disk."""
+    node = next((node for node in tree.nodes.values() if node.path == facts.path), None)
+    if node is None or facts.kind == "file":
+        return _users(facts.path, kernel)
+    for part in tree.partitions_of(node) if node.partition is None else ():
+        if part.place == place:
+            return _users(part.path, kernel)
+    return _users(facts.path, kernel) if place == Extent(0, facts.size) else ()
+
+
+def _users(path: str, kernel: KernelPaths) -> tuple[Use, ...]:
+    try:
+        return users_of(path, kernel=kernel, probe=False)
+    except StillframeError:
+        return ()
 
 
 class Users:

@@ -13,12 +13,11 @@ from stillframe.block.file import FileReader, open_file_reader
 from stillframe.block.formats import DiskFile, container_name, open_disk_file
 from stillframe.capture import CapturedDisk, CapturedVolume, Selection, capture_disk
 from stillframe.capture.diskfiles import facts_of
-from stillframe.errors import DeviceError, MachineRefusal, StillframeError, TargetError, UsageError
+from stillframe.errors import DeviceError, MachineRefusal, TargetError, UsageError
 from stillframe.events import Notice
-from stillframe.extents import Extent
-from stillframe.host.blocks import THIS_MACHINE, BlockTree, KernelPaths, read_block_tree
+from stillframe.host.blocks import THIS_MACHINE, KernelPaths, read_block_tree
 from stillframe.host.disks import DiskFacts, describe, list_disks
-from stillframe.host.mounts import Use, users_of
+from stillframe.host.mounts import Use, users_of_place
 from stillframe.jobs.systems_here import FoundHere, name_systems
 
 # Folders of a running Linux without which it does not start again. Source: Filesystem Hierarchy Standard 3.0,
@@ -116,12 +115,12 @@ def _look_bravely(facts: DiskFacts, kernel: KernelPaths) -> SeenDisk:
 
 
 def _look(facts: DiskFacts, kernel: KernelPaths) -> SeenDisk:
-    with _open_disk(facts) as reader:
+    with open_disk(facts) as reader:
         if isinstance(reader, DiskFile):
             facts = facts_of(facts, reader)
         disk = capture_disk(reader, facts, Selection())
         tree = read_block_tree(kernel)
-        uses = [_uses(facts, volume, tree, kernel) for volume in disk.volumes]
+        uses = [users_of_place(facts, one.partition.extent, tree, kernel=kernel) for one in disk.volumes]
         here = [FoundHere(volume=one, uses=used) for one, used in zip(disk.volumes, uses, strict=True)]
         systems = name_systems(here)
     runs_here = any(_is_of_system(found) for found in uses)
@@ -132,27 +131,9 @@ def _look(facts: DiskFacts, kernel: KernelPaths) -> SeenDisk:
     return SeenDisk(facts=facts, disk=disk, partitions=partitions, notices=disk.notices)
 
 
-def _open_disk(facts: DiskFacts) -> FileReader | DiskFile:
+def open_disk(facts: DiskFacts) -> FileReader | DiskFile:
+    """Open a disk or a disk file for reading; errors as ``look_at_disks``."""
     return open_disk_file(facts.path) if facts.kind == "file" else open_file_reader(facts.path)
-
-
-def _uses(facts: DiskFacts, volume: CapturedVolume, tree: BlockTree, kernel: KernelPaths) -> tuple[Use, ...]:
-    """What uses a partition: by its own device where the kernel made one, else what uses the whole disk."""
-    node = next((node for node in tree.nodes.values() if node.path == facts.path), None)
-    extent = volume.partition.extent
-    if node is None or facts.kind == "file":
-        return _users(facts.path, kernel)
-    for part in tree.partitions_of(node) if node.partition is None else ():
-        if part.place == extent:
-            return _users(part.path, kernel)
-    return _users(facts.path, kernel) if extent == Extent(0, facts.size) else ()
-
-
-def _users(path: str, kernel: KernelPaths) -> tuple[Use, ...]:
-    try:
-        return users_of(path, kernel=kernel, probe=False)
-    except StillframeError:
-        return ()
 
 
 def _is_of_system(uses: tuple[Use, ...]) -> bool:

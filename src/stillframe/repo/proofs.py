@@ -13,8 +13,8 @@ from stillframe.repo.records import Manifest, ProofRecord, build_record
 from stillframe.repo.repository import Repository
 
 Verdict = Literal["torn", "damaged", "good", "quick", "unproven"]
-Rung = Literal["unproven", "quick", "read-back", "checked", "booted"]
-RUNGS: Final[tuple[Rung, ...]] = ("unproven", "quick", "read-back", "checked", "booted")
+Rung = Literal["unproven", "quick", "read-back", "checked", "sampled", "booted"]
+RUNGS: Final[tuple[Rung, ...]] = ("unproven", "quick", "read-back", "checked", "sampled", "booted")
 """From the ground up."""
 _STORED: Final = frozenset({"read-back", "quick"})
 """Kinds of proofs that say something about what is stored; the others speak of what the disk was like."""

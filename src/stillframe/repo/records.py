@@ -284,7 +284,7 @@ class ProofRecord:
 
     Attributes:
         kind: What was done: every chunk was read back, only the structure was looked at, its file systems were checked
-            by the tools of others, or it was started.
+            by the tools of others, some of its files were compared with their originals, or it was started.
         ok: Whether the image stood the test.
         bytes: How many were read for it.
         how: In words; of a start, what was seen.
@@ -298,7 +298,7 @@ class ProofRecord:
     image: Hex16
     created: Time
     machine: MachineName
-    kind: Literal["read-back", "quick", "checked", "booted"]
+    kind: Literal["read-back", "quick", "checked", "sampled", "booted"]
     ok: bool
     bytes: Size
     how: Text = ""

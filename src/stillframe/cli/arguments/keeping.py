@@ -120,13 +120,18 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
 
 def _add_care(verbs: Verbs) -> None:
     verify = verb(
-        verbs, "verify", "verify [IMAGE] [--quick | --filesystems]", "read an image back from storage and check it"
-    )
+        verbs, "verify", "verify [IMAGE] [--quick | --filesystems --files [N]]",
+        "read an image back from storage and check it",
+    )  # fmt: skip
     verify.add_argument("image", metavar="IMAGE", nargs="?", help="an id, the beginning of one, latest or latest:NAME")
     verify.add_argument("--quick", action="store_true", help="check the structure only")
     verify.add_argument(
         "--filesystems", action="store_true", help="also have the file systems of IMAGE checked by their own tools"
     )
+    verify.add_argument(
+        "--files", metavar="N", type=number, nargs="?", const=200,
+        help="also compare N files of each volume of IMAGE with their originals (default: 200)",
+    )  # fmt: skip
     verb(verbs, "check", "check", "check the structure of the repository")
     repair = verb(verbs, "repair", "repair [--read-all]", "mend the repository from what is still good", writes=True)
     repair.add_argument("--read-all", action="store_true", help="read every stored chunk on the way")
