@@ -1,12 +1,14 @@
 """In which ways a disk starts, on disks made by the tools of others."""
 
 import os
+import struct
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from stillframe.block.memory import MemoryDisk
+from stillframe.systems.boot_journal import count_targets
 from stillframe.systems.boot_traces import compare_traces, count_logins, last_event
 from stillframe.systems.boot_way import BootWays, find_boot_ways
 from stillframe.testing.boot_sector import make_boot_disk
@@ -80,6 +82,57 @@ def test_logins_are_counted_as_another_program_writes_them() -> None:
     assert len(made) == 4 * 384
     assert count_logins(made) == 2
     assert count_logins(b"") == 0
+
+
+def journal(texts: dict[bytes, int], *, compact: bool = False, kind: int = 1, gap: int = 0) -> bytes:
+    """Data objects as systemd's JOURNAL_FILE_FORMAT.md draws them, behind a header."""
+    raw = bytearray(b"LPKSHHRH" + struct.pack("<II", 0, 16 if compact else 0) + bytes(240) + bytes(gap))
+    for text, count in texts.items():
+        extra = bytes(8) if compact else b""
+        size = 64 + len(extra) + len(text)
+        raw += struct.pack("<BB6xQ6Q", kind, 0, size, 1, 2, 3, 4, 5, count) + extra + text
+        raw += bytes(-len(raw) % 8)
+    return bytes(raw)
+
+
+REACHED = b"MESSAGE=Reached target multi-user.target - Multi-User System."
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("gap", [0, (1 << 20) - 256, (1 << 20) - 256 - 64, (1 << 20) - 256 - 80, (1 << 20) - 256 - 96])
+def test_boot_targets_are_counted_in_a_journal(compact: bool, gap: int) -> None:
+    texts = {
+        REACHED: 3, b"MESSAGE=Reached target Graphical Interface.": 2, b"MESSAGE=Reached target basic.target.": 9,
+        b"MESSAGE=Reached target emergency.target - Emergency Mode.": 9, b"_" + REACHED: 9,
+    }  # fmt: skip
+    raw = journal(texts, compact=compact, gap=gap)
+    assert count_targets(lambda offset, size: raw[offset : offset + size], len(raw)) == 5
+    for other in (b"X" + raw[1:], journal(texts, compact=compact, kind=3), raw[:40], b""):
+        assert count_targets(lambda offset, size, other=other: other[offset : offset + size], len(other)) == 0  # type: ignore[misc]
+
+
+def test_a_target_that_was_reached_since_is_a_trace(tmp_path: Path) -> None:
+    disk, tree = tmp_path / "disk", tmp_path / "tree"
+    folder = tree / "var/log/journal" / ("1" * 32)
+    folder.mkdir(parents=True)
+
+    def made(name: str, *counts: int) -> MemoryDisk:
+        for path in folder.iterdir():
+            path.unlink()
+        for number, count in enumerate(counts):
+            (folder / ("system.journal" if not number else f"system@{number}.journal")).write_bytes(
+                journal({REACHED: count}) + bytes(len(name))
+            )
+        disk.write_bytes(bytes(16 * MIB))
+        run_tool("mke2fs", "-q", "-F", "-t", "ext4", "-d", str(tree), str(disk))
+        return MemoryDisk(disk.read_bytes())
+
+    before = made("before", 4)
+    assert compare_traces(before, made("again", 4)).booted == ()
+    assert compare_traces(before, made("rotated", 0, 4)).booted == ()
+    assert compare_traces(before, made("emptied")).booted == ()
+    assert "boot target" in compare_traces(before, made("later", 5)).booted[0]
+    assert "boot target" in compare_traces(before, made("later and rotated", 1, 4)).booted[0]
 
 
 def test_events_of_windows_are_numbered() -> None:

@@ -1,6 +1,7 @@
 """Whole systems that are proven to boot, or not to: Debian by BIOS and by UEFI, whole and broken in four ways."""
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -96,11 +97,21 @@ def test_a_system_that_shows_nothing_is_known_by_its_own_notes(debian: Callable[
     assert "/var/log/wtmp" in result.reason
 
 
+def test_a_system_without_a_prompt_is_known_by_its_journal(debian: Callable[[bool], Path], tmp_path: Path) -> None:
+    disk = broken(debian(False), tmp_path)
+    silence(disk, "")
+    result = prove(disk, "bios")
+    assert result.outcome == "booted", result.reason
+    assert "journal" in result.reason
+
+
 def test_a_system_that_shows_and_notes_nothing_is_known_by_its_power_button(
     debian: Callable[[bool], Path], tmp_path: Path
 ) -> None:
     disk = broken(debian(False), tmp_path)
     silence(disk, "")
+    with root_of(disk) as root:
+        shutil.rmtree(root / "var/log/journal")
     result = prove(disk, "bios")
     assert result.outcome == "booted", result.reason
     assert "power button" in result.reason

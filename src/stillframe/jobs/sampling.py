@@ -201,7 +201,7 @@ class _Comparison:
             return NOT_READ, 0
         if at is not None and self._look(path, entry) is None:
             return CHANGED, 0
-        return (SAME if at is None else f"in the {_STEP} bytes at {at}"), sum(piece.size for piece in pieces)
+        return (SAME if at is None else f"within 1 MiB from byte {at}"), sum(piece.size for piece in pieces)
 
     def _look(self, path: str, entry: FileEntry) -> FileEntry | None:
         """The original, as long as it is as old and as large as the file in the image."""

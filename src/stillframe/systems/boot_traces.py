@@ -10,8 +10,9 @@ records begin with 2A 2A 00 00, their number is at 8).
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from stillframe.block import BlockReader
@@ -19,16 +20,19 @@ from stillframe.block.window import WindowReader
 from stillframe.disk.layout import read_layout
 from stillframe.errors import StillframeError
 from stillframe.extents import Extent
-from stillframe.fs.ext.superblock import EXT_NAMES, SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
-from stillframe.fs.files.sleuthkit import open_volume
+from stillframe.fs.ext import EXT_NAMES, replay_volume
+from stillframe.fs.ext.superblock import SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE
+from stillframe.fs.files.sleuthkit import SleuthVolume, open_volume, read_facts
 from stillframe.fs.files.support import is_read_rightly
 from stillframe.fs.registry import identify
+from stillframe.systems.boot_journal import count_targets
 from stillframe.systems.boot_way import find_path
 
 _FILE_MAX: Final = 32 << 20
 _RECORD_SIZE: Final = 384
 _LOGIN_PROCESS: Final = 6
 _LOGINS: Final = ("var/log/wtmp", "log/wtmp")
+_JOURNALS: Final = ("var/log/journal", "log/journal")
 _EVENTS: Final = "windows/system32/winevt/logs/system.evtx"
 _EVENT: Final = re.compile(rb"\*\*\0\0(.{4})(.{8})", re.DOTALL)
 
@@ -96,6 +100,10 @@ def _notes(old: BlockReader, new: BlockReader) -> Iterator[str]:
             was, now = _read(old, path), _read(new, path)
             if now is not None and count_logins(now) > count_logins(was or b""):
                 yield f"/{path} notes a login prompt"
+        for path in _JOURNALS:
+            journals = _journals(old, path), _journals(new, path)
+            if _count_targets(journals[1], without=journals[0]) > _count_targets(journals[0], without=journals[1]):
+                yield f"the journal in /{path} notes that the system reached its boot target"
     elif filesystem == "ntfs":
         was, now = _read(old, _EVENTS), _read(new, _EVENTS)
         if now is not None and last_event(now) > last_event(was or b""):
@@ -104,9 +112,42 @@ def _notes(old: BlockReader, new: BlockReader) -> Iterator[str]:
 
 def _read(reader: BlockReader, path: str) -> bytes | None:
     """A file's first 32 MiB; ``None`` when it is not there."""
+    sleuth = _open(reader)
+    entry = None if sleuth is None else find_path(sleuth, path)
+    return None if sleuth is None or entry is None or not entry.is_file else sleuth.read_start(entry, _FILE_MAX)
+
+
+def _open(reader: BlockReader) -> SleuthVolume | None:
+    """The volume as it is after its journal was replayed; ``None`` where its files are not read."""
     volume = identify(reader).volume
-    if not is_read_rightly(reader, volume):
-        return None
-    sleuth = open_volume(reader, volume)
-    entry = find_path(sleuth, path)
-    return None if entry is None or not entry.is_file else sleuth.read_start(entry, _FILE_MAX)
+    if volume.filesystem in EXT_NAMES:
+        replayed = replay_volume(reader)
+        reader = reader if replayed is None else replayed.view
+    return open_volume(reader, volume) if is_read_rightly(reader, volume) else None
+
+
+_Journals = dict[tuple[str, int, int], Callable[[int, int], bytes]]
+"""What reads a journal, by its name, its size and its time."""
+
+
+def _journals(reader: BlockReader, path: str) -> _Journals:
+    """The journals below a folder, each in that of its machine."""
+    volume = _open(reader)
+    top = None if volume is None else find_path(volume, path)
+    found: _Journals = {}
+    if volume is None or top is None:
+        return found
+    for folder in volume.iter_folder(top.number, _ignore):
+        for entry in volume.iter_folder(folder.number, _ignore) if folder.is_folder else ():
+            if entry.is_file and entry.name.endswith(".journal") and entry.fault is None:
+                found[entry.name, entry.size, read_facts(entry).changed_ns] = partial(volume.read_bytes, entry)
+    return found
+
+
+def _count_targets(journals: _Journals, *, without: _Journals) -> int:
+    """Boot targets in journals that are not in another state of the disk too."""
+    return sum(count_targets(read, mark[1]) for mark, read in journals.items() if mark not in without)
+
+
+def _ignore(_: StillframeError) -> None:
+    """What cannot be read notes nothing."""
