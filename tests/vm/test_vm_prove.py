@@ -19,7 +19,7 @@ from stillframe.jobs.running import run_image
 from stillframe.jobs.virtual import MachineOptions
 from stillframe.store.local import LocalStore
 from stillframe.testing.boot_sector import make_boot_disk
-from stillframe.testing.debian_disk import BIOS_BOOT, ROOT_START, make_debian_disk, root_of
+from stillframe.testing.debian_disk import BIOS_BOOT, ROOT_START, make_debian_disk, root_of, use_signed_loader
 from stillframe.testing.job_runs import backup_paths, job_context, make_repository
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -66,6 +66,15 @@ def test_a_debian_boots(debian: Callable[[bool], Path], tmp_path: Path, serial: 
 def test_the_way_that_the_disk_is_made_for_is_found(debian: Callable[[bool], Path], tmp_path: Path) -> None:
     result = prove(broken(debian(True), tmp_path))
     assert (result.outcome, result.firmware) == ("booted", "uefi")
+
+
+def test_secure_boot_starts_what_is_signed_and_nothing_else(debian: Callable[[bool], Path], tmp_path: Path) -> None:
+    disk = broken(debian(True), tmp_path)
+    assert prove(disk, "secure-boot").outcome == "failed"  # the loader is of our own making
+    shutil.rmtree(disk.parent / f"{disk.name}.repo")
+    use_signed_loader(disk)
+    result = prove(disk, "secure-boot")
+    assert (result.outcome, result.firmware) == ("booted", "secure-boot"), result.reason
 
 
 def silence(disk: Path, prompt: str) -> None:
