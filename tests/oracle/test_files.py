@@ -437,3 +437,14 @@ def test_a_volume_that_was_in_use_and_cannot_be_replayed_says_that_files_may_be_
         contents = image.read_bytes()
     found = list_all(partition_of(contents))
     assert next(getattr(one, "code", "") for one in found) == STALE
+
+
+def test_an_ntfs_that_is_marked_dirty_is_read_and_said_to_be_old(tmp_path: Path) -> None:
+    image = make_volume(tmp_path, "mkntfs", "-q", "-F")
+    with mounted_ntfs(image, tmp_path / "mount") as root:
+        (root / "letter").write_bytes(b"dear reader")
+    run_tool("ntfsfix", str(image))  # it marks the volume, so that Windows looks at it
+    part = partition_of(image.read_bytes())
+    assert next(getattr(one, "code", "") for one in list_all(part)) == STALE
+    assert [one.code for one in get_all(part, tmp_path / "out").notices] == [STALE]
+    assert (tmp_path / "out" / "letter").read_bytes() == b"dear reader"
