@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from stillframe.capture.importable import ImportOptions, find_importable
+from stillframe.capture.foreign import ImportOptions, find_importable
 from stillframe.errors import DiskFormatError, StillframeError, UsageError
 from stillframe.testing.command_line import call
 from stillframe.testing.volumes_windows import run_tool

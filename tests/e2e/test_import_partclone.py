@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from stillframe.block.formats.partclone import PartcloneStream
-from stillframe.capture.importable import ImportOptions, find_importable
+from stillframe.capture.foreign import ImportOptions, find_importable
 from stillframe.errors import DiskFormatError
 from stillframe.testing.command_line import call
 from stillframe.testing.volumes_windows import run_tool

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from stillframe.capture.importable import Importable, ImportOptions, find_importable
+from stillframe.capture.foreign import Importable, ImportOptions, find_importable
 from stillframe.errors import DiskFormatError, SourceInUse, StillframeError, UsageError
 from stillframe.testing.command_line import call
 from stillframe.testing.disk_files import DATA_STATE, Below, build_vhd

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from stillframe.block import AssembledReader, MemoryDisk, Piece
 from stillframe.block.formats.mapped import MappedDisk, ZeroMap
-from stillframe.capture.windows_image_folder import parse_specs
-from stillframe.capture.windows_image_layout import ROLES, FoundVolume, PlannedDisk, plan_disks
+from stillframe.capture.foreign.windows_image_folder import parse_specs
+from stillframe.capture.foreign.windows_image_layout import ROLES, FoundVolume, PlannedDisk, plan_disks
 from stillframe.disk.layout import Layout, read_layout
 from stillframe.disk.new_table import build_table
 from stillframe.errors import DiskFormatError

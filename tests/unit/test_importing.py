@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stillframe.block import MemoryDisk
-from stillframe.capture.importable import Importable, ImportOptions, find_importable
+from stillframe.capture.foreign import Importable, ImportOptions, find_importable
 from stillframe.errors import UsageError
 from stillframe.events import Notice
 from stillframe.extents import Extent

@@ -1,7 +1,7 @@
 """The verb that takes what other programs made: ``import``. The plan is shown before anything is written."""
 
 from stillframe.capture import Selection
-from stillframe.capture.importable import ImportOptions, find_importable
+from stillframe.capture.foreign import ImportOptions, find_importable
 from stillframe.cli.backup_results import backup_plan_fields, backup_result_fields, imported_fields
 from stillframe.cli.backup_words import backup_plan_lines, backup_result_lines, imported_lines
 from stillframe.cli.call import Call, running

@@ -11,7 +11,7 @@ import hashlib
 import os
 from dataclasses import replace
 
-from stillframe.capture.importable import Importable
+from stillframe.capture.foreign import Importable
 from stillframe.clock import rfc3339
 from stillframe.jobs.backup import BackupOptions, BackupPlan, BackupResult, apply_backup, plan_backup
 from stillframe.jobs.context import JobContext

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from stillframe.capture.partclone import parts_of
+from stillframe.capture.foreign.partclone import parts_of
 from stillframe.disk.mbr import LogicalPartition
 from stillframe.errors import DiskFormatError, UsageError
 

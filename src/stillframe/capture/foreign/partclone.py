@@ -23,7 +23,7 @@ import zstandard
 from stillframe.block.file import FileReader
 from stillframe.block.formats.partclone import MAGIC, PartcloneHead, PartcloneStream, Stream
 from stillframe.capture.diskfiles import FileSource, file_writers, in_words
-from stillframe.capture.nameless import ROOM_HINT, NamelessFile, nameless_file
+from stillframe.capture.foreign.nameless import ROOM_HINT, NamelessFile, nameless_file
 from stillframe.errors import DiskFormatError, MachineRefusal, SourceInUse
 from stillframe.host.changes import change_stamp
 from stillframe.host.disks import describe

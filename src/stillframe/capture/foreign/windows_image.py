@@ -14,10 +14,10 @@ from stillframe.block import AssembledReader, BlockReader, MemoryDisk, Piece
 from stillframe.block.base import WrappedReader
 from stillframe.block.formats.mapped import MappedDisk, ZeroMap
 from stillframe.capture.diskfiles import FileSource, file_writers, in_words
+from stillframe.capture.foreign.windows_image_folder import BackupFolder, ChosenBackup, find_backup
+from stillframe.capture.foreign.windows_image_layout import PlannedDisk, plan_disks
+from stillframe.capture.foreign.windows_image_volumes import OpenVolume, join_records, open_volume_file
 from stillframe.capture.source import Consistency
-from stillframe.capture.windows_image_folder import BackupFolder, ChosenBackup, find_backup
-from stillframe.capture.windows_image_layout import PlannedDisk, plan_disks
-from stillframe.capture.windows_image_volumes import OpenVolume, join_records, open_volume_file
 from stillframe.disk.layout import read_layout
 from stillframe.disk.new_table import build_table
 from stillframe.errors import DiskFormatError, SourceInUse

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from stillframe.block.file import FileReader
-from stillframe.capture.clonezilla_folder import ClonezillaFolder, SavedImage, TableLine, find_folder
 from stillframe.capture.diskfiles import FileSource, file_writers, in_words
-from stillframe.capture.nameless import NamelessFile, nameless_file
-from stillframe.capture.partclone import expand_volume, is_partclone, unpacked
+from stillframe.capture.foreign.clonezilla_folder import ClonezillaFolder, SavedImage, TableLine, find_folder
+from stillframe.capture.foreign.nameless import NamelessFile, nameless_file
+from stillframe.capture.foreign.partclone import expand_volume, is_partclone, unpacked
 from stillframe.capture.source import Consistency
 from stillframe.disk import gpt, mbr
 from stillframe.disk.layout import Layout, Partition, read_layout

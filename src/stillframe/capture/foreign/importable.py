@@ -15,11 +15,11 @@ from types import TracebackType
 from typing import Final, Self
 
 from stillframe.block.formats.mapped import DiskFile
-from stillframe.capture.clonezilla import open_clonezilla
 from stillframe.capture.diskfiles import open_file_source
+from stillframe.capture.foreign.clonezilla import open_clonezilla
+from stillframe.capture.foreign.partclone import open_partclone
+from stillframe.capture.foreign.windows_image import open_windows_image
 from stillframe.capture.offline import OpenSource
-from stillframe.capture.partclone import open_partclone
-from stillframe.capture.windows_image import open_windows_image
 from stillframe.errors import UsageError
 from stillframe.events import Notice
 from stillframe.host.disks import describe

@@ -15,8 +15,8 @@ from typing import Final
 from stillframe.block import BlockReader, CachedReader, ExtentKind, WindowReader
 from stillframe.block.formats.mapped import DiskFile
 from stillframe.capture.diskfiles import FileSource, open_file_source
-from stillframe.capture.windows_image_folder import BackupFolder, VolumeFile, require_inside
-from stillframe.capture.windows_image_layout import FoundVolume, Role
+from stillframe.capture.foreign.windows_image_folder import BackupFolder, VolumeFile, require_inside
+from stillframe.capture.foreign.windows_image_layout import FoundVolume, Role
 from stillframe.disk.layout import read_layout
 from stillframe.errors import DiskFormatError, MachineRefusal
 from stillframe.events import Notice
