@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from stillframe.capture import Selection, open_source
 from stillframe.cli.call import Call, refuse_later, running
+from stillframe.cli.disk_picture import fit_picture
 from stillframe.cli.results import notice_fields
 from stillframe.cli.saving import SKIPPED
 from stillframe.cli.words import plan_lines
@@ -19,13 +20,12 @@ from stillframe.jobs.restore import RestoreOptions, RestorePlan, apply_restore, 
 from stillframe.units import format_duration, format_rate, format_size
 
 _LATER: Final = {
-    "fit": (
-        False,
-        "A larger disk is taken as it is; the last partition can be grown afterwards with the system's tools.",
-    ),
     "adapt": (False, "Restore without it; if the other computer does not start, use its system's own start-up repair."),
 }
-_CLONE_LATER: Final = {"delta": (False, "Without it everything is written.")}
+_CLONE_LATER: Final = {
+    "delta": (False, "Without it everything is written."),
+    "fit": (False, "Back the disk up, and restore the image with '--fit'."),
+}
 _QUESTION: Final = "Everything on the target that is listed above will be overwritten."
 
 
@@ -42,7 +42,7 @@ def restore(call: Call) -> int:
         repository_folder=call.folder,
         options=RestoreOptions(
             partition=partition, onto=onto, delta=options.delta, wipe=options.wipe, new_identity=options.new_identity,
-            salvage=options.salvage,
+            salvage=options.salvage, fit=options.fit or bool(options.resize), wishes=dict(options.resize),
         ),
     )  # fmt: skip
     lines = _restore_lines(plan, look_at_image(repository, manifest))
@@ -110,7 +110,8 @@ def _restore_lines(plan: RestorePlan, listed: ListedImage) -> list[str]:
         f"disk {plan.source_disk.number}, {format_size(plan.source_disk.size)}, to"
     )
     identity = _target_lines(plan.target, plan.target_path, plan.target_size)
-    return plan_lines(title, identity, steps=plan.steps, lost=plan.lost, notices=plan.notices)
+    lines = plan_lines(title, identity, steps=plan.steps, lost=plan.lost, notices=plan.notices)
+    return [*lines, *fit_picture(plan)] if plan.placements else lines
 
 
 def _target_lines(target: TargetIdentity | None, path: str, size: int) -> list[str]:
@@ -130,6 +131,10 @@ def _plan_fields(plan: RestorePlan | ClonePlan) -> dict[str, Any]:
         "model": target.model if target else "",
         "serial": target.serial if target else "",
         "bytes_to_write": plan.bytes_to_write,
+        "places": [
+            {"partition": one.partition.number, "start": one.place.start, "size": one.place.size}
+            for one in (plan.placements if isinstance(plan, RestorePlan) else ())
+        ],
         "steps": list(plan.steps),
         "lost": list(plan.lost),
         "notices": notice_fields(plan.notices),

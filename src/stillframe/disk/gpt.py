@@ -37,6 +37,7 @@ _REVISION: Final = 0x00010000
 
 _ENTRY: Final = struct.Struct("<16s16sQQQ72s")
 """Table 5.6: type GUID, unique GUID, StartingLBA, EndingLBA (inclusive), attributes, name in UTF-16LE."""
+_PLACE_OFFSET: Final = 32
 _ENTRY_GUID_OFFSET: Final = 16
 
 
@@ -217,6 +218,14 @@ def replace_guids(entries: bytes, *, entry_size: int, guids: Mapping[int, UUID])
     for index, guid in guids.items():
         start = index * entry_size + _ENTRY_GUID_OFFSET
         array[start : start + 16] = guid.bytes_le
+    return bytes(array)
+
+
+def replace_places(entries: bytes, *, entry_size: int, places: Mapping[int, tuple[int, int]]) -> bytes:
+    """The array with the first and last sector of some slots replaced, everything else bit for bit."""
+    array = bytearray(entries)
+    for index, place in places.items():
+        struct.pack_into("<QQ", array, index * entry_size + _PLACE_OFFSET, *place)
     return bytes(array)
 
 

@@ -14,7 +14,7 @@ from typing import Final
 from uuid import UUID
 
 from stillframe.block import BlockReader, ReadFault
-from stillframe.disk.gpt import PRIMARY_LBA, SIGNATURE, GptCopy, parse_header, replace_guids
+from stillframe.disk.gpt import PRIMARY_LBA, SIGNATURE, GptCopy, parse_header, replace_guids, replace_places
 from stillframe.errors import DiskFormatError
 from stillframe.events import Notice
 
@@ -133,6 +133,16 @@ def rename(table: GptTable, *, disk_guid: UUID, guids: Mapping[int, UUID]) -> Gp
         return copy and GptCopy(header=replace(copy.header, disk_guid=disk_guid), entries=entries)
 
     return replace(table, primary=renamed(table.primary), backup=renamed(table.backup))
+
+
+def move(table: GptTable, places: Mapping[int, tuple[int, int]]) -> GptTable:
+    """The table with other first and last sectors by slot, everything else bit for bit; headers as by ``rename``."""
+    entries = replace_places(table.chosen.entries, entry_size=table.chosen.header.entry_size, places=places)
+
+    def moved(copy: GptCopy | None) -> GptCopy | None:
+        return copy and GptCopy(header=copy.header, entries=entries)
+
+    return replace(table, primary=moved(table.primary), backup=moved(table.backup))
 
 
 def locate_primary_entries(reader: BlockReader, backup: GptCopy) -> int:

@@ -235,6 +235,21 @@ def set_entry_size(sector: bytes, *, index: int, size_sectors: int) -> bytes:
     return bytes(changed)
 
 
+def set_entry_place(sector: bytes, *, index: int, first_lba: int, size_sectors: int) -> bytes:
+    """Sector 0 with one entry elsewhere, counted in sectors only.
+
+    Raises:
+        DiskFormatError: It cannot be written in 32 bits.
+    """
+    if max(first_lba, size_sectors) > LBA_MAX:
+        raise DiskFormatError(f"partition {index + 1}: sector {first_lba} lies behind what an MBR can name")
+    changed = bytearray(sector)
+    place = _TABLE_OFFSET + index * _ENTRY.size
+    status, _, kind, _, _, _ = _ENTRY.unpack_from(changed, place)
+    _ENTRY.pack_into(changed, place, status, _FAR[0], kind, _FAR[1], first_lba, size_sectors)
+    return bytes(changed)
+
+
 _REPAIR: Final = "Look at the disk with `sfdisk --dump`; have the table repaired, or back up the disk as one piece."
 _FIXED_MEDIA: Final = range(0xF8, 0x100)
 

@@ -1,12 +1,12 @@
 """Partition tables on another disk: what must be written so that a layout is right where it is put.
 
 Answers: "which bytes differ when this disk is put on one of another size, or gets an identity of its own?" Reads the
-source only, writes nothing: a restore applies the patches. Does not move or resize partitions, and does not convert
-between sector sizes.
+source only, writes nothing: a restore applies the patches. Which partitions move is decided in ``fitting``. Does not
+convert between sector sizes.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
@@ -49,7 +49,35 @@ class NewIdentity:
     guids: tuple[tuple[str, str], ...]
 
 
-def fit_table(layout: Layout, reader: BlockReader, target_size: int) -> tuple[Patch, ...]:
+def moved_layout(layout: Layout, places: Mapping[int, Extent]) -> Layout:
+    """The layout with partitions elsewhere, by their numbers.
+
+    Raises:
+        ValueError: A logical partition is among them, whose chain of records is not made anew: a bug of the caller.
+    """
+    if any(part.logical and places[part.number] != part.extent for part in layout.partitions):
+        raise ValueError("logical partitions are not moved")
+    parts = tuple(replace(part, extent=places[part.number]) for part in layout.partitions)
+    return replace(layout, partitions=parts)
+
+
+def room_for_partitions(layout: Layout, reader: BlockReader, target_size: int) -> Extent:
+    """Where partitions may lie on a target: from where the first one begins to where the table's second copy does.
+
+    Raises:
+        DiskFormatError: No copy of the table is good.
+    """
+    step = layout.sector_size
+    start = min((part.extent.start for part in layout.partitions), default=step)
+    if layout.scheme != "gpt":
+        return Extent(start, max(start, min(target_size // step, mbr.LBA_MAX) * step))
+    header = gpt_copies.read_table(reader, sector_size=step).chosen.header
+    return Extent(start, max(start, (target_size // step - 1 - header.entries_sectors) * step))
+
+
+def fit_table(
+    layout: Layout, reader: BlockReader, target_size: int, *, moved: Layout | None = None
+) -> tuple[Patch, ...]:
     """Say what to write after the source's own bytes so that its table is right on the target.
 
     The backup copy of a GPT goes to the end of the target, the place where it was is cleared; disk GUID, entries and
@@ -60,6 +88,7 @@ def fit_table(layout: Layout, reader: BlockReader, target_size: int) -> tuple[Pa
         layout: Of the source.
         reader: The source, or its stored image: as large as the source, right in all bytes of ``layout.outside``.
         target_size: Bytes of the target, whose sectors are as large as those of the source.
+        moved: By ``moved_layout``, where partitions go elsewhere.
 
     Returns:
         Patches in order of offset that neither overlap each other nor touch a partition.
@@ -69,17 +98,18 @@ def fit_table(layout: Layout, reader: BlockReader, target_size: int) -> tuple[Pa
         DiskFormatError: No copy of the table is good.
     """
     if layout.scheme != "gpt":
-        _check_fits(_size_needed(layout, reader), target_size)
-        return ()
+        _check_fits(_size_needed(layout, reader) if moved is None else _last_end(moved), target_size)
+        return _mbr_patches(layout, reader, moved)
     table = gpt_copies.read_table(reader, sector_size=layout.sector_size)
-    if target_size == layout.size and table.is_whole:
+    if target_size == layout.size and table.is_whole and moved in (None, layout):
         return ()
-    return _place_gpt(layout, reader, table, target_size)
+    return _place_gpt(moved or layout, reader, _moved_table(layout, table, moved), target_size)
 
 
 def new_identity(
-    layout: Layout, reader: BlockReader, target_size: int, *, next_uuid: Callable[[], UUID]
-) -> NewIdentity:
+    layout: Layout, reader: BlockReader, target_size: int, *, next_uuid: Callable[[], UUID],
+    moved: Layout | None = None,
+) -> NewIdentity:  # fmt: skip
     """Say what to write so that the target is not taken for the source: fresh GUIDs, or a fresh disk signature.
 
     Args:
@@ -88,6 +118,7 @@ def new_identity(
         target_size: As for ``fit_table``.
         next_uuid: Gives random UUIDs, such as ``uuid.uuid4``. Called for the disk first, then for each partition in
             order of number.
+        moved: As for ``fit_table``.
 
     Raises:
         TargetError: The partitions and the table do not fit.
@@ -97,16 +128,17 @@ def new_identity(
         _check_fits(layout.size, target_size)
         return NewIdentity(patches=(), disk_id="", guids=())
     if layout.scheme == "mbr":
-        _check_fits(_size_needed(layout, reader), target_size)
+        _check_fits(_size_needed(layout, reader) if moved is None else _last_end(moved), target_size)
         signature = next_uuid().int & 0xFFFFFFFF or 1
-        sector = mbr.set_disk_signature(reader.read_at(0, layout.sector_size), signature)
+        placed = [patch.data for patch in _mbr_patches(layout, reader, moved)]
+        sector = mbr.set_disk_signature(placed[0] if placed else reader.read_at(0, layout.sector_size), signature)
         return NewIdentity(patches=(Patch(offset=0, data=sector),), disk_id=f"{signature:08X}", guids=())
     table = gpt_copies.read_table(reader, sector_size=layout.sector_size)
     disk_guid = next_uuid()
     fresh = {partition.index: next_uuid() for partition in layout.partitions}
-    renamed = gpt_copies.rename(table, disk_guid=disk_guid, guids=fresh)
+    renamed = gpt_copies.rename(_moved_table(layout, table, moved), disk_guid=disk_guid, guids=fresh)
     return NewIdentity(
-        patches=_place_gpt(layout, reader, renamed, target_size),
+        patches=_place_gpt(moved or layout, reader, renamed, target_size),
         disk_id=str(disk_guid).upper(),
         guids=tuple((partition.guid, str(fresh[partition.index]).upper()) for partition in layout.partitions),
     )
@@ -128,6 +160,30 @@ def clear_table_patches(layout: Layout, *, target_size: int | None = None) -> Ex
         end = size // sector_size * sector_size
         extents.append(Extent(max(0, end - sector_size), end))
     return (ExtentSet.from_extents(extents) | layout.table).clipped(Extent(0, size))
+
+
+def _changed(layout: Layout, moved: Layout | None) -> Iterator[tuple[int, int, int]]:
+    """Of partitions that go elsewhere: slot, first sector, last sector (inclusive)."""
+    step = layout.sector_size
+    for before, after in zip(layout.partitions, moved.partitions if moved else (), strict=moved is not None):
+        if before.extent != after.extent:
+            yield before.index, after.extent.start // step, after.extent.end // step - 1
+
+
+def _moved_table(layout: Layout, table: gpt_copies.GptTable, moved: Layout | None) -> gpt_copies.GptTable:
+    return gpt_copies.move(table, {index: (first, last) for index, first, last in _changed(layout, moved)})
+
+
+def _mbr_patches(layout: Layout, reader: BlockReader, moved: Layout | None) -> tuple[Patch, ...]:
+    """Sector 0 with the entries that change; nothing when none does."""
+    sector = before = reader.read_at(0, layout.sector_size)
+    for index, first, last in _changed(layout, moved):
+        sector = mbr.set_entry_place(sector, index=index, first_lba=first, size_sectors=last - first + 1)
+    return (Patch(offset=0, data=sector),) if sector != before else ()
+
+
+def _last_end(layout: Layout) -> int:
+    return max((part.extent.end for part in layout.partitions), default=layout.sector_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,9 +294,9 @@ def _protective_patches(layout: Layout, reader: BlockReader, target_size: int) -
 
 
 def _stale_patches(layout: Layout, patches: list[Patch], target_size: int) -> list[Patch]:
-    """Zeros over every sector of the source's table that the target's table does not use, sector 0 apart."""
+    """Zeros over every sector of the source's table that neither the target's table nor a partition uses now."""
     kept = ExtentSet.from_extents([Extent(0, layout.sector_size), *(patch.extent for patch in patches)])
-    stale = (layout.table - kept).clipped(Extent(0, target_size))
+    stale = ((layout.table & layout.outside) - kept).clipped(Extent(0, target_size))
     return [Patch(offset=extent.start, data=bytes(extent.size)) for extent in stale]
 
 

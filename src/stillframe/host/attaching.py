@@ -160,6 +160,22 @@ class Keeper:
             f"the {filesystem} file system was not mounted: {refusals[-1].rpartition(': ')[2]}", hint=_NOT_MOUNTED
         )
 
+    def attach_for_change(self, file: str, filesystem: str, place: str) -> None:
+        """Mount the volume in a file so that its own tools can change it. What they write goes into that file.
+
+        Raises:
+            MachineRefusal: It cannot be mounted here.
+        """
+        device = self._loop(file, reads_ahead=True)
+        self.will("mount", place)
+        options = f"rw,{_SAFE}{',nouuid' if filesystem == 'xfs' else ''}"
+        ended = run(["mount", "-t", filesystem, "-o", options, device, place], timeout_s=_MOUNT_S)
+        if ended.exit_code:
+            raise MachineRefusal(
+                f"the {filesystem} file system was not mounted: {_last_line(ended.errors).rpartition(': ')[2]}",
+                hint="As root, 'dmesg' has the kernel's own words.",
+            )
+
     def _loop(self, file: str, *, reads_ahead: bool) -> str:
         """A loop device over a file; one that is there already is used again."""
         found = _loops_of(file)

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from stillframe.block import BlockWriter
+from stillframe.block import BlockReader, BlockWriter, ExtentKind
 from stillframe.errors import DamagedError
 from stillframe.events import BytesMoved
 from stillframe.extents import Extent, ExtentSet
@@ -23,6 +23,7 @@ from stillframe.repo.reading import ChunkReader, missing_chunk
 from stillframe.repo.writing import ChunkNamer
 
 _ZERO_STEP: Final = 64 << 20
+_VIEW_STEP: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +123,33 @@ class Placer:
                     self._fill_gaps(placed, span)
                     for task in self._tasks(placed, span):
                         workers.put(task)
+
+    def place_view(self, view: BlockReader, offset: int) -> None:
+        """Write all of a volume that is shown by a reader. What it does not have becomes zeros, whoever left it out.
+
+        Raises:
+            DamagedError: A chunk below it cannot be had.
+            TargetError, DeviceError: The target failed.
+        """
+        for known in view.known_extents(Extent(0, view.size)):
+            start, end = known.extent.start, known.extent.end
+            if known.kind is not ExtentKind.DATA:
+                if self._options.is_zero:
+                    self.written.add(skipped=end - start)
+                else:
+                    self.clear(Extent(offset + start, offset + end))
+                continue
+            for here in range(start, end, _VIEW_STEP):
+                self._context.cancel.check()
+                self._write_there(view.read_at(here, min(_VIEW_STEP, end - here)), offset + here)
+
+    def _write_there(self, data: bytes, offset: int) -> None:
+        if self._options.delta and self.target.read_at(offset, len(data)) == data:
+            self.written.add(skipped=len(data))
+        else:
+            self.target.write_at(offset, data)
+            self.written.add(written=len(data))
+        self._context.events.emit(BytesMoved(size=len(data)))
 
     def write_chunk(self, data: bytes, offset: int, placed: PlacedMap) -> None:
         """Write one chunk where that is allowed."""

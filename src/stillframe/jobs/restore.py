@@ -7,91 +7,45 @@ killed leaves no valid table; it is run again with ``delta`` and writes what is 
 
 import os
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 
-from stillframe.block import BlockWriter
+from stillframe.block import BlockReader, BlockWriter
 from stillframe.block.file import FileWriter, open_file_reader
-from stillframe.disk import Layout, Patch, fit_table, new_identity, read_layout
+from stillframe.disk import Layout, Patch, Placement, fit_table, moved_layout, new_identity, read_layout
 from stillframe.errors import TargetError, UsageError
 from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
-from stillframe.host.target import TargetIdentity, create_target_file, identify_target, open_target
+from stillframe.host.target import create_target_file, identify_target, open_target
 from stillframe.jobs.context import JobContext
+from stillframe.jobs.fitting import fit_disk, fit_partition, resized_parts
 from stillframe.jobs.listing import find_disk, find_partition
 from stillframe.jobs.placing import PlacedMap, Placer, PlacingOptions
+from stillframe.jobs.resizing import resized
+from stillframe.jobs.restore_plan import (
+    DiskInImage,
+    RestoreOptions,
+    RestorePlan,
+    RestoreResult,
+    manifest_bytes,
+    outside_reader,
+    stored_layout,
+)
+from stillframe.jobs.restore_words import placement_words, restore_notices, restore_steps
 from stillframe.jobs.tables import TableWriter
 from stillframe.jobs.targets import describe_contents, refuse_repository, require_same_sectors
 from stillframe.repo.losses import LostPart
 from stillframe.repo.map_reader import MapReader
-from stillframe.repo.records import Manifest, StoredDisk, StoredPartition
+from stillframe.repo.records import Manifest, StoredPartition
 from stillframe.repo.repository import Repository
 from stillframe.repo.writing import ChunkNamer
 from stillframe.units import format_size
 
+__all__ = ["RestoreOptions", "RestorePlan", "RestoreResult", "apply_restore", "plan_restore"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestoreOptions:
-    """What a person asked for.
-
-    Attributes:
-        partition: Only this partition of the image.
-        onto: Into this partition of the target disk; else onto the whole target.
-        delta: Read the target and write only what differs; also goes on with a restore that was killed.
-        wipe: Make what nobody uses zeros too.
-        new_identity: Give the disk new ids, so that it can stay beside its original.
-        salvage: Of a damaged image restore what can be had; the rest becomes zeros.
-    """
-
-    partition: int | None = None
-    onto: int | None = None
-    delta: bool = False
-    wipe: bool = False
-    new_identity: bool = False
-    salvage: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestorePlan:
-    """What a restore is going to do. ``target`` is ``None`` when ``target_path`` is a file to be made.
-
-    Attributes:
-        place: Bytes of the target that the image, or the partition, will occupy.
-        steps: What will be done, in words.
-        lost: What is on the target now and will be overwritten, in words.
-    """
-
-    manifest: Manifest
-    source_disk: StoredDisk
-    partition: StoredPartition | None
-    target: TargetIdentity | None
-    target_path: str
-    target_size: int
-    place: Extent
-    options: RestoreOptions
-    bytes_to_write: int
-    steps: tuple[str, ...]
-    lost: tuple[str, ...]
-    notices: tuple[Notice, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestoreResult:
-    """What a restore did.
-
-    Attributes:
-        bytes_written: Bytes written to the target.
-        bytes_skipped: Bytes left as they were.
-        seconds: How long it took.
-        changes: What is different from the source, in words.
-        lost: What a salvage could not have of the image, and where it now is zeros.
-    """
-
-    bytes_written: int
-    bytes_skipped: int
-    seconds: float
-    changes: tuple[str, ...]
-    lost: tuple[LostPart, ...] = ()
+Views = Mapping[int, BlockReader]
+"""Partitions at another size, by their numbers."""
 
 
 def plan_restore(
@@ -119,16 +73,19 @@ def plan_restore(
         target_size = target.size
         require_same_sectors(target_path, disk.sector_size)
         lost = tuple(describe_contents(target_path))
-    place = _choose_place(target_path, target_size, size, part, options)
-    if part is None:
-        _check_table_fits(repository, manifest, disk, target_size)
+    stored = DiskInImage(repository=repository, manifest=manifest, disk=disk)
+    place = _choose_place(target_path, target_size, stored, part, options)
+    placements = tuple[Placement, ...]()
+    if part is None and options.fit:
+        placements = fit_disk(stored, target_size, options.wishes)
+    elif part is None:
+        _check_table_fits(stored, target_size)
     plan = RestorePlan(
         manifest=manifest, source_disk=disk, partition=part, target=target, target_path=target_path,
         target_size=target_size, place=place, options=options, steps=(), lost=lost,
-        bytes_to_write=part.bytes_used if part else manifest_bytes(disk),
-        notices=tuple(_notices(manifest, disk, part, place)),
+        bytes_to_write=part.bytes_used if part else manifest_bytes(disk), placements=placements, notices=(),
     )  # fmt: skip
-    return replace(plan, steps=tuple(_steps(plan)))
+    return replace(plan, steps=tuple(restore_steps(plan)), notices=tuple(restore_notices(plan)))
 
 
 def apply_restore(repository: Repository, plan: RestorePlan, context: JobContext) -> RestoreResult:
@@ -139,11 +96,18 @@ def apply_restore(repository: Repository, plan: RestorePlan, context: JobContext
         DamagedError: Something of the image cannot be read: the target is left without a valid partition table.
     """
     began = repository.clock.monotonic()
-    target = open_target(plan.target) if plan.target else create_target_file(plan.target_path, plan.target_size)
-    with target:
-        context.events.emit(JobStarted(verb="restore", what=plan.target_path, bytes_total=plan.bytes_to_write))
+    context.events.emit(JobStarted(verb="restore", what=plan.target_path, bytes_total=plan.bytes_to_write))
+    with ExitStack() as stack:
+        views = {}  # before the target is touched: what cannot be resized is known then
+        for part in resized_parts(plan):
+            size = plan.place_of(part).size
+            context.events.emit(PhaseStarted(name=f"making partition {part.number} {format_size(size)}, on a copy"))
+            views[part.number] = stack.enter_context(resized(repository, plan.manifest, part, size, context.events))
+        target = stack.enter_context(
+            open_target(plan.target) if plan.target else create_target_file(plan.target_path, plan.target_size)
+        )
         try:
-            placer, changes = _write(repository, plan, target, context)
+            placer, changes = _write(repository, plan, views, target, context)
         except BaseException:
             context.events.emit(_incomplete(plan))
             raise
@@ -162,7 +126,7 @@ def _lost_parts(plan: RestorePlan, placer: Placer) -> Iterator[LostPart]:
     rest = placer.lost
     chosen = plan.source_disk.partitions if plan.partition is None else (plan.partition,)
     for part in chosen:
-        start = part.start if plan.partition is None else plan.place.start
+        start = plan.place_of(part).start
         here = rest.clipped(Extent(start, start + part.size))
         rest -= here
         if len(here):
@@ -176,27 +140,15 @@ def _lost_parts(plan: RestorePlan, placer: Placer) -> Iterator[LostPart]:
         )
 
 
-def manifest_bytes(disk: StoredDisk) -> int:
-    """Bytes of a disk that an image keeps, without what lies outside partitions."""
-    return sum(part.bytes_used for part in disk.partitions)
-
-
-def outside_reader(repository: Repository, manifest: Manifest, disk: StoredDisk) -> MapReader:
-    """The stored bytes outside all partitions, as a disk whose partitions read as zeros."""
-    return MapReader(
-        disk.outside.root(), repository.reader(), chunk_size=manifest.chunk_size, sector_size=disk.sector_size
-    )
-
-
 def _write(
-    repository: Repository, plan: RestorePlan, target: FileWriter, context: JobContext
+    repository: Repository, plan: RestorePlan, views: Views, target: FileWriter, context: JobContext
 ) -> tuple[Placer, tuple[str, ...]]:
     """Write everything, and wait until it would survive a power cut."""
     if plan.partition is None:
-        placer, changes = _write_disk(repository, plan, target, context)
+        placer, changes = _write_disk(repository, plan, views, target, context)
     else:
         placer, changes = _placer(repository, plan, target, context), tuple[str, ...]()
-        placer.place([PlacedMap(root=plan.partition.blocks.root(), offset=plan.place.start)])
+        _place_partitions(placer, plan, views, [plan.partition], [])
     context.events.emit(PhaseStarted(name="waiting until the target has written everything"))
     target.flush()
     return placer, changes
@@ -210,48 +162,59 @@ def _incomplete(plan: RestorePlan) -> Notice:
 
 
 def _write_disk(
-    repository: Repository, plan: RestorePlan, target: FileWriter, context: JobContext
+    repository: Repository, plan: RestorePlan, views: Views, target: FileWriter, context: JobContext
 ) -> tuple[Placer, tuple[str, ...]]:
     """Partitions first, then what lies outside, the table last; no valid table in between."""
     disk = plan.source_disk
     outside = outside_reader(repository, plan.manifest, disk)
     layout = stored_layout(disk, outside)
-    patches, changes = _patches(plan, layout, outside)
-    table = TableWriter(target, layout, outside, patches)
+    places = {one.partition.number: one.place for one in plan.placements}
+    moved = moved_layout(layout, places) if places else layout
+    patches, changes = _patches(plan, layout, outside, moved)
+    table = TableWriter(target, moved, outside, patches)
     table.clear()
     placer = _placer(repository, plan, target, context)
-    maps = [PlacedMap(root=part.blocks.root(), offset=part.start) for part in disk.partitions]
+    # What was outside and still is. A disk without a table is one volume, and has no outside.
     inside = ExtentSet.from_extents(Extent(part.start, part.start + part.size) for part in disk.partitions)
-    outside_only = table.outside_without_table - inside  # a disk without a table is one volume, and has no outside
-    maps.append(PlacedMap(root=disk.outside.root(), offset=0, allowed=outside_only))
-    placer.place(maps)
-    if plan.options.wipe and plan.target is not None and plan.target_size > disk.size:
-        placer.clear(Extent(disk.size, plan.target_size))
+    outside_only = table.outside_without_table - inside
+    last = PlacedMap(root=disk.outside.root(), offset=0, allowed=outside_only)
+    _place_partitions(placer, plan, views, disk.partitions, [last])
+    if plan.options.wipe and plan.target is not None:
+        kept = ExtentSet.from_extents(plan.place_of(part) for part in disk.partitions) | outside_only
+        for extent in kept.complement(Extent(0, plan.target_size)) - table.held:
+            placer.clear(extent)
     target.flush()
     context.cancel.check()
     placer.written.add(written=table.write())
     return placer, changes
 
 
-def stored_layout(disk: StoredDisk, outside: MapReader) -> Layout:
-    """The layout of a stored disk, read from its stored bytes; a disk without a usable table is one volume."""
-    if disk.scheme == "none":
-        return Layout(
-            scheme="none", disk_id="", size=disk.size, sector_size=disk.sector_size, partitions=(), notices=(),
-            table=ExtentSet.empty(),
-        )  # fmt: skip
-    return read_layout(outside)
+def _place_partitions(
+    placer: Placer, plan: RestorePlan, views: Views, parts: Sequence[StoredPartition], others: Sequence[PlacedMap]
+) -> None:
+    """Write partitions: those that keep their size from the image, the others from their views."""
+    maps = [
+        PlacedMap(root=part.blocks.root(), offset=plan.place_of(part).start)
+        for part in parts
+        if part.number not in views
+    ]
+    placer.place([*maps, *others])
+    for part in parts:
+        if part.number in views:
+            placer.place_view(views[part.number], plan.place_of(part).start)
 
 
-def _patches(plan: RestorePlan, layout: Layout, outside: MapReader) -> tuple[tuple[Patch, ...], tuple[str, ...]]:
-    changes = []
+def _patches(
+    plan: RestorePlan, layout: Layout, outside: MapReader, moved: Layout
+) -> tuple[tuple[Patch, ...], tuple[str, ...]]:
+    changes = [words for one in plan.placements if (words := placement_words(one))]
     if plan.options.new_identity:
-        fresh = new_identity(layout, outside, plan.target_size, next_uuid=uuid.uuid4)
+        fresh = new_identity(layout, outside, plan.target_size, next_uuid=uuid.uuid4, moved=moved)
         if fresh.disk_id:
             changes.append(f"the disk has a new id, {fresh.disk_id}: Windows on it may need its boot data repaired")
         patches = fresh.patches
     else:
-        patches = fit_table(layout, outside, plan.target_size)
+        patches = fit_table(layout, outside, plan.target_size, moved=moved)
     if layout.scheme == "gpt" and plan.target_size != layout.size:
         changes.append("the second copy of the partition table was moved to the end of the target")
     return patches, tuple(changes)
@@ -271,7 +234,7 @@ def _placer(repository: Repository, plan: RestorePlan, target: BlockWriter, cont
 
 
 def _choose_place(
-    path: str, target_size: int, size: int, part: StoredPartition | None, options: RestoreOptions
+    path: str, target_size: int, stored: DiskInImage, part: StoredPartition | None, options: RestoreOptions
 ) -> Extent:
     room, name = Extent(0, target_size), path
     if options.onto is not None:
@@ -281,74 +244,26 @@ def _choose_place(
         if not found:
             raise TargetError(f"{path} has no partition {options.onto}", hint="'stillframe disks' lists them.")
         room, name = found[0], f"partition {options.onto} of {path}"
-    if part is not None and room.size < size:
+    if part is None:
+        return room
+    if options.fit:
+        return Extent(room.start, room.start + fit_partition(stored, part, room.size))
+    size = part.size
+    if room.size < size:
         raise TargetError(
             f"{name} is too small: {format_size(room.size)}, and the partition needs {format_size(size)} "
             f"({format_size(size - room.size)} more)",
-            hint="Choose a larger one.",
+            hint="Choose a larger one; '--fit' makes what is in it smaller where that is possible.",
         )
-    return Extent(room.start, room.start + size) if part is not None else room
+    return Extent(room.start, room.start + size)
 
 
-def _check_table_fits(repository: Repository, manifest: Manifest, disk: StoredDisk, target_size: int) -> None:
-    outside = outside_reader(repository, manifest, disk)
+def _check_table_fits(stored: DiskInImage, target_size: int) -> None:
+    outside, disk = stored.outside(), stored.disk
     layout = stored_layout(disk, outside)
     if layout.scheme == "none" and target_size < disk.size:
         raise TargetError(
-            f"the target is too small by {format_size(disk.size - target_size)}", hint="Choose a larger one."
+            f"the target is too small by {format_size(disk.size - target_size)}",
+            hint="Choose a larger one; '--fit' makes partitions smaller where that is possible.",
         )
     fit_table(layout, outside, target_size)
-
-
-def _notices(manifest: Manifest, disk: StoredDisk, part: StoredPartition | None, place: Extent) -> Iterator[Notice]:
-    """What a person should know before he says yes."""
-    chosen = disk.partitions if part is None else (part,)
-    if manifest.is_torn:
-        yield Notice(
-            code="image-torn", message="the source changed while this image was made: it may be unusable",
-            hint="Choose another image if there is one.",
-        )  # fmt: skip
-    ranges = [*(disk.unreadable if part is None else ()), *(pair for found in chosen for pair in found.unreadable)]
-    lost = sum(end - start for start, end in ranges)
-    if lost:
-        yield Notice(
-            code="unreadable", message=f"{format_size(lost)} could not be read from the source and come back as zeros",
-            hint="'stillframe show' lists the ranges.",
-        )  # fmt: skip
-    left_out = [f"{file.path} ({format_size(file.size)})" for found in chosen for file in found.left_out]
-    if left_out:
-        yield Notice(
-            code="left-out", message=f"come back empty, as the image does not hold them: {', '.join(left_out[:6])}"
-        )
-    if part is not None and part.start != place.start and part.filesystem == "ntfs":
-        yield Notice(
-            code="boot-sector-moved",
-            message="this Windows volume goes to another place than it came from: its data is right, but if Windows "
-            "starts from it, its boot data must be repaired",
-            hint="Start Windows' own repair, or restore the whole disk.",
-        )
-
-
-def _steps(plan: RestorePlan) -> Iterator[str]:
-    part = plan.partition
-    if plan.target is None:
-        yield f"make {plan.target_path}, a sparse file of {format_size(plan.target_size)}"
-    if part is not None:
-        yield (
-            f"write partition {part.number} ({part.filesystem or part.type_name or 'unknown'}"
-            f"{', ' + repr(part.label) if part.label else ''}, {format_size(part.bytes_used)} in use) "
-            f"to bytes {plan.place.start} to {plan.place.end}"
-        )
-        return
-    yield "clear the partition table that is there, so that a half-done disk is never taken for a whole one"
-    for found in plan.source_disk.partitions:
-        yield (
-            f"write partition {found.number}: {found.filesystem or found.type_name or 'unknown'}"
-            f"{', ' + repr(found.label) if found.label else ''}, {format_size(found.bytes_used)} of "
-            f"{format_size(found.size)}"
-        )
-    yield "write boot code and what lies between partitions"
-    if plan.source_disk.scheme == "gpt" and plan.target_size != plan.source_disk.size:
-        yield "write the partition table, its second copy at the end of the target"
-    elif plan.source_disk.scheme != "none":
-        yield "write the partition table"

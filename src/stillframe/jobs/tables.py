@@ -21,6 +21,10 @@ class TableWriter:
         layout: Of what is restored.
         source: Bytes of the source outside its partitions.
         patches: What is different on the target, by ``disk.placement``.
+
+    Attributes:
+        held: Sectors of tables, which are written last.
+        outside_without_table: What else lies outside partitions.
     """
 
     def __init__(self, target: BlockWriter, layout: Layout, source: BlockReader, patches: tuple[Patch, ...]) -> None:
@@ -29,16 +33,16 @@ class TableWriter:
         self._source = source
         self._patches = patches
         if layout.scheme == "none":
-            self._held = ExtentSet.empty()
+            self.held = ExtentSet.empty()
         else:
-            self._held = clear_table_patches(layout, target_size=target.size) & layout.outside
+            self.held = clear_table_patches(layout, target_size=target.size) & layout.outside
         whole = ExtentSet.of(Extent(0, min(target.size, layout.size)))
-        self.outside_without_table: Final = (layout.outside & whole) - self._held
+        self.outside_without_table: Final = (layout.outside & whole) - self.held
         self._loaded: list[tuple[int, bytes]] | None = None
 
     def clear(self) -> None:
         """Make whatever table is on the target invalid, and what will become one too."""
-        places = self._held
+        places = self.held
         try:
             places |= clear_table_patches(read_layout(self._target))
         except (DiskFormatError, DeviceError):
@@ -49,7 +53,7 @@ class TableWriter:
 
     def load(self) -> None:
         """Read the source's table now, of a source that may change before it is written."""
-        held = self._held.clipped(Extent(0, min(self._target.size, self._layout.size)))
+        held = self.held.clipped(Extent(0, min(self._target.size, self._layout.size)))
         places = held | ExtentSet.from_extents(patch.extent for patch in self._patches)
         self._loaded = [(extent.start, self._contents(extent)) for extent in places]
 

@@ -22,6 +22,7 @@ from stillframe.cli.arguments.words import (
     partition_pair,
     size,
     verb,
+    wish,
 )
 
 
@@ -94,6 +95,11 @@ def _add_restore(verbs: Verbs) -> None:
         "--partition", metavar="N[:M]", type=partition_pair, default=(None, None),
         help="only partition N of the image; onto partition M of the target disk, else onto the whole TARGET",
     )  # fmt: skip
+    restore.add_argument("--fit", action="store_true", help="shrink or grow partitions so that they fill the target")
+    restore.add_argument(
+        "--resize", metavar="N=SIZE", action="append", type=wish, default=[],
+        help="with --fit: make partition N so large: 100GB, keep, or max; may be repeated",
+    )  # fmt: skip
     restore.add_argument(
         "--salvage", action="store_true", help="of a damaged image restore what can be had; says what is lost (exit 3)"
     )
@@ -106,6 +112,7 @@ def _add_restore(verbs: Verbs) -> None:
     clone.add_argument("source", metavar="SOURCE", help="a disk or a disk file")
     clone.add_argument("target", metavar="TARGET", help="a disk or a disk file (made if missing)")
     add_selection(clone)
+    clone.add_argument("--fit", action="store_true", help=f"shrink or grow to the target ({LATER})")
     _add_writing(clone)
 
 
@@ -114,7 +121,6 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
     option("--delta", action="store_true", help="read the target and write only what differs; goes on after a stop")
     option("--wipe", action="store_true", help="also clear what no file system uses")
     option("--new-identity", action="store_true", help="give the copy new disk ids, to stay beside the original")
-    option("--fit", action="store_true", help=f"shrink or grow to the target ({LATER})")
     option("--adapt", action="store_true", help=f"prepare it for another computer ({LATER})")
 
 

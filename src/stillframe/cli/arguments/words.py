@@ -138,3 +138,11 @@ def partition_pair(text: str) -> tuple[int, int | None]:
     """``N`` or ``N:M``."""
     first, colon, second = text.partition(":")
     return number(first), number(second) if colon else None
+
+
+def wish(text: str) -> tuple[int, int | str]:
+    """``N=SIZE``: what a partition is to be on the target: bytes, ``keep`` or ``max``."""
+    first, equals, second = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r}: write N=SIZE, such as 3=100GB, 3=keep or 3=max")
+    return number(first), second if second in ("keep", "max") else size(second)

@@ -158,7 +158,9 @@ class Operations:
         file = self._files.get(path[1:])
         if file is None:
             return _read_fully(handle, size, offset)
-        length = max(0, min(size, file.reader.size - offset))
+        length = min(size, file.reader.size - offset)
+        if length <= 0:
+            return b""
         return self._guarded(file.name, lambda: file.reader.read_at(offset, length))
 
     def statfs(self, _path: str) -> dict[str, int]:

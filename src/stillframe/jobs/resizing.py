@@ -1,0 +1,148 @@
+"""Partitions of an image at another size: their file systems are resized on a throw-away copy, never on a disk.
+
+Answers: "how small can this partition be made, and what does it look like at that size?" The image shows through
+a copy-on-write overlay; the file system's own tools work on a file that shows this overlay; what comes out is read like
+any other volume and written to the target. So a target is not touched before everything is known to fit, and no tool of
+others ever sees it.
+"""
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+from stillframe.block import AssembledReader, BlockReader, Piece, WindowReader
+from stillframe.block.copy_on_write import CopyOnWrite, open_scratch
+from stillframe.block.formats.mapped import MappedDisk, ZeroMap
+from stillframe.disk import Flexibility
+from stillframe.errors import MachineRefusal, StillframeError
+from stillframe.events import EventSink
+from stillframe.extents import Extent
+from stillframe.host.attaching import Keeper, require_unknown_btrfs
+from stillframe.host.linux import is_root
+from stillframe.host.resizing import RESIZERS, Resizer, VolumeFile
+from stillframe.host.run import find_program
+from stillframe.repo.map_reader import MapReader
+from stillframe.repo.records import Manifest, StoredPartition
+from stillframe.repo.repository import Repository
+from stillframe.serve.folder import DiskFile, Reported, serve_folder
+from stillframe.units import MIB, align_up
+
+RESERVE_SHARE: Final = 20
+"""A shrunk volume keeps at least one part in so many free, so that its system can still work on it."""
+RESERVE_MIN: Final = 16 * MIB
+_FIXED_TYPES: Final = frozenset({"BIOS boot"})
+"""Names by ``disk.types`` of partitions that boot code knows by their place."""
+_KEPT_TYPES: Final = frozenset({"Windows recovery"})
+"""Of partitions that Windows keeps as large as it made them."""
+
+
+def find_flexibility(
+    repository: Repository, manifest: Manifest, part: StoredPartition, events: EventSink, *, may_shrink: bool
+) -> Flexibility:
+    """How far a partition may be changed. It is asked of the file system's own tools only where it may have to shrink.
+
+    Args:
+        repository: With the image.
+        manifest: The image.
+        part: The partition.
+        events: Is told of reads that fail.
+        may_shrink: Whether its smallest size is wanted, which takes seconds.
+    """
+    can_move = part.type_name not in _FIXED_TYPES
+    if part.type_name in _KEPT_TYPES:
+        return Flexibility(smallest=part.size, can_move=can_move, reason="a recovery partition is kept at its size")
+    try:
+        resizer = _resizer(part)
+        least = part.size
+        reason = "" if resizer.can_shrink else f"{part.filesystem} cannot be made smaller"
+        if may_shrink and resizer.can_shrink:
+            with changeable(repository, manifest, part, part.size, events) as volume:
+                used = resizer.smallest(volume)
+            reserve = max(RESERVE_MIN, used // RESERVE_SHARE)
+            least = min(part.size, align_up(used + reserve, MIB))
+    except StillframeError as error:
+        return Flexibility(smallest=part.size, can_move=can_move, reason=error.message)
+    return Flexibility(smallest=least, can_grow=True, can_move=can_move, reason=reason)
+
+
+@contextmanager
+def resized(
+    repository: Repository, manifest: Manifest, part: StoredPartition, size: int, events: EventSink
+) -> Iterator[BlockReader]:
+    """A partition at another size, its file system resized. Call it with one thread.
+
+    Raises:
+        MachineRefusal: Its tool is missing, or refuses.
+        TargetError: There is no room for the changes.
+    """
+    whole = _shown(repository, manifest, part, max(size, part.size))
+    with open_scratch(tempfile.gettempdir(), whole.size) as changes:
+        overlay = CopyOnWrite(whole, changes)
+        with _served(part, overlay, events) as volume:
+            _resizer(part).resize(volume, size)
+        yield WindowReader(overlay, Extent(0, size))
+
+
+@contextmanager
+def changeable(
+    repository: Repository, manifest: Manifest, part: StoredPartition, size: int, events: EventSink
+) -> Iterator[VolumeFile]:
+    """A file that shows a partition, and whose changes are thrown away. Call it with one thread."""
+    whole = _shown(repository, manifest, part, size)
+    with (
+        open_scratch(tempfile.gettempdir(), whole.size) as changes,
+        _served(part, CopyOnWrite(whole, changes), events) as volume,
+    ):
+        yield volume
+
+
+def _resizer(part: StoredPartition) -> Resizer:
+    """How a partition is resized.
+
+    Raises:
+        MachineRefusal: It is not, here.
+    """
+    resizer = RESIZERS.get(part.filesystem)
+    name = part.filesystem or part.type_name or "unknown contents"
+    if resizer is None:
+        raise MachineRefusal(f"{name} is kept at its size", hint="Its own system may resize it afterwards.")
+    if part.unreadable:
+        raise MachineRefusal(f"bytes of the {name} volume could not be read when the image was made", hint="")
+    if resizer.needs_root and not is_root():
+        raise MachineRefusal(f"{name} is resized by the kernel, which asks for root", hint="Run it again with sudo.")
+    for program in resizer.programs:
+        find_program(program)
+    if part.filesystem == "btrfs":
+        require_unknown_btrfs(part.uuid)
+    return resizer
+
+
+def _shown(repository: Repository, manifest: Manifest, part: StoredPartition, size: int) -> BlockReader:
+    """The stored partition, with zeros behind it up to a size."""
+    stored = MapReader(part.blocks.root(), repository.reader(), chunk_size=manifest.chunk_size)
+    if size == stored.size:
+        return stored
+    return AssembledReader(MappedDisk(ZeroMap(), size=size, sector_size=512), [Piece(start=0, reader=stored)])
+
+
+@contextmanager
+def _served(part: StoredPartition, overlay: CopyOnWrite, events: EventSink) -> Iterator[VolumeFile]:
+    """An overlay as a file in a folder that nobody else sees."""
+    with ExitStack() as stack:
+        keeper = stack.enter_context(Keeper())
+        hidden = keeper.make_folder(f"{tempfile.gettempdir()}/stillframe-{os.getpid()}-{secrets.token_hex(4)}")
+        disks, place = keeper.make_folder(f"{hidden}/disks"), keeper.make_folder(f"{hidden}/mounted")
+        file = DiskFile(name="volume", reader=overlay, writer=overlay)
+        keeper.will("mount", disks)
+        reported = Reported(events)
+        stack.enter_context(serve_folder([file], disks, reported, name="stillframe-resizing", for_kernel=True))
+        stack.callback(keeper.undo_to, keeper.mark)
+        yield VolumeFile(path=f"{disks}/volume", folder=place, keeper=keeper)
+        if reported.count:
+            raise MachineRefusal(
+                f"partition {part.number}: bytes of the image could not be read while it was resized",
+                hint="'stillframe verify' tells what is damaged.",
+            )

@@ -1,0 +1,132 @@
+"""What a restore is asked to do, what it is going to do, and what it did: records.
+
+Answers: "what goes where?" Planned and carried out in ``restore``, said in ``restore_words``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from stillframe.disk import Layout, Placement, Wish, read_layout
+from stillframe.events import Notice
+from stillframe.extents import Extent, ExtentSet
+from stillframe.host.target import TargetIdentity
+from stillframe.repo.losses import LostPart
+from stillframe.repo.map_reader import MapReader
+from stillframe.repo.records import Manifest, StoredDisk, StoredPartition
+from stillframe.repo.repository import Repository
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskInImage:
+    """One disk of an image, and where the image is."""
+
+    repository: Repository
+    manifest: Manifest
+    disk: StoredDisk
+
+    def outside(self) -> MapReader:
+        """The stored bytes outside all partitions, as a disk whose partitions read as zeros."""
+        return outside_reader(self.repository, self.manifest, self.disk)
+
+    def layout(self) -> Layout:
+        """Its layout, read from its stored bytes."""
+        return stored_layout(self.disk, self.outside())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreOptions:
+    """What a person asked for.
+
+    Attributes:
+        partition: Only this partition of the image.
+        onto: Into this partition of the target disk; else onto the whole target.
+        delta: Read the target and write only what differs; also goes on with a restore that was killed.
+        wipe: Make what nobody uses zeros too.
+        new_identity: Give the disk new ids, so that it can stay beside its original.
+        salvage: Of a damaged image restore what can be had; the rest becomes zeros.
+        fit: Make partitions smaller or larger, so that they fill the target.
+        wishes: What single partitions are to be then, by their numbers.
+    """
+
+    partition: int | None = None
+    onto: int | None = None
+    delta: bool = False
+    wipe: bool = False
+    new_identity: bool = False
+    salvage: bool = False
+    fit: bool = False
+    wishes: Mapping[int, Wish] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestorePlan:
+    """What a restore is going to do. ``target`` is ``None`` when ``target_path`` is a file to be made.
+
+    Attributes:
+        place: Bytes of the target that the image, or the partition, will occupy.
+        steps: What will be done, in words.
+        lost: What is on the target now and will be overwritten, in words.
+        placements: Where each partition goes; empty where all stay as they were.
+    """
+
+    manifest: Manifest
+    source_disk: StoredDisk
+    partition: StoredPartition | None
+    target: TargetIdentity | None
+    target_path: str
+    target_size: int
+    place: Extent
+    options: RestoreOptions
+    bytes_to_write: int
+    steps: tuple[str, ...]
+    lost: tuple[str, ...]
+    notices: tuple[Notice, ...]
+    placements: tuple[Placement, ...] = ()
+
+    def place_of(self, part: StoredPartition) -> Extent:
+        """Where a partition goes on the target."""
+        if self.partition is not None:
+            return self.place
+        found = (one.place for one in self.placements if one.partition.number == part.number)
+        return next(found, Extent(part.start, part.start + part.size))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreResult:
+    """What a restore did.
+
+    Attributes:
+        bytes_written: Bytes written to the target.
+        bytes_skipped: Bytes left as they were.
+        seconds: How long it took.
+        changes: What is different from the source, in words.
+        lost: What a salvage could not have of the image, and where it now is zeros.
+    """
+
+    bytes_written: int
+    bytes_skipped: int
+    seconds: float
+    changes: tuple[str, ...]
+    lost: tuple[LostPart, ...] = ()
+
+
+def manifest_bytes(disk: StoredDisk) -> int:
+    """Bytes of a disk that an image keeps, without what lies outside partitions."""
+    return sum(part.bytes_used for part in disk.partitions)
+
+
+def outside_reader(repository: Repository, manifest: Manifest, disk: StoredDisk) -> MapReader:
+    """The stored bytes outside all partitions, as a disk whose partitions read as zeros."""
+    return MapReader(
+        disk.outside.root(), repository.reader(), chunk_size=manifest.chunk_size, sector_size=disk.sector_size
+    )
+
+
+def stored_layout(disk: StoredDisk, outside: MapReader) -> Layout:
+    """The layout of a stored disk, read from its stored bytes; a disk without a usable table is one volume."""
+    if disk.scheme == "none":
+        return Layout(
+            scheme="none", disk_id="", size=disk.size, sector_size=disk.sector_size, partitions=(), notices=(),
+            table=ExtentSet.empty(),
+        )  # fmt: skip
+    return read_layout(outside)

@@ -1,0 +1,95 @@
+"""What a restore will do, in words.
+
+Answers: "what happens to the target, step by step, and what should be known before?" Pure: lines and notices out.
+"""
+
+from collections.abc import Iterator
+
+from stillframe.disk import Placement
+from stillframe.events import Notice
+from stillframe.jobs.restore_plan import RestorePlan
+from stillframe.repo.records import StoredPartition
+from stillframe.units import format_size
+
+
+def placement_words(one: Placement) -> str:
+    """What becomes of a partition that does not stay as it was; empty when it does."""
+    before, after = one.partition.extent, one.place
+    words = []
+    if one.is_resized:
+        kind = "larger" if after.size > before.size else "smaller"
+        words.append(f"made {kind}, from {format_size(before.size)} to {format_size(after.size)}")
+    if one.is_moved:
+        words.append(f"moved from byte {before.start} to {after.start}")
+    return f"partition {one.partition.number} was {' and '.join(words)}" if words else ""
+
+
+def _size_words(part: StoredPartition, size: int) -> str:
+    if size == part.size:
+        return ""
+    return f", made {'larger' if size > part.size else 'smaller'}: {format_size(size)}"
+
+
+def restore_notices(plan: RestorePlan) -> Iterator[Notice]:
+    """What a person should know before he says yes."""
+    manifest, disk, part, place = plan.manifest, plan.source_disk, plan.partition, plan.place
+    chosen = disk.partitions if part is None else (part,)
+    if manifest.is_torn:
+        yield Notice(
+            code="image-torn", message="the source changed while this image was made: it may be unusable",
+            hint="Choose another image if there is one.",
+        )  # fmt: skip
+    ranges = [*(disk.unreadable if part is None else ()), *(pair for found in chosen for pair in found.unreadable)]
+    lost = sum(end - start for start, end in ranges)
+    if lost:
+        yield Notice(
+            code="unreadable", message=f"{format_size(lost)} could not be read from the source and come back as zeros",
+            hint="'stillframe show' lists the ranges.",
+        )  # fmt: skip
+    left_out = [f"{file.path} ({format_size(file.size)})" for found in chosen for file in found.left_out]
+    if left_out:
+        yield Notice(
+            code="left-out", message=f"come back empty, as the image does not hold them: {', '.join(left_out[:6])}"
+        )
+    moved = [found for found in chosen if plan.place_of(found).start != found.start]
+    if part is None and any(found.filesystem == "ntfs" for found in moved) and disk.scheme == "mbr":
+        yield Notice(
+            code="boot-data-moved",
+            message="Windows volumes begin elsewhere on the target: a Windows on this MBR disk may not start before "
+            "its boot data is repaired",
+            hint="After restoring, start Windows' installation medium and choose its start-up repair.",
+        )
+    if part is not None and part.start != place.start and part.filesystem == "ntfs":
+        yield Notice(
+            code="boot-sector-moved",
+            message="this Windows volume goes to another place than it came from: its data is right, but if Windows "
+            "starts from it, its boot data must be repaired",
+            hint="Start Windows' own repair, or restore the whole disk.",
+        )
+
+
+def restore_steps(plan: RestorePlan) -> Iterator[str]:
+    """What will be done, a line for each step."""
+    part = plan.partition
+    if plan.target is None:
+        yield f"make {plan.target_path}, a sparse file of {format_size(plan.target_size)}"
+    if part is not None:
+        yield (
+            f"write partition {part.number} ({part.filesystem or part.type_name or 'unknown'}"
+            f"{', ' + repr(part.label) if part.label else ''}, {format_size(part.bytes_used)} in use"
+            f"{_size_words(part, plan.place.size)}) to bytes {plan.place.start} to {plan.place.end}"
+        )
+        return
+    yield "clear the partition table that is there, so that a half-done disk is never taken for a whole one"
+    for found in plan.source_disk.partitions:
+        yield (
+            f"write partition {found.number}: {found.filesystem or found.type_name or 'unknown'}"
+            f"{', ' + repr(found.label) if found.label else ''}, {format_size(found.bytes_used)} of "
+            f"{format_size(found.size)}{_size_words(found, plan.place_of(found).size)}"
+            f"{', moved' if plan.place_of(found).start != found.start else ''}"
+        )
+    yield "write boot code and what lies between partitions"
+    if plan.source_disk.scheme == "gpt" and plan.target_size != plan.source_disk.size:
+        yield "write the partition table, its second copy at the end of the target"
+    elif plan.source_disk.scheme != "none":
+        yield "write the partition table"

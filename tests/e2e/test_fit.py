@@ -1,0 +1,226 @@
+"""Disks that come back on larger and smaller ones: tables, file systems and every file, judged by other tools."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stillframe.block.file import open_file_reader
+from stillframe.disk import read_layout
+from stillframe.errors import TargetError, UsageError
+from stillframe.extents import Extent
+from stillframe.jobs.restore import RestoreOptions, plan_restore
+from stillframe.repo.records import Manifest
+from stillframe.repo.repository import Repository
+from stillframe.store import LocalStore
+from stillframe.testing import real_disks
+from stillframe.testing.job_runs import backup_paths, make_repository, restore
+from stillframe.testing.real_disks import RealDisk, build_disk, mounted_kernel
+from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, run_tool
+
+pytestmark = pytest.mark.root
+MIB = 1 << 20
+FIT = RestoreOptions(fit=True)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[RealDisk, Repository, Manifest]:
+    folder = tmp_path_factory.mktemp("fit")
+    disk = build_disk(folder)
+    repository = make_repository(LocalStore(str(folder / "repository")))
+    return disk, repository, backup_paths(repository, disk.path).manifest
+
+
+def dirty(path: Path, size: int) -> Path:
+    """A target that was used: nothing may be taken for zeros."""
+    with path.open("wb") as file:
+        for _ in range(0, size, MIB):
+            file.write(b"\xff" * MIB)
+        file.truncate(size)
+    return path
+
+
+def judge(disk: RealDisk, target: Path, folder: Path) -> dict[int, Extent]:
+    """The table is whole, file systems are whole, and files are the same; where partitions are now."""
+    assert "No problems found" in run_tool("sgdisk", "-v", str(target))
+    with open_file_reader(str(target)) as reader:
+        places = {part.number: part.extent for part in read_layout(reader).partitions}
+    assert sorted(places) == [volume.number for volume in disk.volumes]
+    for volume in disk.volumes:
+        copy = real_disks.extract(target, places[volume.number], folder / f"{volume.number}-after")
+        if volume.kind in ("vfat", "ext4", "ntfs", "exfat"):
+            found = real_disks.read_files(volume.kind, copy)
+            assert {name: one for name, one in found.items() if name not in real_disks.LEFT_OUT} == {
+                name: one for name, one in volume.files.items() if name not in real_disks.LEFT_OUT
+            }
+        if volume.kind == "ext4":
+            run_tool("e2fsck", "-fn", str(copy))
+        if volume.kind == "ntfs":
+            run_tool("ntfsresize", "--info", "--force", str(copy))
+    return places
+
+
+def test_a_larger_disk_is_filled(saved: tuple[RealDisk, Repository, Manifest], tmp_path: Path) -> None:
+    disk, repository, manifest = saved
+    target = dirty(tmp_path / "target", 300 * MIB + 7 * 512)
+    before = {volume.number: volume.extent for volume in disk.volumes}
+    result = restore(repository, manifest, target, options=FIT)
+    places = judge(disk, target, tmp_path)
+    assert places[2].size > before[2].size + 150 * MIB  # the largest
+    assert {number: place.size for number, place in places.items() if number != 2} == {
+        number: place.size for number, place in before.items() if number != 2
+    }
+    assert 300 * MIB - max(place.end for place in places.values()) < 3 * MIB
+    assert any("partition 2 was made larger" in words for words in result.changes)
+
+
+def test_a_named_partition_takes_what_is_left_and_others_what_was_asked(
+    saved: tuple[RealDisk, Repository, Manifest], tmp_path: Path
+) -> None:
+    disk, repository, manifest = saved
+    target = dirty(tmp_path / "target", 300 * MIB)
+    restore(repository, manifest, target, options=RestoreOptions(fit=True, wishes={3: "max", 2: 60 * MIB}))
+    places = judge(disk, target, tmp_path)
+    assert places[2].size == 60 * MIB
+    assert places[3].size > 150 * MIB
+
+
+@pytest.mark.parametrize("new_identity", [False, True])
+def test_a_smaller_disk_on_which_the_files_fit(
+    saved: tuple[RealDisk, Repository, Manifest], tmp_path: Path, new_identity: bool
+) -> None:
+    disk, repository, manifest = saved
+    size = 116 * MIB
+    target = dirty(tmp_path / "target", size)
+    with pytest.raises(TargetError, match="too few"):
+        restore(repository, manifest, target, options=RestoreOptions())
+    restore(
+        repository, manifest, target, options=RestoreOptions(fit=True, new_identity=new_identity, wipe=new_identity)
+    )
+    places = judge(disk, target, tmp_path)
+    assert places[2].size < 48 * MIB
+    assert places[3].size < 40 * MIB
+    assert (run_tool("sgdisk", "-p", str(target)).split("(GUID): ")[1][:36] != run_tool(
+        "sgdisk", "-p", str(disk.path)
+    ).split("(GUID): ")[1][:36]) == new_identity  # fmt: skip
+
+
+def test_too_small_is_refused_before_anything_is_written(
+    saved: tuple[RealDisk, Repository, Manifest], tmp_path: Path
+) -> None:
+    _, repository, manifest = saved
+    target = dirty(tmp_path / "target", 90 * MIB)
+    with pytest.raises(TargetError, match=r"more than there is: partition 1 .*vfat is kept at its size"):
+        restore(repository, manifest, target, options=FIT)
+    with pytest.raises(UsageError, match="partition 2 cannot be made"):
+        restore(repository, manifest, target, options=RestoreOptions(fit=True, wishes={2: 5 * MIB}))
+    assert target.read_bytes() == b"\xff" * (90 * MIB)
+
+
+def make_volume(path: Path, kind: str, size: int) -> dict[str, str]:
+    """A volume with large files at its end, and nothing before them."""
+    path.touch()
+    os.truncate(path, size)
+    makers = {"ext4": "mke2fs -q -F -t ext4", "ntfs": "mkntfs -q -F", "btrfs": "mkfs.btrfs -q", "xfs": "mkfs.xfs -q"}
+    run_tool(*makers[kind].split(), str(path))
+    mounted = mounted_ntfs if kind == "ntfs" else mounted_kernel
+    with mounted(path, path.with_suffix(".mount")) as root:
+        for number in range(size * 7 // 10 // (4 * MIB)):
+            (root / f"file {number}").write_bytes(os.urandom(4 * MIB))
+        for number in range(size * 6 // 10 // (4 * MIB)):
+            (root / f"file {number}").unlink()
+        (root / "folder").mkdir()
+        for number in range(100):
+            (root / "folder" / f"small {number}").write_bytes(os.urandom(number * 50))
+        return hash_tree(root)
+
+
+@pytest.mark.parametrize(
+    ("kind", "room"),
+    [
+        ("ext4", 150),
+        ("ntfs", 150),
+        ("btrfs", 330),
+        ("xfs", 600),
+        ("ext4", 600),
+        pytest.param("ntfs", 600, marks=pytest.mark.slow),
+        pytest.param("btrfs", 600, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_one_partition_in_a_place_of_another_size(tmp_path: Path, kind: str, room: int) -> None:
+    volume, target = tmp_path / "volume", dirty(tmp_path / "target", room * MIB)
+    files = make_volume(volume, kind, 512 * MIB)
+    repository = make_repository(LocalStore(str(tmp_path / "repository")))
+    manifest = backup_paths(repository, volume).manifest
+    restore(repository, manifest, target, options=RestoreOptions(partition=1, fit=True))
+    mounted = mounted_ntfs if kind == "ntfs" else mounted_kernel
+    with mounted(target, tmp_path / "mount") as root:
+        assert hash_tree(root) == files
+        facts = os.statvfs(root)
+        assert abs(facts.f_blocks * facts.f_frsize - room * MIB) < room * MIB // 6
+    checks = {"ext4": ["e2fsck", "-fn"], "btrfs": ["btrfs", "check", "--readonly"], "xfs": ["xfs_repair", "-n"]}
+    if kind in checks:
+        run_tool(*checks[kind], str(target))
+    assert backup_paths(repository, volume).manifest.bytes_used == manifest.bytes_used  # the image and its source stay
+
+
+def test_what_cannot_shrink_says_why(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.touch()
+    os.truncate(volume, 320 * MIB)
+    run_tool("mkfs.xfs", "-q", str(volume))
+    repository = make_repository(LocalStore(str(tmp_path / "repository")))
+    manifest = backup_paths(repository, volume).manifest
+    target = dirty(tmp_path / "target", 310 * MIB)
+    with pytest.raises(TargetError, match="xfs cannot be made smaller"):
+        restore(repository, manifest, target, options=RestoreOptions(partition=1, fit=True))
+    with pytest.raises(TargetError, match="without a partition table"):
+        restore(repository, manifest, target, options=FIT)
+
+
+def mbr_disk(folder: Path) -> tuple[Path, list[dict[str, str]]]:
+    """NTFS and ext4 on an MBR disk, as primary partitions."""
+    disk, volumes = folder / "disk", [folder / "one", folder / "two"]
+    files = [make_volume(volumes[0], "ntfs", 64 * MIB), make_volume(volumes[1], "ext4", 96 * MIB)]
+    disk.touch()
+    os.truncate(disk, 170 * MIB)
+    table = (
+        "label: dos\nlabel-id: 0x5eadbeef\nstart=2048,size=131072,type=7,bootable\nstart=135168,size=196608,type=83\n"
+    )
+    subprocess.run(["sfdisk", "-q", str(disk)], input=table.encode(), check=True)
+    for volume, start in zip(volumes, (2048, 135168), strict=True):
+        real_disks.copy_into(volume, disk, start * 512)
+    return disk, files
+
+
+@pytest.mark.parametrize("size", [120, 240])
+def test_an_mbr_disk(tmp_path: Path, size: int) -> None:
+    disk, files = mbr_disk(tmp_path)
+    repository = make_repository(LocalStore(str(tmp_path / "repository")))
+    manifest = backup_paths(repository, disk).manifest
+    target = dirty(tmp_path / "target", size * MIB)
+    restore(repository, manifest, target, options=FIT)
+    run_tool("sfdisk", "--verify", str(target))
+    dump = run_tool("sfdisk", "--dump", str(target))
+    assert "label-id: 0x5eadbeef" in dump
+    assert "bootable" in dump
+    with open_file_reader(str(target)) as reader:
+        parts = read_layout(reader).partitions
+    assert size * MIB - parts[-1].extent.end < 2 * MIB
+    mounts: list[Callable[..., object]] = [mounted_ntfs, mounted_kernel]
+    for part, expected, mounted in zip(parts, files, mounts, strict=True):
+        copy = real_disks.extract(target, part.extent, tmp_path / "copy")
+        with mounted(copy, tmp_path / "mount") as root:  # type: ignore[attr-defined]
+            assert hash_tree(root) == expected
+
+
+def test_logical_partitions_are_refused(tmp_path: Path) -> None:
+    disk = build_disk(tmp_path, label="dos")
+    repository = make_repository(LocalStore(str(tmp_path / "repository")))
+    manifest = backup_paths(repository, disk.path).manifest
+    with pytest.raises(TargetError, match="logical partitions"):
+        plan_restore(
+            repository, manifest, 1, str(dirty(tmp_path / "target", 300 * MIB)), repository_folder="", options=FIT
+        )
