@@ -202,7 +202,7 @@ def test_nobody_is_asked_where_nobody_is(json_mode: bool) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["", "nonsense", "images --nonsense", "restore", "restore latest", "restore latest x --partition a",
+    ["", "nonsense", "images --nonsense", "restore latest x --partition a",
      "restore latest x --partition 1:", "expire --keep-last -1", "expire --max-size many", "backup d --kind huge",
      "init", "key", "key add --yes", "images --al"],
 )  # fmt: skip

@@ -11,7 +11,7 @@ from stillframe.repo.check import CheckReport, check_repository
 from stillframe.repo.expire import forget_images
 from stillframe.repo.format import FOOTER_SIZE, HEADER_SIZE, ObjectType, object_name
 from stillframe.repo.proofs import write_screenshot
-from stillframe.repo.records import ProofRecord, build_record
+from stillframe.repo.records import KeptPiece, KeptTable, ProofRecord, build_record
 from stillframe.repo.repository import Repository, StoredImage
 from stillframe.repo.rows import Table, build_table
 from stillframe.repo.sealing import make_id
@@ -71,6 +71,11 @@ def original() -> MemoryStore:
     )  # fmt: skip
     repository.box.write(ObjectType.PROOF, bytes.fromhex(proof.proof), build_record(proof))
     write_screenshot(repository, proof.proof, b"\x89PNG\r\n\x1a\n a picture")
+    kept = KeptTable(
+        table="ab" * 16, created=proof.created, machine=proof.machine, path="/dev/sdb", model="", serial="", size=4096,
+        pieces=(KeptPiece(offset=0, data=b"a table"),),
+    )  # fmt: skip
+    repository.box.write(ObjectType.KEPT_TABLE, bytes.fromhex(kept.table), build_record(kept))
     return store
 
 

@@ -8,8 +8,10 @@ from stillframe.cli.call import Call, refuse_later, running
 from stillframe.cli.disk_picture import fit_picture
 from stillframe.cli.results import notice_fields
 from stillframe.cli.saving import SKIPPED
-from stillframe.cli.words import plan_lines
+from stillframe.cli.words import local_time, plan_lines
 from stillframe.clock import SystemClock
+from stillframe.errors import TargetError, UsageError
+from stillframe.events import Notice
 from stillframe.host.machine import machine
 from stillframe.host.target import TargetIdentity
 from stillframe.jobs.clone import CloneOptions, ClonePlan, apply_clone, plan_clone
@@ -17,6 +19,8 @@ from stillframe.jobs.listing import ListedImage, find_image, look_at_image
 from stillframe.jobs.looking import require_target
 from stillframe.jobs.lost_files import name_lost_files
 from stillframe.jobs.restore import RestoreOptions, RestorePlan, apply_restore, plan_restore
+from stillframe.jobs.targets import describe_contents
+from stillframe.jobs.undo_table import apply_undo, plan_undo
 from stillframe.units import format_duration, format_rate, format_size
 
 _LATER: Final = {
@@ -26,6 +30,10 @@ _CLONE_LATER: Final = {
     "delta": (False, "Without it everything is written."),
     "fit": (False, "Back the disk up, and restore the image with '--fit'."),
 }
+_GONE: Final = Notice(
+    code="table-only", message="only the table comes back: what was written over the partitions since is gone",
+    hint="Copy what you still find on them to another disk.",
+)  # fmt: skip
 _QUESTION: Final = "Everything on the target that is listed above will be overwritten."
 
 
@@ -33,6 +41,10 @@ def restore(call: Call) -> int:
     """Write an image back."""
     options, screen = call.options, call.screen
     refuse_later(options, _LATER)
+    if options.undo_table:
+        return _undo_table(call)
+    if options.target is None:
+        raise UsageError("an image and a target are needed", hint="Write 'stillframe restore IMAGE TARGET'.")
     require_target(options.target)
     repository = call.open_repository()
     manifest = find_image(repository, options.image, machine_id=machine().id)
@@ -66,6 +78,36 @@ def restore(call: Call) -> int:
     words += [f"Lost          {part.words}: zeros are there now" for part in result.lost]
     screen.finish("restore", fields, [*words, *(f"Changed       {change}" for change in result.changes)])
     return SKIPPED if result.lost else 0
+
+
+def _undo_table(call: Call) -> int:
+    """Put back the table that was on a target."""
+    options, screen = call.options, call.screen
+    if options.image is not None:
+        raise UsageError("'--undo-table TARGET' takes no image", hint="Write 'stillframe restore --undo-table TARGET'.")
+    path = os.path.abspath(options.undo_table)
+    require_target(path)
+    if not os.path.exists(path):
+        raise TargetError(f"there is no {path}", hint="'stillframe disks' lists the disks of this machine.")
+    repository = call.open_repository()
+    plan = plan_undo(repository, path, repository_folder=call.folder, lost=tuple(describe_contents(path)))
+    kept = plan.kept
+    lines = plan_lines(
+        f"Put back the partition table of {local_time(kept.created)} on",
+        _target_lines(plan.target, path, plan.target.size),
+        steps=[f"write the first and the last MiB, and the table, with: {'; '.join(kept.contents) or 'no partitions'}"],
+        lost=plan.lost, notices=[_GONE],
+    )  # fmt: skip
+    if options.dry_run:
+        screen.finish("restore", {"dry_run": True, "target": path, "created": kept.created}, lines)
+        return 0
+    screen.say(*lines, "")
+    screen.confirm(_QUESTION, "restore", yes=options.yes)
+    with running(screen) as context:
+        written = apply_undo(plan, repository, context)
+    screen.finish("restore", {"target": path, "bytes_written": written, "created": kept.created},
+                  [f"Put back      the table of {local_time(kept.created)} on {path}"])  # fmt: skip
+    return 0
 
 
 def clone(call: Call) -> int:

@@ -35,6 +35,7 @@ from stillframe.jobs.restore_plan import (
 from stillframe.jobs.restore_words import placement_words, restore_notices, restore_steps
 from stillframe.jobs.tables import TableWriter
 from stillframe.jobs.targets import describe_contents, refuse_repository, require_same_sectors
+from stillframe.jobs.undo_table import keep_table
 from stillframe.repo.losses import LostPart
 from stillframe.repo.map_reader import MapReader
 from stillframe.repo.records import Manifest, StoredPartition
@@ -106,6 +107,8 @@ def apply_restore(repository: Repository, plan: RestorePlan, context: JobContext
         target = stack.enter_context(
             open_target(plan.target) if plan.target else create_target_file(plan.target_path, plan.target_size)
         )
+        if plan.target is not None and plan.partition is None:
+            keep_table(repository, target, plan.target, plan.lost, context.events)
         try:
             placer, changes = _write(repository, plan, views, target, context)
         except BaseException:

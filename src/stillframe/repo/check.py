@@ -39,7 +39,10 @@ from stillframe.store import ObjectMissing
 
 _PACKS_TRACED: Final = 8
 """For so many bad packs it is told which bytes need each; the images tell the rest."""
-_RECORDS: Final = (ObjectType.INDEX, ObjectType.SESSION, ObjectType.TOMBSTONE, ObjectType.PROOF, ObjectType.SCREENSHOT)
+_RECORDS: Final = (
+    ObjectType.INDEX, ObjectType.SESSION, ObjectType.TOMBSTONE, ObjectType.PROOF, ObjectType.SCREENSHOT,
+    ObjectType.KEPT_TABLE,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,7 +43,7 @@ _STORES_NOTHING: Final = frozenset({"verify", "forget", "key"})
 """Verbs whose sessions leave no packs."""
 _RECORDS: Final = (
     ObjectType.INDEX, ObjectType.IMAGE, ObjectType.SESSION, ObjectType.TOMBSTONE, ObjectType.PROOF,
-    ObjectType.SCREENSHOT,
+    ObjectType.SCREENSHOT, ObjectType.KEPT_TABLE,
 )  # fmt: skip
 
 

@@ -53,6 +53,7 @@ class ObjectType(IntEnum):
     PROOF = 6
     KEY_SLOT = 7
     SCREENSHOT = 8
+    KEPT_TABLE = 9
 
     @property
     def folder(self) -> str:
@@ -74,6 +75,7 @@ _FOLDERS: Final = {
     ObjectType.PROOF: "proofs/",
     ObjectType.KEY_SLOT: "keys/",
     ObjectType.SCREENSHOT: "screenshots/",
+    ObjectType.KEPT_TABLE: "tables/",
 }
 _WORDS: Final = {
     ObjectType.PACK: "pack",
@@ -84,6 +86,7 @@ _WORDS: Final = {
     ObjectType.PROOF: "proof",
     ObjectType.KEY_SLOT: "key slot",
     ObjectType.SCREENSHOT: "screenshot",
+    ObjectType.KEPT_TABLE: "kept table",
 }
 
 

@@ -16,7 +16,7 @@ from stillframe.repo.format import FOOTER_SIZE, ObjectType, is_cut_off, object_n
 from stillframe.repo.manifest_rules import parse_manifest
 from stillframe.repo.objects import TornObject, read_whole
 from stillframe.repo.proofs import require_png
-from stillframe.repo.records import ProofRecord, SessionRecord, TombstoneRecord, parse_record
+from stillframe.repo.records import KeptTable, ProofRecord, SessionRecord, TombstoneRecord, parse_record
 from stillframe.repo.repository import Repository, StoredImage
 from stillframe.repo.rows import Rows, Table
 from stillframe.store import ObjectMissing
@@ -145,5 +145,7 @@ def _parse(repository: Repository, kind: ObjectType, object_id: bytes, name: str
             parse_record(payload, TombstoneRecord, thing=name)
         case ObjectType.SCREENSHOT:
             require_png(payload, thing=name)
+        case ObjectType.KEPT_TABLE:
+            parse_record(payload, KeptTable, thing=name)
         case _:
             parse_record(payload, ProofRecord, thing=name)

@@ -29,6 +29,7 @@ Text = Annotated[str, Meta(max_length=PATH_MAX)]
 Time = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\Z")]
 OptionalTime = Annotated[str, Meta(pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)?\Z")]
 LEFT_OUT_MAX: Final = 1000
+KEPT_PIECE_MAX: Final = 4 << 20
 KERNELS_MAX: Final = 32
 FOLDERS_MAX: Final = 10
 Ranges = Annotated[tuple[tuple[Size, Size], ...], Meta(max_length=1_000_000)]
@@ -310,7 +311,35 @@ class ProofRecord:
     findings: Annotated[tuple[Text, ...], Meta(max_length=1000)] = ()
 
 
-R = TypeVar("R", Manifest, SessionRecord, TombstoneRecord, ProofRecord)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptPiece:
+    """Bytes of a disk, in JSON as base64."""
+
+    offset: Size
+    data: Annotated[bytes, Meta(max_length=KEPT_PIECE_MAX)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptTable:
+    """What was on a disk where a restore wrote a partition table.
+
+    Attributes:
+        contents: What was on it, in words.
+        pieces: Its first and last MiB, and what else its table was.
+    """
+
+    table: Hex16
+    created: Time
+    machine: MachineName
+    path: Text
+    model: Word
+    serial: Word
+    size: Size
+    contents: Annotated[tuple[Text, ...], Meta(max_length=1000)] = ()
+    pieces: Annotated[tuple[KeptPiece, ...], Meta(max_length=1000)] = ()
+
+
+R = TypeVar("R", Manifest, SessionRecord, TombstoneRecord, ProofRecord, KeptTable)
 
 
 def build_record(record: R) -> bytes:

@@ -28,7 +28,9 @@ from stillframe.repo.session import Session
 from stillframe.repo.writing import whole_entries
 from stillframe.store import ObjectExists, Store, write_object
 
-_WITHOUT_LOSS: Final = (ObjectType.SESSION, ObjectType.TOMBSTONE, ObjectType.PROOF, ObjectType.SCREENSHOT)
+_WITHOUT_LOSS: Final = (
+    ObjectType.SESSION, ObjectType.TOMBSTONE, ObjectType.PROOF, ObjectType.SCREENSHOT, ObjectType.KEPT_TABLE,
+)  # fmt: skip
 """Records of which a damaged one is taken away: no image needs them."""
 
 

@@ -37,6 +37,7 @@ from stillframe.repo.objects import ObjectBox, TornObject
 from stillframe.repo.packs import PackReader
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import (
+    KeptTable,
     Manifest,
     ProofRecord,
     R,
@@ -138,6 +139,10 @@ class Repository:
         """Every proof, oldest first."""
         found = self._records(ObjectType.PROOF, ProofRecord)
         return tuple(sorted(found, key=lambda record: (record.created, record.proof)))
+
+    def kept_tables(self) -> tuple[KeptTable, ...]:
+        """What was on disks before restores wrote there, the oldest first."""
+        return tuple(sorted(self._records(ObjectType.KEPT_TABLE, KeptTable), key=lambda one: one.created))
 
     def load_index(self, *, unindexed: bool = False) -> ChunkIndex:
         """The index, whole. Damaged runs are left out: ``check`` names them, and packs say the same.

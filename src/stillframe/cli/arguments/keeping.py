@@ -88,8 +88,14 @@ def _add_restore(verbs: Verbs) -> None:
         writes=True,
     )  # fmt: skip
     add_yes(restore)
-    add_image(restore)
-    restore.add_argument("target", metavar="TARGET", help="a disk, a partition, or a disk file (made if missing)")
+    restore.add_argument("image", metavar="IMAGE", nargs="?", help="an id, the beginning of one, latest or latest:NAME")
+    restore.add_argument(
+        "target", metavar="TARGET", nargs="?", help="a disk, a partition, or a disk file (made if missing)"
+    )
+    restore.add_argument(
+        "--undo-table", metavar="TARGET", default="",
+        help="instead: put the partition table back that was there before the last restore onto TARGET",
+    )  # fmt: skip
     restore.add_argument("--disk", metavar="N", type=number, help="which disk of an image of several")
     restore.add_argument(
         "--partition", metavar="N[:M]", type=partition_pair, default=(None, None),

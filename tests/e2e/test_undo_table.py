@@ -1,0 +1,86 @@
+"""The wrong disk: what a restore wrote over at its beginning and end comes back, and its partitions are found again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stillframe.errors import TargetError
+from stillframe.events import RecordedEvents
+from stillframe.jobs.restore import RestoreOptions
+from stillframe.jobs.undo_table import KEPT_MAX, apply_undo, plan_undo
+from stillframe.repo.check import check_repository
+from stillframe.store import LocalStore, MemoryStore
+from stillframe.testing.command_line import call
+from stillframe.testing.job_runs import backup_paths, job_context, make_repository, restore
+from stillframe.testing.real_disks import build_disk
+from stillframe.testing.volumes_windows import run_tool
+
+pytestmark = pytest.mark.root
+MIB = 1 << 20
+
+
+def test_the_table_of_a_target_comes_back(tmp_path: Path) -> None:
+    disk, wrong = build_disk(tmp_path), build_disk(tmp_path, seed=2, label="dos")
+    before = wrong.path.read_bytes()
+    repository = make_repository(LocalStore(str(tmp_path / "repository")))
+    manifest = backup_paths(repository, disk.path).manifest
+    with wrong.path.open("ab") as file:
+        file.truncate(200 * MIB)
+    target = wrong.path
+    listed = run_tool("sfdisk", "--dump", str(target))
+    restore(repository, manifest, target, options=RestoreOptions())
+    assert run_tool("sfdisk", "--dump", str(target)) != listed
+    plan = plan_undo(repository, str(target), repository_folder="", lost=())
+    assert "partition 3: ntfs 'windows', 41.9 MB" in plan.kept.contents
+    apply_undo(plan, repository, job_context())
+    assert run_tool("sfdisk", "--dump", str(target)) == listed
+    after = target.read_bytes()
+    assert after[:MIB] == before[:MIB]
+    assert after[-MIB:] == bytes(MIB)
+    assert not check_repository(repository, events=RecordedEvents()).findings
+
+
+def test_a_restore_that_was_cut_off_does_not_hide_what_was_there(tmp_path: Path) -> None:
+    disk = build_disk(tmp_path)
+    repository = make_repository(MemoryStore())
+    manifest = backup_paths(repository, disk.path).manifest
+    target = tmp_path / "target"
+    target.write_bytes(disk.path.read_bytes() + bytes(MIB))
+    restore(repository, manifest, target)
+    with target.open("r+b") as file:  # as the next one leaves it when it is killed
+        file.write(bytes(8192))
+        file.seek(-8192, 2)
+        file.write(bytes(8192))
+    restore(repository, manifest, target)
+    assert len(repository.kept_tables()) == 1
+    for _ in range(KEPT_MAX + 2):
+        restore(repository, manifest, target)
+    assert len(repository.kept_tables()) == KEPT_MAX
+
+
+def test_nothing_is_kept_of_an_empty_target_and_nothing_found_for_another(tmp_path: Path) -> None:
+    disk = build_disk(tmp_path)
+    repository = make_repository(MemoryStore())
+    manifest = backup_paths(repository, disk.path).manifest
+    restore(repository, manifest, tmp_path / "new")
+    with pytest.raises(TargetError, match="nothing is kept of what was on"):
+        plan_undo(repository, str(tmp_path / "new"), repository_folder="", lost=())
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, other = build_disk(tmp_path), build_disk(tmp_path, label="dos")
+    repository = tmp_path / "repository"
+    monkeypatch.setenv("STILLFRAME_REPO", str(repository))
+    call("init", str(repository), "--encryption", "none")
+    call("backup", str(disk.path), "--name", "d")
+    listed = run_tool("sfdisk", "--dump", str(other.path))
+    call("restore", "latest:d", str(other.path), "--yes")
+    assert run_tool("sfdisk", "--dump", str(other.path)) != listed
+    said = call("restore", "--undo-table", str(other.path), "--dry-run")
+    assert "only the table comes back" in said.output
+    done = call("restore", "--undo-table", str(other.path), "--yes", "--json")
+    assert json.loads(done.output.splitlines()[-1])["bytes_written"] >= 2 * MIB
+    assert run_tool("sfdisk", "--dump", str(other.path)) == listed
+    for words in (["--undo-table", str(tmp_path / "nothing")], ["latest:d"], ["latest:d", "x", "--undo-table", "y"]):
+        assert call("restore", *words).exit_code in (2, 22)
