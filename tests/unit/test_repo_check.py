@@ -72,7 +72,7 @@ def original() -> MemoryStore:
     repository.box.write(ObjectType.PROOF, bytes.fromhex(proof.proof), build_record(proof))
     write_screenshot(repository, proof.proof, b"\x89PNG\r\n\x1a\n a picture")
     kept = KeptTable(
-        table="ab" * 16, created=proof.created, machine=proof.machine, path="/dev/sdb", model="", serial="", size=4096,
+        table="9c" * 16, created=proof.created, machine=proof.machine, path="/dev/sdb", model="", serial="", size=4096,
         pieces=(KeptPiece(offset=0, data=b"a table"),),
     )  # fmt: skip
     repository.box.write(ObjectType.KEPT_TABLE, bytes.fromhex(kept.table), build_record(kept))
