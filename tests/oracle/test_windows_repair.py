@@ -16,10 +16,12 @@ import pytest
 from stillframe.block import MemoryDisk, OverlayReader
 from stillframe.disk import Layout, read_layout
 from stillframe.extents import Extent, ExtentSet
-from stillframe.systems.windows_moves import Moves, build_moves
+from stillframe.systems.windows_moves import MovedPartition, Moves, PartitionPlace, build_moves
 from stillframe.systems.windows_repair import Repair, plan_windows_repair
+from stillframe.testing.disk_builder import write_gpt
 from stillframe.testing.volumes_windows import (
     hash_tree,
+    make_fat,
     make_ntfs,
     mounted_ntfs,
     open_table,
@@ -37,6 +39,8 @@ from stillframe.testing.windows_moved import (
     MBR,
     MIB,
     MadeDisk,
+    Place,
+    boot_store,
     build_disk,
     cut_volumes,
     make_volumes,
@@ -305,14 +309,9 @@ def mark_dirty(image: Path, _place: Path) -> None:
     image.write_bytes(contents[:at] + record + contents[at + len(record) :])
 
 
-def hibernate(image: Path, place: Path) -> None:
-    with mounted_ntfs(image, place):
-        (place / "hiberfil.sys").write_bytes(b"HIBR".ljust(8192, b"\0"))
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
-    [(leave_open, "it was not closed"), (mark_dirty, "marked as dirty"), (hibernate, "hibernated")],
+    [(leave_open, "it was not closed"), (mark_dirty, "marked as dirty")],
 )
 def test_a_volume_that_was_not_closed_is_not_touched(
     change: Change, words: str, volumes: dict[str, dict[str, bytes]], tmp_path: Path
@@ -329,6 +328,80 @@ def test_a_volume_that_was_not_closed_is_not_touched(
     place = new.find("windows")
     assert not [patch for patch in found.repair.patches if place.start <= patch.offset < place.start + 8 * MIB]
     assert any("partition 1, /EFI/Microsoft/Boot/BCD" in sentence for sentence in found.repair.done)
+
+
+@pytest.mark.parametrize("is_dirty", [False, True])
+def test_nothing_is_changed_on_a_disk_with_a_hibernated_windows(
+    is_dirty: bool, volumes: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    image, place = tmp_path / "windows", tmp_path / "place"
+    image.write_bytes(volumes["mbr"]["windows"])
+    with mounted_ntfs(image, place):
+        (place / "hiberfil.sys").write_bytes(b"HIBR".ljust(8192, b"\0"))
+    if is_dirty:
+        mark_dirty(image, place)
+    found = repair(*CASES["MBR, moved"], volumes["mbr"] | {"windows": image.read_bytes()})
+    assert not found.repair.patches
+    (notice,) = found.repair.not_done
+    assert notice.message.startswith("partition 2: Windows is hibernated in it")
+    assert "shutdown /s" in notice.hint
+
+
+def test_a_windows_that_is_hibernated_on_fat_is_seen(tmp_path: Path) -> None:
+    image, start = tmp_path / "fat", MIB
+    make_fat(image, size=8 * MIB, bits=16, cluster_size=512)
+    (tmp_path / "hiberfil.sys").write_bytes(b"hibr".ljust(8192, b"\0"))
+    run_tool("mcopy", "-i", str(image), str(tmp_path / "hiberfil.sys"), "::")
+    disk = replace(
+        MBR, places=(Place(number=1, volume="xp", start=start, type="c", is_active=True),), container=0, size=16 * MIB
+    )
+    found = repair(disk, disk.moved(disk_id=NEW_MBR), {"xp": image.read_bytes()})
+    assert [notice.code for notice in found.repair.not_done] == ["windows-hibernated"]
+
+
+def test_a_store_in_many_pieces_is_written_in_all_of_them(tmp_path: Path) -> None:
+    """Clusters of 512 bytes, every second of which another file has."""
+    image = tmp_path / "esp"
+    disk = replace(GPT, places=(*GPT.places[:1], *GPT.places[1:3]), size=60 * MIB)
+    make_fat(image, size=8 * MIB, bits=16, cluster_size=512)
+    names = [f"f{number:02}" for number in range(64)]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode() * 100)
+    run_tool("mcopy", "-i", str(image), *(str(tmp_path / name) for name in names), "::")
+    run_tool("mdel", "-i", str(image), *(f"::{name}" for name in names[::2]))
+    (tmp_path / "BCD").write_bytes(boot_store(disk, "esp"))
+    run_tool("mmd", "-i", str(image), "::/Boot")
+    run_tool("mcopy", "-i", str(image), str(tmp_path / "BCD"), "::/Boot/BCD")
+    filler = {"windows": bytes(8 * MIB), "winre": bytes(6 * MIB)}
+    new = further(disk, 0, disk_id=NEW_GPT)
+    found = repair(disk, new, {"esp": image.read_bytes()} | filler)
+    check_patches(found)
+    assert len(found.repair.patches) > 3
+    (tmp_path / "new").mkdir()
+    esp = cut_volumes(new, found.after, {"esp": image.read_bytes()})["esp"]
+    after = files_of(new, "esp", esp, tmp_path / "new")
+    check_store(new, after.pop("Boot/BCD"), "esp", tmp_path / "new")
+    assert after == {name: name.encode() * 100 for name in names[1::2]}
+
+
+def test_sectors_of_4096_bytes_are_counted_as_such(tmp_path: Path) -> None:
+    image, old, new = tmp_path / "image", 2048 * 4096, 3000 * 4096
+    make_ntfs(image, size=8 * MIB, sector_size=4096)
+    disk = MemoryDisk(bytes(32 * MIB), sector_size=4096)
+    write_gpt(disk, [Extent(new, new + 8 * MIB)])
+    disk.write_at(new, image.read_bytes())
+    layout = read_layout(disk)
+    place = PartitionPlace(start=new, guid=layout.partitions[0].guid)
+    moves = Moves(
+        scheme="gpt", old_disk=layout.disk_id, new_disk=layout.disk_id,
+        partitions=(MovedPartition(old=replace(place, start=old), new=place),),
+    )  # fmt: skip
+    first, last = plan_windows_repair(disk, layout, moves).patches
+    assert (first.offset, len(first.data)) == (new, 4096)
+    assert (last.offset, len(last.data)) == (new + 8 * MIB - 4096, 4096)
+    for patch in (first, last):
+        (tmp_path / "sector").write_bytes(patch.data)
+        assert "hidden sectors 3000," in run_tool("file", str(tmp_path / "sector"))
 
 
 def test_hives_that_were_not_closed_are_refused_by_name(volumes: dict[str, dict[str, bytes]], tmp_path: Path) -> None:

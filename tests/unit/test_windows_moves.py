@@ -9,6 +9,8 @@ from stillframe.block.edits import Edit, build_sectors, find_mismatch, order_edi
 from stillframe.disk import read_layout
 from stillframe.errors import DiskFormatError
 from stillframe.extents import Extent
+from stillframe.fs.files.placed import PlacedFile
+from stillframe.fs.ntfs.places import Piece
 from stillframe.systems.text_moves import move_boot_ini, move_reagent
 from stillframe.systems.windows_disks import PartitionRecord
 from stillframe.systems.windows_moves import MovedPartition, Moves, PartitionPlace, Rewriting, build_moves
@@ -108,10 +110,30 @@ def test_boot_ini_counts_and_keeps_its_size() -> None:
         b"signature(0badcafe)disk(0)rdisk(0)partition(1)\\W\r\nsignature(11111111)disk(0)rdisk(0)partition(2)\\W\r\n"
     )
     assert applied(text, found) == expected
-    longer = move_boot_ini(text, mbr_moves((1, 1), (2, 12), disk="8B467C12"))
+    longer = move_boot_ini(text, mbr_moves((1, 3), (2, 12)))
     assert not longer.edits
     assert longer.notices[0].code == "boot-ini-not-moved"
     assert not move_boot_ini(text, gpt_moves((1, 2))).edits
+
+
+def test_a_partition_of_boot_ini_that_was_left_out_keeps_its_old_signature() -> None:
+    text = b"signature(8b467c12)disk(0)rdisk(0)partition(2)\\W\r\n"
+    found = move_boot_ini(text, mbr_moves((1, 1)))
+    assert not found.edits
+    assert found.notices[0].message == "partition(2) is not on the new disk"
+
+
+def test_an_edit_of_a_file_in_pieces_is_spread_over_them() -> None:
+    pieces = (Piece(0, 5000, 10), Piece(10, 100, 4), Piece(14, 9000, 100))
+    file = PlacedFile(path="/x", size=60, pieces=pieces, flaw="")
+    edit = Edit(offset=8, old=b"abcdefgh", new=b"ABCDEFGH")
+    assert list(file.spread([edit])) == [
+        Edit(offset=5008, old=b"ab", new=b"AB"),
+        Edit(offset=100, old=b"cdef", new=b"CDEF"),
+        Edit(offset=9000, old=b"gh", new=b"GH"),
+    ]
+    with pytest.raises(DiskFormatError, match="lies nowhere"):
+        list(file.spread([edit.shifted(100)]))
 
 
 def test_moves_of_two_layouts_number_partitions_as_boot_ini_does() -> None:

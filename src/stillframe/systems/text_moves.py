@@ -75,23 +75,18 @@ def move_boot_ini(text: bytes, moves: Moves) -> Rewriting:
         changes += _move_number(found, 1, moves, lost)
     for found in _ARC_SIGNATURE.finditer(text):
         if found[1].decode().upper().zfill(8) == moves.old_disk:
-            changes += _move_number(found, 2, moves, lost)
-            if moves.old_disk != moves.new_disk:
-                new = moves.new_disk.encode() if found[1].isupper() else moves.new_disk.lower().encode()
-                changes.append(_Change(*found.span(1), new))
-    edits, too_long = list[Edit](), False
-    for change in changes:
-        old = text[change.start : change.end]
-        if len(change.new) != len(old):
-            too_long = True
-        elif change.new != old:
-            edits.append(Edit(offset=change.start, old=old, new=change.new))
+            moved = list(_move_number(found, 2, moves, lost))
+            new = moves.new_disk.encode() if found[1].isupper() else moves.new_disk.lower().encode()
+            changes += [*moved, _Change(*found.span(1), new)] if moved and moves.old_disk != moves.new_disk else moved
+    changes = [change for change in changes if change.new != text[change.start : change.end]]
     notices = [left_out(f"partition({number}) is not on the new disk") for number in sorted(lost)]
-    if too_long:
-        message = "a number in it became longer or shorter, and it keeps its size"
+    if any(len(change.new) != change.end - change.start for change in changes):
+        message = "a number in it became longer or shorter, and it keeps its size: it is not changed"
         notices.append(Notice(code="boot-ini-not-moved", message=message, hint=_BOOT_INI_HINT))
-    done = f"the numbers of partitions and disks follow them ({len(edits)})" if edits else ""
-    return Rewriting(edits=tuple(edits), done=(done,) if done else (), notices=tuple(notices))
+        changes = []
+    edits = tuple(Edit(offset=one.start, old=text[one.start : one.end], new=one.new) for one in changes)
+    done = (f"the numbers of partitions and disks follow them ({len(edits)})",) if edits else ()
+    return Rewriting(edits=edits, done=done, notices=tuple(notices))
 
 
 def _move_number(found: re.Match[bytes], group: int, moves: Moves, lost: set[int]) -> Iterator[_Change]:

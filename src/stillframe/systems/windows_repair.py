@@ -4,12 +4,14 @@ Answers: "which bytes of this disk must change, and which cannot be helped?" Loo
 written to it, with what became of them, and gives patches; it writes nothing. Everything is replaced in place by
 something of the same size, so no file system is mounted, and what is outside of the patches stays as it is.
 
-A volume that was not closed is never changed: what its journal or a hibernated system still holds would come back over
-the change. The fallback boot file of UEFI would be a new file, so it is only asked for. No real Windows was ever
-started after this; what is known of its records comes from the sources that ``windows_disks`` and the others name.
+A volume that was not closed is never changed: what its journal still holds would come back over the change. When a
+Windows is hibernated on the disk, nothing is changed at all: if its start were repaired, it would go on where it
+stopped, and write to where its partitions were. The fallback boot file of UEFI would be a new file, so it is only asked
+for. No real Windows was ever started after this; what is known of its records comes from the sources that
+``windows_disks`` and the others name.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -22,14 +24,14 @@ from stillframe.fs.base import Volume
 from stillframe.fs.boot_moved import move_boot_sectors
 from stillframe.fs.files.lookup import FileLookup, open_lookup
 from stillframe.fs.files.placed import place_file
-from stillframe.fs.ntfs import explain_unclean
+from stillframe.fs.ntfs import explain_unclean, holds_resumable, is_hibernated
 from stillframe.fs.registry import identify
 from stillframe.systems.hive import Hive
 from stillframe.systems.registry_moves import move_boot_store, move_mounted_devices
 from stillframe.systems.text_moves import TEXT_SIZE_MAX, move_boot_ini, move_reagent
 from stillframe.systems.windows_moves import MovedPartition, Moves, Rewriting, left_out
 
-_READS_MAX: Final = 1_000_000
+_READS_MAX: Final = 200_000
 """Cells of one hive that are read: the largest known to be looked through has some ten thousand."""
 _WHOLE_MAX: Final = 8 << 20
 _WITH_FILES: Final = frozenset({"ntfs", "vfat"})
@@ -37,7 +39,6 @@ _LOADER: Final = "/EFI/Microsoft/Boot/bootmgfw.efi"
 _FALLBACKS: Final = ("bootx64.efi", "bootia32.efi", "bootaa64.efi", "bootarm.efi")
 _SHUT_DOWN: Final = "Start that Windows where it was, shut it down with 'shutdown /s /t 0', and make a new image."
 _UNCLEAN: Final = {
-    "ntfs-hibernated": "Windows is hibernated in it, or was shut down with fast startup",
     "ntfs-log-not-clean": "it was not closed",
     "ntfs-dirty": "it is marked as dirty",
     "ntfs-version": "its NTFS is of a version that is not known",
@@ -80,8 +81,11 @@ def plan_windows_repair(reader: BlockReader, layout: Layout, moves: Moves) -> Re
         raise ValueError(f"no partition begins at byte {missing[0]}")
     notices = [left_out(f"several partitions have the GUID {guid}: their records stay") for guid in moves.ambiguous]
     edits, done = list[Edit](), list[str]()
-    for moved in moves.partitions:
-        partition = by_start[moved.new.start]
+    opened = [(moved, by_start[moved.new.start]) for moved in moves.partitions]
+    asleep = () if moves.is_nothing else tuple(_iter_hibernated(reader, [partition for _, partition in opened]))
+    if asleep:
+        return Repair(patches=(), done=(), not_done=(*notices, *asleep))
+    for moved, partition in opened:
         found = _repair_partition(WindowReader(reader, partition.extent), partition, moved, moves)
         edits += [edit.shifted(partition.extent.start) for edit in found.edits]
         done += found.done
@@ -91,11 +95,40 @@ def plan_windows_repair(reader: BlockReader, layout: Layout, moves: Moves) -> Re
     return Repair(patches=patches, done=tuple(done), not_done=tuple(dict.fromkeys(notices)))
 
 
+def _iter_hibernated(reader: BlockReader, partitions: Sequence[Partition]) -> Iterator[Notice]:
+    """What says that a Windows will go on from where it stopped. A volume that is broken says nothing."""
+    for partition in partitions:
+        window = WindowReader(reader, partition.extent)
+        try:
+            is_asleep = _is_hibernated(window, identify(window).volume)
+        except Cancelled:
+            raise
+        except StillframeError:
+            continue
+        if is_asleep:
+            message = (
+                f"partition {partition.number}: Windows is hibernated in it, or was shut down with fast startup; "
+                "nothing on the disk is changed, because it would go on and write to where its partitions were"
+            )
+            yield Notice(code="windows-hibernated", message=message, hint=_SHUT_DOWN)
+
+
+def _is_hibernated(window: WindowReader, volume: Volume) -> bool:
+    if volume.filesystem == "ntfs":
+        return is_hibernated(window)
+    files = open_lookup(window, volume) if volume.filesystem == "vfat" else None
+    return files is not None and holds_resumable(files.read_file("/hiberfil.sys", 0, 4) or b"")
+
+
 def _repair_partition(window: WindowReader, partition: Partition, moved: MovedPartition, moves: Moves) -> Rewriting:
     """One partition. What goes wrong in it costs only its own repair."""
     name = f"partition {partition.number}"
     try:
-        volume = identify(window).volume
+        identified = identify(window)
+        if identified.notices and not moves.is_nothing:
+            message = f"what is in it cannot be told, and is not changed ({identified.notices[0].message})"
+            return _unread(name, message, identified.notices[0].hint)
+        volume = identified.volume
         parts = list(_iter_rewritings(window, volume, partition, moved, moves))
         notices = [
             replace(notice, message=f"{where}: {notice.message}") for where, one in parts for notice in one.notices
@@ -106,11 +139,14 @@ def _repair_partition(window: WindowReader, partition: Partition, moved: MovedPa
     except Cancelled:
         raise
     except StillframeError as error:
-        message = f"{name}: it cannot be read, and nothing in it is changed ({error.message})"
-        return Rewriting(notices=(Notice(code="windows-not-repaired", message=message, hint=error.hint),))
+        return _unread(name, f"it cannot be read, and nothing in it is changed ({error.message})", error.hint)
     if refusal is not None:
         return Rewriting(notices=(*notices, refusal))
     return Rewriting(edits=edits, done=done, notices=tuple(notices))
+
+
+def _unread(name: str, message: str, hint: str) -> Rewriting:
+    return Rewriting(notices=(Notice(code="windows-not-repaired", message=f"{name}: {message}", hint=hint),))
 
 
 def _refuse(window: WindowReader, volume: Volume, edits: tuple[Edit, ...], name: str) -> Notice | None:
