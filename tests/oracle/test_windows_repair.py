@@ -16,9 +16,13 @@ import pytest
 from stillframe.block import MemoryDisk, OverlayReader
 from stillframe.disk import Layout, read_layout
 from stillframe.extents import Extent, ExtentSet
+from stillframe.host.apart import call_apart
+from stillframe.systems.hive import Hive
+from stillframe.systems.registry_moves import move_mounted_devices
 from stillframe.systems.windows_moves import MovedPartition, Moves, PartitionPlace, build_moves
 from stillframe.systems.windows_repair import Repair, plan_windows_repair
 from stillframe.testing.disk_builder import write_gpt
+from stillframe.testing.hive_builder import build_hive
 from stillframe.testing.volumes_windows import (
     hash_tree,
     make_fat,
@@ -150,6 +154,17 @@ def files_of(disk: MadeDisk, name: str, volume: bytes, folder: Path) -> dict[str
     return {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
 
 
+def first_files(disk: MadeDisk, name: str, volume: bytes, folder: Path) -> dict[str, bytes]:
+    """Every file of a volume as it was made; read only once."""
+    key = (disk.scheme, name)
+    if key not in FILES:
+        FILES[key] = files_of(disk, name, volume, folder)
+    return FILES[key]
+
+
+FILES: dict[tuple[str, str], dict[str, bytes]] = {}
+
+
 def hivexget(file: Path, key: str, value: str) -> bytes:
     return subprocess.run(["hivexget", str(file), key, value], capture_output=True, check=True).stdout
 
@@ -209,12 +224,8 @@ def test_other_programs_read_the_new_places(case: str, volumes: dict[str, dict[s
     for name, volume in cut_volumes(new, found.after, volumes[old.scheme]).items():
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "old").mkdir()
-        (folder / "new").mkdir()
-        before, after = (
-            files_of(old, name, one, folder / which)
-            for one, which in ((volumes[old.scheme][name], "old"), (volume, "new"))
-        )
+        before = first_files(old, name, volumes[old.scheme][name], tmp_path)
+        after = files_of(old, name, volume, folder)
         assert list(before) == list(after)
         changed = {path for path in before if before[path] != after[path]}
         assert changed == ids.get(name, set())
@@ -384,6 +395,40 @@ def test_a_store_in_many_pieces_is_written_in_all_of_them(tmp_path: Path) -> Non
     assert after == {name: name.encode() * 100 for name in names[1::2]}
 
 
+@pytest.mark.parametrize("has_fallback", [False, True])
+def test_a_missing_fallback_boot_file_is_told(has_fallback: bool, tmp_path: Path) -> None:
+    image, loader = tmp_path / "esp", tmp_path / "loader"
+    make_fat(image, size=8 * MIB, bits=16, cluster_size=512)
+    loader.write_bytes(b"MZ")
+    run_tool("mmd", "-i", str(image), "::/EFI", "::/EFI/Boot", "::/EFI/Microsoft", "::/EFI/Microsoft/Boot")
+    for path in ["EFI/Microsoft/Boot/bootmgfw.efi", *(["EFI/Boot/BOOTX64.EFI"] if has_fallback else [])]:
+        run_tool("mcopy", "-i", str(image), str(loader), f"::/{path}")
+    disk = replace(GPT, places=GPT.places[:1], size=16 * MIB)
+    found = repair(disk, disk, {"esp": image.read_bytes()})
+    assert [notice.code for notice in found.repair.not_done] == ["efi-fallback-missing"] * (not has_fallback)
+
+
+def test_an_encrypted_windows_is_told(volumes: dict[str, dict[str, bytes]]) -> None:
+    """As the first sector of BitLocker since Windows 7 is recognised (util-linux, bitlocker.c)."""
+    locked = bytearray(volumes["gpt"]["windows"])
+    locked[:512] = b"\xeb\x58\x90-FVE-FS-".ljust(0xA0, b"\0") + bytes.fromhex("3bd66749292ed84a8399f6a339e3d001").ljust(
+        0x160, b"\0"
+    )
+    locked[510:512] = b"\x55\xaa"
+    old, new = CASES["GPT, moved, new identity"]
+    found = repair(old, new, volumes["gpt"] | {"windows": bytes(locked)})
+    assert any("partition 2: it is encrypted by BitLocker" in notice.message for notice in found.repair.not_done)
+    assert not any("partition 2" in sentence for sentence in found.repair.done)
+
+
+def test_a_plan_comes_out_of_a_process_of_its_own(volumes: dict[str, dict[str, bytes]]) -> None:
+    """The Sleuth Kit is C code: whoever reads a hostile disk lets it do so elsewhere."""
+    found = repair(*CASES["MBR, new identity"], volumes["mbr"])
+    disk = MemoryDisk(found.before)
+    apart = call_apart(lambda: plan_windows_repair(disk, found.layout, found.moves), what="planning")
+    assert apart == found.repair
+
+
 def test_sectors_of_4096_bytes_are_counted_as_such(tmp_path: Path) -> None:
     image, old, new = tmp_path / "image", 2048 * 4096, 3000 * 4096
     make_ntfs(image, size=8 * MIB, sector_size=4096)
@@ -417,6 +462,34 @@ def test_hives_that_were_not_closed_are_refused_by_name(volumes: dict[str, dict[
     assert notice.message.startswith("partition 2, /Windows/System32/config/SYSTEM: it was not closed")
     assert "shutdown /s" in notice.hint
     assert not any("SYSTEM" in sentence for sentence in found.repair.done)
+
+
+def test_a_hive_that_another_program_wrote_is_repaired(tmp_path: Path) -> None:
+    """By hivexsh, in bins of its own, behind the one that was there."""
+    file = tmp_path / "SYSTEM"
+    file.write_bytes(build_hive({"Select": {"Current": 1}}))
+    letters = "CEFGHIJKLM"
+    words = [rf"\DosDevices\{letter}:" for letter in letters]
+    values = [MBR.mounted("windows").hex(",")] * len(words)
+    lines = [line for word, value in zip(words, values, strict=True) for line in (word, f"hex:3:{value}")]
+    script = "\n".join(["add MountedDevices", "cd MountedDevices", f"setval {len(words)}", *lines, "commit", "quit"])
+    subprocess.run(["hivexsh", "-w", str(file)], input=script + "\n", text=True, check=True, capture_output=True)
+    new, contents = further(MBR, MIB, size=40 * MIB, disk_id=NEW_MBR), bytearray(file.read_bytes())
+    partitions = tuple(
+        MovedPartition(old=PartitionPlace(start=one.start), new=PartitionPlace(start=other.start))
+        for one, other in zip(MBR.places, new.places, strict=True)
+    )
+    hive = Hive.open(lambda offset, size: bytes(contents[offset : offset + size]))
+    assert hive is not None
+    moves = Moves(scheme="mbr", old_disk=MBR.disk_id, new_disk=NEW_MBR, partitions=partitions)
+    found = move_mounted_devices(hive, moves)
+    assert len(found.edits) == len(words)
+    for edit in found.edits:
+        contents[edit.offset : edit.extent.end] = edit.new
+    file.write_bytes(contents)
+    for word in words:
+        assert hivexget(file, r"\MountedDevices", word) == new.mounted("windows")
+    assert hivexget(file, r"\Select", "Current").strip() == b"1"
 
 
 def test_a_compressed_hive_is_refused_by_name(volumes: dict[str, dict[str, bytes]], tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ class Repair:
 def plan_windows_repair(reader: BlockReader, layout: Layout, moves: Moves) -> Repair:
     """Say what must change on a disk so that the Windows on it finds its partitions.
 
-    It holds for the disk as it was copied: on one that was repaired already, records may be moved a second time.
+    It holds for the disk as it was copied: on one that was repaired already, records may be moved a second time. Only
+    records of this disk are followed. Files are found by The Sleuth Kit, in this process.
 
     Args:
         reader: The disk, its partitions where they are now; a target that was written, or an overlay.
