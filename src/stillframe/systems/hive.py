@@ -1,8 +1,9 @@
 r"""A file of the Windows registry: keys and values by their paths.
 
-Answers: "what does this hive say at this key?" Only what recognising a Windows takes: keys are found by name, the names
-below one are listed, values are read; nothing is written. Every offset, count and size is bounded before it is used, so
-that a damaged or hostile hive costs an error of ours and never more than a few thousand small reads.
+Answers: "what does this hive say at this key, and where in the file?" Only what recognising a Windows and repairing its
+start take: keys are found by name, the keys and values below one are listed; nothing is written. Every offset, count
+and size is bounded before it is used, so that a damaged or hostile hive costs an error of ours and never more than a
+few thousand small reads.
 
 Transaction logs are not applied: ``is_dirty`` says that the newest changes may be missing.
 
@@ -15,12 +16,14 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from struct import Struct
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from stillframe.errors import DiskFormatError
 
 ReadAt = Callable[[int, int], bytes]
 """Bytes of the hive: offset and length to bytes, fewer than asked for at its end."""
+OnFault = Callable[[DiskFormatError], None]
+"""Is told of what is broken, while the rest goes on."""
 
 _BASE_SIZE: Final = 4096
 _BASE: Final = Struct("<4sII")  # signature, primary and secondary sequence number
@@ -66,8 +69,32 @@ class Key:
     values_at: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Value:
+    """A value of a key.
+
+    Attributes:
+        name: As it is written in the hive.
+        data: Its bytes.
+        at: Where in the file they lie in one piece; ``None`` when they are in its own record, or in several cells.
+    """
+
+    name: str
+    data: bytes
+    at: int | None
+
+
+class _ValueRecord(NamedTuple):
+    """What a hive notes of a value: ``size`` and ``place`` as they are written there."""
+
+    name: str
+    size: int
+    place: int
+    kind: int
+
+
 class Hive:
-    """One hive. ``open_hive`` makes it."""
+    """One hive. ``open`` makes it."""
 
     def __init__(self, read: ReadAt, *, root_at: int, minor: int, is_dirty: bool) -> None:
         self._read = read
@@ -100,6 +127,20 @@ class Hive:
             key = found
         return key
 
+    def iter_keys(self, key: Key, on_fault: OnFault) -> Iterator[Key]:
+        """The keys of a key; those that are broken are told to ``on_fault``.
+
+        Raises:
+            DiskFormatError: The list of them is broken.
+        """
+        for place in self._iter_subkeys(key):
+            try:
+                found = self._read_key(place)
+            except DiskFormatError as error:
+                on_fault(error)
+                continue
+            yield found
+
     def iter_names(self, key: Key) -> Iterator[str]:
         """The names of the keys of a key; those that are broken are left out.
 
@@ -131,11 +172,35 @@ class Hive:
         Raises:
             DiskFormatError: It is broken, or larger than ``VALUE_SIZE_MAX``.
         """
+        faults = list[DiskFormatError]()
+        for found in self._iter_value_records(key, faults.append):
+            if found.name.upper() == name.upper():
+                return _decode(found.kind, self._data(found.size, found.place))
+        if faults:
+            raise faults[-1]
+        return None
+
+    def iter_values(self, key: Key, on_fault: OnFault) -> Iterator[Value]:
+        """The values of a key, with their places; what is broken is told to ``on_fault``.
+
+        Raises:
+            DiskFormatError: The list of them is broken.
+        """
+        for found in self._iter_value_records(key, on_fault):
+            try:
+                data = self._data(found.size, found.place)
+            except DiskFormatError as error:
+                on_fault(error)
+                continue
+            is_one_piece = not found.size & _IN_PLACE and data and not self._is_in_segments(found.size)
+            yield Value(name=found.name, data=data, at=_BASE_SIZE + found.place + 4 if is_one_piece else None)
+
+    def _iter_value_records(self, key: Key, on_fault: OnFault) -> Iterator[_ValueRecord]:
         if not key.values_count:
-            return None
+            return
         if key.values_count > VALUES_MAX:
             raise _broken(f"key {key.name!r} says that it has {key.values_count} values")
-        cell, fault = self._cell(key.values_at, 4 * key.values_count), None
+        cell = self._cell(key.values_at, 4 * key.values_count)
         for index in range(key.values_count):
             try:
                 raw = self._cell(_u32(cell, 4 * index), _VALUE.size, whole=True)
@@ -144,13 +209,12 @@ class Hive:
                     raise _broken(f"key {key.name!r}: value {index + 1} has no signature")
                 found = _name(raw, _VALUE.size, name_size, is_ascii=bool(flags & _VALUE_NAME_ASCII))
             except DiskFormatError as error:
-                fault = error
+                on_fault(error)
                 continue
-            if found.upper() == name.upper():
-                return _decode(kind, self._data(size, place))
-        if fault is not None:
-            raise fault
-        return None
+            yield _ValueRecord(found, size, place, kind)
+
+    def _is_in_segments(self, size: int) -> bool:
+        return size > _SEGMENT_SIZE and self._minor >= _BIG_SINCE_MINOR
 
     def _data(self, size: int, place: int) -> bytes:
         """The bytes of a value: in its own record, in one cell, or in several."""
@@ -160,7 +224,7 @@ class Hive:
             raise _broken(f"a value says that it has {size} bytes")
         if not size:
             return b""
-        if size <= _SEGMENT_SIZE or self._minor < _BIG_SINCE_MINOR:
+        if not self._is_in_segments(size):
             return self._cell(place, size)
         signature, count, list_at = _BIG.unpack(self._cell(place, _BIG.size))
         if signature != b"db" or count != -(-size // _SEGMENT_SIZE):

@@ -114,12 +114,36 @@ def parse_mounted_device(raw: bytes) -> PartitionRecord | None:
 
 def parse_boot_device(element: bytes) -> tuple[PartitionRecord, ...]:
     """The partitions that a device element of a BCD names, also inside of another device such as a RAM disk."""
-    found, at = list[PartitionRecord](), element.find(_DEVICE_HEADER)
+    return tuple(dict.fromkeys(record for _, record in iter_boot_devices(element)))
+
+
+def iter_boot_devices(element: bytes) -> Iterator[tuple[int, PartitionRecord]]:
+    """The same, each with the offset in the element where ``write_boot_device`` would write."""
+    at = element.find(_DEVICE_HEADER)
     while 0 <= at <= len(element) - _DEVICE_SIZE:
         record = _parse_descriptor(element[at : at + _DEVICE_SIZE])
-        found += [record] if record else []
+        if record:
+            yield at, record
         at = element.find(_DEVICE_HEADER, at + _DEVICE_SIZE)
-    return tuple(dict.fromkeys(found))
+
+
+def write_boot_device(element: bytes, at: int, record: PartitionRecord) -> bytes:
+    """An element with another partition at an offset that ``iter_boot_devices`` gave; of the same size and scheme."""
+    written = bytearray(element)
+    if record.scheme == "mbr":
+        struct.pack_into("<Q", written, at + 0x10, record.start)
+        struct.pack_into("<I", written, at + 0x28, int(record.disk, 16))
+    else:
+        written[at + 0x10 : at + 0x20] = UUID(record.guid).bytes_le
+        written[at + 0x28 : at + 0x38] = UUID(record.disk).bytes_le
+    return bytes(written)
+
+
+def write_mounted_device(record: PartitionRecord) -> bytes:
+    """What ``MountedDevices`` says of a partition."""
+    if record.scheme == "mbr":
+        return struct.pack("<IQ", int(record.disk, 16), record.start)
+    return _GPT_MARK + UUID(record.guid).bytes_le
 
 
 def parse_volume_guid(guid: str) -> PartitionRecord | None:

@@ -10,7 +10,7 @@ from stillframe.block import BlockReader
 from stillframe.errors import StillframeError
 from stillframe.fs.base import Volume
 from stillframe.fs.files.names import CASE_FREE, fold_case
-from stillframe.fs.files.sleuthkit import Entry, SleuthVolume, open_volume
+from stillframe.fs.files.sleuthkit import Entry, SleuthVolume, Stream, open_volume
 from stillframe.fs.files.support import is_read_rightly
 
 NAMES_MAX: Final = 100_000
@@ -60,6 +60,10 @@ class FileLookup:
             return None
         wanted = self._fold(name)
         return next((entry for entry in self._list(number) if self._fold(entry.name) == wanted), None)
+
+    def read_streams(self, entry: Entry) -> tuple[Stream, ...]:
+        """Where the contents of a file lie; errors as ``SleuthVolume.read_streams``."""
+        return self._sleuth.read_streams(entry)
 
     def find_folder(self, path: str) -> int | None:
         """The number of a folder; ``None`` when there is none.

@@ -64,6 +64,7 @@ class Attribute:
         first_vcn: Number of the first cluster of ``runs`` inside the attribute; 0 unless a part.
         size, initialised_size: Bytes of the whole attribute, and how many of them were ever written.
         is_plain: Neither compressed nor encrypted nor sparse.
+        value_at: Where in its record ``value`` begins; 0 when it lies elsewhere.
     """
 
     type: int
@@ -74,6 +75,7 @@ class Attribute:
     size: int
     initialised_size: int
     is_plain: bool
+    value_at: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,11 +156,11 @@ def _iter_attributes(record: bytes, offset: int, what: str) -> Iterator[Attribut
         size = struct.unpack_from("<I", record, offset + 4)[0] if offset + 24 <= len(record) else 0
         if size < 24 or size % 8 or offset + size > len(record):
             raise DiskFormatError(f"NTFS {what}: attribute at {offset} of {size} bytes leaves it", hint=HINT)
-        yield _parse_attribute(record[offset : offset + size], f"{what}, attribute at {offset}")
+        yield _parse_attribute(record[offset : offset + size], f"{what}, attribute at {offset}", place=offset)
         offset += size
 
 
-def _parse_attribute(attribute: bytes, what: str) -> Attribute:
+def _parse_attribute(attribute: bytes, what: str, *, place: int) -> Attribute:
     type_, _size, non_resident, name_count, name_offset, flags = struct.unpack_from("<IIBBHH", attribute)
     name_end = name_offset + 2 * name_count
     if name_end > len(attribute):
@@ -173,7 +175,7 @@ def _parse_attribute(attribute: bytes, what: str) -> Attribute:
         value = attribute[value_offset : value_offset + value_size]
         return Attribute(
             type=type_, name=name, value=value, runs=(), first_vcn=0, size=value_size,
-            initialised_size=value_size, is_plain=is_plain,
+            initialised_size=value_size, is_plain=is_plain, value_at=place + value_offset,
         )  # fmt: skip
     if len(attribute) < 0x40:
         raise DiskFormatError(f"NTFS {what}: {len(attribute)} bytes are too few for a mapped one", hint=HINT)

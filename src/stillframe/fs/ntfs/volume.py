@@ -210,6 +210,20 @@ def explain_unclean(reader: BlockReader) -> Notice | None:
     return _find_doubt(reader, open_mft(reader, _require_boot(reader)))
 
 
+def is_hibernated(reader: BlockReader) -> bool:
+    """Whether the volume holds a system that will be resumed, or is in use by one, whatever else is wrong with it.
+
+    Raises:
+        DiskFormatError: The volume is broken.
+    """
+    return _is_hibernated(reader, open_mft(reader, _require_boot(reader)))
+
+
+def holds_resumable(head: bytes) -> bool:
+    """Whether a ``hiberfil.sys`` that begins like this will be resumed."""
+    return head[:4] in _HIBERNATED
+
+
 def _require_boot(reader: BlockReader) -> NtfsBoot:
     boot = find_boot(reader)
     if boot is None:
@@ -270,4 +284,4 @@ def _is_hibernated(reader: BlockReader, table: MasterFileTable) -> bool:
     if contents is None or not contents.is_plain or contents.size < _HIBERNATION_HEADER_SIZE:
         # ntfs-3g: a short one marks a volume that another, hibernated system has in use.
         return True
-    return contents.read_at(reader, 0, 4) in _HIBERNATED
+    return holds_resumable(contents.read_at(reader, 0, 4))
