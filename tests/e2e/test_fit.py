@@ -19,6 +19,10 @@ from stillframe.testing import real_disks
 from stillframe.testing.job_runs import backup_paths, make_repository, restore
 from stillframe.testing.real_disks import RealDisk, build_disk, mounted_kernel
 from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, run_tool
+from stillframe.testing.windows_backup import gpt_device
+from stillframe.testing.windows_moved import GPT
+from stillframe.testing.windows_moved import build_disk as build_windows
+from stillframe.testing.windows_moved import make_volumes as make_windows_volumes
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -224,3 +228,31 @@ def test_logical_partitions_are_refused(tmp_path: Path) -> None:
         plan_restore(
             repository, manifest, 1, str(dirty(tmp_path / "target", 300 * MIB)), repository_folder="", options=FIT
         )
+
+
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_windows_follows_its_partitions_and_ids(tmp_path: Path, fit: bool) -> None:
+    """Registry and boot sectors name the new places and GUIDs, also in a volume that was resized; read by mtools."""
+    source = tmp_path / "source"
+    source.write_bytes(build_windows(GPT, make_windows_volumes(GPT, tmp_path)))
+    repository = make_repository(LocalStore(str(tmp_path / "repository")))
+    manifest = backup_paths(repository, source).manifest
+    target = dirty(tmp_path / "target", source.stat().st_size + 64 * MIB)
+    result = restore(repository, manifest, target, options=RestoreOptions(fit=fit, new_identity=True))
+    with open_file_reader(str(source)) as old, open_file_reader(str(target)) as new:
+        before, after = read_layout(old), read_layout(new)
+    assert before.disk_id != after.disk_id
+    assert any("BCD" in words for words in result.changes)
+    loader = after.partitions[GPT.find("esp").number - 1]
+    image = f"{target}@@{loader.extent.start}"
+    command = ["mcopy", "-n", "-i", image, "::/EFI/Microsoft/Boot/BCD", "-"]
+    store = subprocess.run(command, capture_output=True, check=True).stdout
+    windows = GPT.find("windows").number - 1
+    assert store.count(gpt_device(after.disk_id, after.partitions[windows].guid)) == 2
+    assert store.count(gpt_device(before.disk_id, before.partitions[windows].guid)) == 1  # in an element that is a text
+    for part in after.partitions:
+        raw = real_disks.extract(target, part.extent, tmp_path / "volume").read_bytes()
+        if raw[3:11] == b"NTFS    ":
+            assert int.from_bytes(raw[0x1C:0x20], "little") * 512 == part.extent.start
+    if fit:
+        assert after.partitions[windows].extent.size > before.partitions[windows].extent.size

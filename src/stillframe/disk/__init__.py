@@ -10,6 +10,7 @@ from stillframe.disk.placement import (
     fit_table,
     moved_layout,
     new_identity,
+    renamed_layout,
     room_for_partitions,
 )
 from stillframe.disk.types import name_type
@@ -30,5 +31,6 @@ __all__ = [
     "name_type",
     "new_identity",
     "read_layout",
+    "renamed_layout",
     "room_for_partitions",
 ]

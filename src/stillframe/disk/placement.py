@@ -144,6 +144,13 @@ def new_identity(
     )
 
 
+def renamed_layout(layout: Layout, identity: NewIdentity) -> Layout:
+    """The layout under a new identity, as it will be read from the target."""
+    fresh = dict(identity.guids)
+    parts = tuple(replace(part, guid=fresh.get(part.guid, part.guid)) for part in layout.partitions)
+    return replace(layout, disk_id=identity.disk_id or layout.disk_id, partitions=parts)
+
+
 def clear_table_patches(layout: Layout, *, target_size: int | None = None) -> ExtentSet:
     """The extents to zero so that no table is valid while a restore is under way.
 

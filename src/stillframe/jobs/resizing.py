@@ -20,6 +20,7 @@ from stillframe.disk import Flexibility
 from stillframe.errors import MachineRefusal, StillframeError
 from stillframe.events import EventSink
 from stillframe.extents import Extent
+from stillframe.fs import ntfs
 from stillframe.host.attaching import Keeper, require_unknown_btrfs
 from stillframe.host.linux import is_root
 from stillframe.host.resizing import RESIZERS, Resizer, VolumeFile
@@ -56,6 +57,7 @@ def find_flexibility(
         return Flexibility(smallest=part.size, can_move=can_move, reason="a recovery partition is kept at its size")
     try:
         resizer = _resizer(part)
+        _require_clean_ntfs(repository, manifest, part)
         least = part.size
         reason = "" if resizer.can_shrink else f"{part.filesystem} cannot be made smaller"
         if may_shrink and resizer.can_shrink:
@@ -118,6 +120,24 @@ def _resizer(part: StoredPartition) -> Resizer:
     if part.filesystem == "btrfs":
         require_unknown_btrfs(part.uuid)
     return resizer
+
+
+def _require_clean_ntfs(repository: Repository, manifest: Manifest, part: StoredPartition) -> None:
+    """Refuse an NTFS that its own Windows would not leave alone.
+
+    Raises:
+        MachineRefusal: It was not closed, or a Windows is hibernated in it.
+    """
+    if part.filesystem != "ntfs":
+        return
+    reader = _shown(repository, manifest, part, part.size)
+    doubt = ntfs.explain_unclean(reader)
+    if doubt is not None or ntfs.is_hibernated(reader):
+        reason = "Windows is hibernated in it" if doubt is None else "it was not closed"
+        raise MachineRefusal(
+            f"an NTFS volume keeps its size when {reason}",
+            hint="Start that Windows, shut it down with 'shutdown /s /t 0', and make a new image.",
+        )
 
 
 def _shown(repository: Repository, manifest: Manifest, part: StoredPartition, size: int) -> BlockReader:

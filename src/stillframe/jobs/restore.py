@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from stillframe.block import BlockReader, BlockWriter
 from stillframe.block.file import FileWriter, open_file_reader
-from stillframe.disk import Layout, Patch, Placement, fit_table, moved_layout, new_identity, read_layout
+from stillframe.disk import Layout, Patch, Placement, fit_table, moved_layout, new_identity, read_layout, renamed_layout
 from stillframe.errors import TargetError, UsageError
 from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
@@ -36,6 +36,7 @@ from stillframe.jobs.restore_words import placement_words, restore_notices, rest
 from stillframe.jobs.tables import TableWriter
 from stillframe.jobs.targets import describe_contents, refuse_repository, require_same_sectors
 from stillframe.jobs.undo_table import keep_table
+from stillframe.jobs.windows_starts import repair_windows
 from stillframe.repo.losses import LostPart
 from stillframe.repo.map_reader import MapReader
 from stillframe.repo.records import Manifest, StoredPartition
@@ -173,7 +174,7 @@ def _write_disk(
     layout = stored_layout(disk, outside)
     places = {one.partition.number: one.place for one in plan.placements}
     moved = moved_layout(layout, places) if places else layout
-    patches, changes = _patches(plan, layout, outside, moved)
+    patches, changes, after = _patches(plan, layout, outside, moved)
     table = TableWriter(target, moved, outside, patches)
     table.clear()
     placer = _placer(repository, plan, target, context)
@@ -182,6 +183,7 @@ def _write_disk(
     outside_only = table.outside_without_table - inside
     last = PlacedMap(root=disk.outside.root(), offset=0, allowed=outside_only)
     _place_partitions(placer, plan, views, disk.partitions, [last])
+    changes += repair_windows(target, layout, after, frozenset(views), context)
     if plan.options.wipe and plan.target is not None:
         kept = ExtentSet.from_extents(plan.place_of(part) for part in disk.partitions) | outside_only
         for extent in kept.complement(Extent(0, plan.target_size)) - table.held:
@@ -209,18 +211,21 @@ def _place_partitions(
 
 def _patches(
     plan: RestorePlan, layout: Layout, outside: MapReader, moved: Layout
-) -> tuple[tuple[Patch, ...], tuple[str, ...]]:
+) -> tuple[tuple[Patch, ...], tuple[str, ...], Layout]:
+    """What to write for the table, what is changed by that, and the layout that comes out."""
     changes = [words for one in plan.placements if (words := placement_words(one))]
+    after = moved
     if plan.options.new_identity:
         fresh = new_identity(layout, outside, plan.target_size, next_uuid=uuid.uuid4, moved=moved)
+        after = renamed_layout(moved, fresh)
         if fresh.disk_id:
-            changes.append(f"the disk has a new id, {fresh.disk_id}: Windows on it may need its boot data repaired")
+            changes.append(f"the disk has a new id, {fresh.disk_id}")
         patches = fresh.patches
     else:
         patches = fit_table(layout, outside, plan.target_size, moved=moved)
     if layout.scheme == "gpt" and plan.target_size != layout.size:
         changes.append("the second copy of the partition table was moved to the end of the target")
-    return patches, tuple(changes)
+    return patches, tuple(changes), after
 
 
 def _placer(repository: Repository, plan: RestorePlan, target: BlockWriter, context: JobContext) -> Placer:

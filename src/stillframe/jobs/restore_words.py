@@ -51,14 +51,6 @@ def restore_notices(plan: RestorePlan) -> Iterator[Notice]:
         yield Notice(
             code="left-out", message=f"come back empty, as the image does not hold them: {', '.join(left_out[:6])}"
         )
-    moved = [found for found in chosen if plan.place_of(found).start != found.start]
-    if part is None and any(found.filesystem == "ntfs" for found in moved) and disk.scheme == "mbr":
-        yield Notice(
-            code="boot-data-moved",
-            message="Windows volumes begin elsewhere on the target: a Windows on this MBR disk may not start before "
-            "its boot data is repaired",
-            hint="After restoring, start Windows' installation medium and choose its start-up repair.",
-        )
     if part is not None and part.start != place.start and part.filesystem == "ntfs":
         yield Notice(
             code="boot-sector-moved",
@@ -88,6 +80,9 @@ def restore_steps(plan: RestorePlan) -> Iterator[str]:
             f"{format_size(found.size)}{_size_words(found, plan.place_of(found).size)}"
             f"{', moved' if plan.place_of(found).start != found.start else ''}"
         )
+    is_moved = any(plan.place_of(found).start != found.start for found in plan.source_disk.partitions)
+    if (is_moved or plan.options.new_identity) and any(one.filesystem == "ntfs" for one in plan.source_disk.partitions):
+        yield "change what Windows notes of its partitions, where there is one"
     yield "write boot code and what lies between partitions"
     if plan.source_disk.scheme == "gpt" and plan.target_size != plan.source_disk.size:
         yield "write the partition table, its second copy at the end of the target"

@@ -60,7 +60,9 @@ class Repair:
     not_done: tuple[Notice, ...]
 
 
-def plan_windows_repair(reader: BlockReader, layout: Layout, moves: Moves) -> Repair:
+def plan_windows_repair(
+    reader: BlockReader, layout: Layout, moves: Moves, *, resized: frozenset[int] = frozenset()
+) -> Repair:
     """Say what must change on a disk so that the Windows on it finds its partitions.
 
     It holds for the disk as it was copied: on one that was repaired already, records may be moved a second time. Only
@@ -70,6 +72,8 @@ def plan_windows_repair(reader: BlockReader, layout: Layout, moves: Moves) -> Re
         reader: The disk, its partitions where they are now; a target that was written, or an overlay.
         layout: Of that disk; its table need not be written yet.
         moves: What became of the partitions that were taken over. Others are not looked into.
+        resized: Numbers of partitions that ``ntfsresize`` has just marked, so that Windows checks them when it starts;
+            they were clean before.
 
     Raises:
         ValueError: ``moves`` names a partition that the layout does not have, or another scheme: a bug of the caller.
@@ -87,7 +91,9 @@ def plan_windows_repair(reader: BlockReader, layout: Layout, moves: Moves) -> Re
     if asleep:
         return Repair(patches=(), done=(), not_done=(*notices, *asleep))
     for moved, partition in opened:
-        found = _repair_partition(WindowReader(reader, partition.extent), partition, moved, moves)
+        is_marked = partition.number in resized
+        window = WindowReader(reader, partition.extent)
+        found = _repair_partition(window, partition, moved, moves, is_marked=is_marked)
         edits += [edit.shifted(partition.extent.start) for edit in found.edits]
         done += found.done
         notices += found.notices
@@ -121,7 +127,9 @@ def _is_hibernated(window: WindowReader, volume: Volume) -> bool:
     return files is not None and holds_resumable(files.read_file("/hiberfil.sys", 0, 4) or b"")
 
 
-def _repair_partition(window: WindowReader, partition: Partition, moved: MovedPartition, moves: Moves) -> Rewriting:
+def _repair_partition(
+    window: WindowReader, partition: Partition, moved: MovedPartition, moves: Moves, *, is_marked: bool
+) -> Rewriting:
     """One partition. What goes wrong in it costs only its own repair."""
     name = f"partition {partition.number}"
     try:
@@ -136,7 +144,7 @@ def _repair_partition(window: WindowReader, partition: Partition, moved: MovedPa
         ]
         edits = order_edits((edit for _, one in parts for edit in one.edits), what=name)
         done = tuple(f"{where}: {sentence}" for where, one in parts for sentence in one.done)
-        refusal = _refuse(window, volume, edits, name) if edits else None
+        refusal = _refuse(window, volume, edits, name, is_marked=is_marked) if edits else None
     except Cancelled:
         raise
     except StillframeError as error:
@@ -150,10 +158,12 @@ def _unread(name: str, message: str, hint: str) -> Rewriting:
     return Rewriting(notices=(Notice(code="windows-not-repaired", message=f"{name}: {message}", hint=hint),))
 
 
-def _refuse(window: WindowReader, volume: Volume, edits: tuple[Edit, ...], name: str) -> Notice | None:
+def _refuse(
+    window: WindowReader, volume: Volume, edits: tuple[Edit, ...], name: str, *, is_marked: bool
+) -> Notice | None:
     """Why a volume must not be changed although it should be; ``None`` when it may."""
     doubt = explain_unclean(window) if volume.filesystem == "ntfs" else None
-    if doubt is not None:
+    if doubt is not None and not (is_marked and doubt.code == "ntfs-dirty"):
         message = f"{name}: {_UNCLEAN.get(doubt.code, doubt.message)}; what names partitions in it is not changed"
         return Notice(code="windows-not-closed", message=message, hint=_SHUT_DOWN)
     wrong = find_mismatch(window, edits)
