@@ -20,6 +20,7 @@ from stillframe.host.target import TargetIdentity, create_target_file, identify_
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.listing import find_disk, find_partition
 from stillframe.jobs.placing import PlacedMap, Placer, PlacingOptions
+from stillframe.jobs.staying import LeftPlace, find_left_places, staying
 from stillframe.jobs.tables import TableWriter
 from stillframe.jobs.targets import describe_contents, refuse_repository, require_same_sectors
 from stillframe.repo.losses import LostPart
@@ -59,6 +60,7 @@ class RestorePlan:
         place: Bytes of the target that the image, or the partition, will occupy.
         steps: What will be done, in words.
         lost: What is on the target now and will be overwritten, in words.
+        left_places: Places of partitions that the image does not hold, and whether they stay as they are.
     """
 
     manifest: Manifest
@@ -73,6 +75,7 @@ class RestorePlan:
     steps: tuple[str, ...]
     lost: tuple[str, ...]
     notices: tuple[Notice, ...]
+    left_places: tuple[LeftPlace, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,11 +117,13 @@ def plan_restore(
         if options.onto is not None:
             raise TargetError(f"{target_path} does not exist, so it has no partition", hint="Name an existing disk.")
         target, target_size, lost = None, size, tuple[str, ...]()
+        places = find_left_places(disk, None, wipe=options.wipe) if part is None else ()
     else:
         target = identify_target(target_path)
         target_size = target.size
         require_same_sectors(target_path, disk.sector_size)
-        lost = tuple(describe_contents(target_path))
+        places = find_left_places(disk, target_path, wipe=options.wipe) if part is None else ()
+        lost = tuple(describe_contents(target_path, staying(places)))
     place = _choose_place(target_path, target_size, size, part, options)
     if part is None:
         _check_table_fits(repository, manifest, disk, target_size)
@@ -126,7 +131,7 @@ def plan_restore(
         manifest=manifest, source_disk=disk, partition=part, target=target, target_path=target_path,
         target_size=target_size, place=place, options=options, steps=(), lost=lost,
         bytes_to_write=part.bytes_used if part else manifest_bytes(disk),
-        notices=tuple(_notices(manifest, disk, part, place)),
+        notices=tuple(_notices(manifest, disk, part, place)), left_places=places,
     )  # fmt: skip
     return replace(plan, steps=tuple(_steps(plan)))
 
@@ -220,7 +225,10 @@ def _write_disk(
     table = TableWriter(target, layout, outside, patches)
     table.clear()
     placer = _placer(repository, plan, target, context)
-    maps = [PlacedMap(root=part.blocks.root(), offset=part.start) for part in disk.partitions]
+    stay = {place.partition.number for place in plan.left_places if place.stays}
+    maps = [
+        PlacedMap(root=part.blocks.root(), offset=part.start) for part in disk.partitions if part.number not in stay
+    ]
     inside = ExtentSet.from_extents(Extent(part.start, part.start + part.size) for part in disk.partitions)
     outside_only = table.outside_without_table - inside  # a disk without a table is one volume, and has no outside
     maps.append(PlacedMap(root=disk.outside.root(), offset=0, allowed=outside_only))
@@ -315,6 +323,12 @@ def _notices(manifest: Manifest, disk: StoredDisk, part: StoredPartition | None,
             code="unreadable", message=f"{format_size(lost)} could not be read from the source and come back as zeros",
             hint="'stillframe show' lists the ranges.",
         )  # fmt: skip
+    gone = [str(found.number) for found in chosen if found.is_left_out]
+    if gone:
+        yield Notice(
+            code="partition-not-kept", message=f"not in this image: partition {', '.join(gone)}, left out as a whole",
+            hint="'stillframe show' tells why; an image of the whole disk has it.",
+        )  # fmt: skip
     left_out = [f"{file.path} ({format_size(file.size)})" for found in chosen for file in found.left_out]
     if left_out:
         yield Notice(
@@ -341,7 +355,11 @@ def _steps(plan: RestorePlan) -> Iterator[str]:
         )
         return
     yield "clear the partition table that is there, so that a half-done disk is never taken for a whole one"
+    places = {place.partition.number: place for place in plan.left_places}
     for found in plan.source_disk.partitions:
+        if found.number in places:
+            yield places[found.number].step
+            continue
         yield (
             f"write partition {found.number}: {found.filesystem or found.type_name or 'unknown'}"
             f"{', ' + repr(found.label) if found.label else ''}, {format_size(found.bytes_used)} of "

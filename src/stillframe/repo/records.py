@@ -170,6 +170,11 @@ class StoredPartition:
     left_out: Annotated[tuple[StoredFile, ...], Meta(max_length=LEFT_OUT_MAX)] = ()
     notices: Annotated[tuple[StoredNotice, ...], Meta(max_length=1000)] = ()
 
+    @property
+    def is_left_out(self) -> bool:
+        """Whether no byte of it is in the image: only where it was, and what was in it."""
+        return self.blocks.kind == Kind.EXCLUDED
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredDisk:
@@ -238,6 +243,11 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.chunk_size & (self.chunk_size - 1):
             raise ValueError(f"a chunk size of {self.chunk_size} bytes is no power of two")
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether partitions were left out of it as a whole."""
+        return any(part.is_left_out for disk in self.disks for part in disk.partitions)
 
     @property
     def is_torn(self) -> bool:
