@@ -42,12 +42,12 @@ class Files:
 
 def part(
     number: int, filesystem: str = "ext4", files: Mapping[str, bytes] | None = None, *, kind: str = "Linux",
-    disk: int = 0, scheme: Scheme = "gpt", active: bool = False,
+    disk: int = 0, scheme: Scheme = "gpt", active: bool = False, code: bool = False,
 ) -> PartEvidence:  # fmt: skip
     """A partition whose UUID is ``u`` and its number; without ``files`` they cannot be read."""
     evidence = None if files is None else read_file_evidence(Files(files), may_be_windows=filesystem == "ntfs")
     return PartEvidence(
-        disk=disk, disk_id=DISK if scheme == "gpt" else "5EADBEEF", scheme=scheme, files=evidence,
+        disk=disk, has_boot_code=code, disk_id=DISK if scheme == "gpt" else "5EADBEEF", scheme=scheme, files=evidence,
         partition=Partition(
             number=number, extent=Extent(number * MIB, (number + 1) * MIB), type="", type_name=kind, name="",
             guid=GUIDS[number] if scheme == "gpt" else "", attributes=0x80 if active else 0, index=number - 1,
@@ -89,7 +89,7 @@ def test_an_encrypted_volume_is_what_lies_on_it() -> None:
     fstab = "/dev/mapper/secret /var ext4\n/dev/mapper/mine /home ext4 nofail\n"
     closed = [part(number, "crypto_LUKS") for number in (3, 4, 5, 6)]
     assert [one.partition(":")[0] for one in told(root(2, fstab, crypttab), *closed)] == [
-        "yes", "yes", "no", "yes", "no"
+        "yes", "yes", "no", "yes", "yes"
     ]  # fmt: skip
 
 
@@ -105,20 +105,31 @@ def test_where_the_root_cannot_be_read_everything_that_may_hold_it_is_taken(insi
 
 def test_a_second_linux_whose_boot_is_named_by_nobody_is_seen() -> None:
     known = root(2, "UUID=u3 /boot ext4\n")
-    assert told(known, part(3, files=KERNEL), part(4, "btrfs"))[2].startswith("no:")
-    assert told(known, part(3, files=KERNEL), part(4, "btrfs"), part(5, files=KERNEL))[2].startswith("yes:")
+    assert told(known, part(3, files=KERNEL), part(4, files={}))[2].startswith("no:")
+    assert told(known, part(3, files=KERNEL), part(4, files={}), part(5, files=KERNEL))[2].startswith("yes:")
 
 
 def test_what_a_boot_menu_names_is_taken() -> None:
     menu = b"search --no-floppy --fs-uuid --set=root 0123-ABCD\nlinux /k root=UUID=u3 resume=UUID=u4\n# root=UUID=u5\n"
     assert parse_menu(menu.decode()) == {"UUID=0123-ABCD", "UUID=u3", "UUID=u4"}
     start = part(1, "vfat", {"EFI/other/a.efi": b"MZ", "EFI/other/grub.cfg": menu}, kind="EFI system")
-    verdicts = told(root(2), start, part(3, "btrfs"), part(4, "swap"), part(5, "xfs"))
+    verdicts = told(root(2), start, part(3, "btrfs"), part(4, "swap"), part(5, files={}))
     assert verdicts[2:] == [
         "yes: named by the boot menu on partition 1",
         "yes: named by the boot menu on partition 1: only its header is kept",
         "no: data: nothing that starts lies here",
     ]
+
+
+def test_a_volume_that_cannot_be_read_may_hold_a_system() -> None:
+    data = root(2, "UUID=u4 /srv xfs nofail\n")
+    assert told(data, part(3, "btrfs"), part(4, "xfs"), part(5, "exfat"))[1:] == [
+        "yes: its files cannot be read here, and no fstab says that it is data: a system may be in it",
+        "no: data: /srv of Little Linux 3 by its fstab",
+        "no: data: nothing that starts lies here",
+    ]
+    assert told(part(1, "btrfs", scheme="mbr"))[0].startswith("no:")
+    assert told(part(1, "btrfs", scheme="mbr", code=True))[0].startswith("yes:")
 
 
 def test_a_folder_of_the_system_in_a_logical_volume_takes_what_may_hold_it() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from stillframe.block import CachedReader
+from stillframe.block import CachedReader, ReadFault
 from stillframe.capture import CapturedDisk, CapturedVolume
 from stillframe.errors import MachineRefusal, StillframeError
 from stillframe.fs.files.lookup import open_lookup
@@ -21,6 +21,7 @@ from stillframe.host.mounts import Use
 from stillframe.jobs.catalogue import names_of
 from stillframe.jobs.replayed import replayed_view
 from stillframe.systems import NamedTraces, join_linux
+from stillframe.systems.boot_way import has_boot_code
 from stillframe.systems.evidence import FILES_ASKED, FileEvidence, PartEvidence, read_file_evidence
 
 _TIMEOUT_S: Final = 15.0
@@ -45,12 +46,16 @@ def find_evidence(number: int, disk: CapturedDisk, uses: Sequence[tuple[Use, ...
         uses: For each of its volumes what uses it now.
     """
     deadline = time.monotonic() + _TIMEOUT_S
+    try:
+        starts = has_boot_code(disk.reader, disk.layout)
+    except ReadFault:
+        starts = False
     found = [FoundHere(volume=volume, uses=used) for volume, used in zip(disk.volumes, uses, strict=True)]
     return tuple(
         PartEvidence(
             disk=number, disk_id=disk.layout.disk_id, scheme=disk.layout.scheme, partition=one.volume.partition,
             volume=one.volume.volume, names=_names(one.volume), files=_files(one, deadline - time.monotonic()),
-            mounted=tuple(use.where for use in one.uses if use.kind == "mounted"),
+            has_boot_code=starts, mounted=tuple(use.where for use in one.uses if use.kind == "mounted"),
             is_swapped_to=any(use.kind == "swap" for use in one.uses),
         )
         for one in found

@@ -43,6 +43,7 @@ class PartEvidence:
         names: By which an ``fstab`` may call it.
         files: What its files say; ``None`` where they were not read.
         mounted: Where the running system has it, or a volume that rests on it.
+        has_boot_code: The first sector of its disk holds code for what its table is.
         is_swapped_to: The running system swaps to it, or to a volume that rests on it.
     """
 
@@ -54,6 +55,7 @@ class PartEvidence:
     names: frozenset[str]
     files: FileEvidence | None
     mounted: tuple[str, ...] = ()
+    has_boot_code: bool = False
     is_swapped_to: bool = False
 
 

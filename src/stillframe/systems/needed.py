@@ -176,8 +176,11 @@ class _Case:
     def _by_hidden(self, part: PartEvidence) -> str:
         """A system that is started, and is on no volume whose files are read."""
         inside, is_data = part.volume.filesystem, _key(part) in self._data or part.partition.type_name in _DATA_TYPES
-        if inside in _LINUX_VOLUMES and not is_data and self._has_hidden_linux():
-            return "it may belong to a Linux that is started from these disks and whose fstab cannot be read"
+        if inside in _LINUX_VOLUMES and not is_data and not part.mounted:
+            if self._has_hidden_linux():
+                return "it may belong to a Linux that is started from these disks and whose fstab cannot be read"
+            if part.files is None and (self._taken or part.has_boot_code):
+                return "its files cannot be read here, and no fstab says that it is data: a system may be in it"
         is_closed = inside == "BitLocker" or part.partition.type_name == "Windows dynamic disk"
         if is_closed and self._has_hidden_windows():
             return "its files cannot be read, and the Windows that is started from these disks may be in it"
