@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -221,7 +222,7 @@ def test_on_another_disk_the_place_is_left_and_wipe_clears_it(made: Callable[[st
 
 
 def test_what_is_not_in_the_image_is_refused_by_name(made: Callable[[str], Path], tmp_path: Path) -> None:
-    image = saved("--system", made("debian"))
+    image = saved("--system", "--all-sectors", made("debian"))
     for words in (
         ("ls", f"{image}:5"), ("get", f"{image}:5/Photos/1.jpg", tmp_path / "out"),
         ("restore", image, tmp_path / "new.raw", "--partition", 5), ("find", f"{image}:5", "*.jpg"),
@@ -230,6 +231,12 @@ def test_what_is_not_in_the_image_is_refused_by_name(made: Callable[[str], Path]
         done = call(*words)
         assert (done.exit_code, "partition 5 of disk 1 is not in this image" in done.errors) == (2, True), words
     assert "not in this image" in good("ls", image).output
+    reader = Path(__file__).parents[2] / "tools" / "stillframe_reader.py"
+    command = [sys.executable, str(reader), str(tmp_path / "repo"), "restore", image, str(tmp_path / "read.raw")]
+    subprocess.run(command, check=True, capture_output=True)
+    home = places(made("debian"))[4]
+    assert is_zero(tmp_path / "read.raw", home)
+    assert is_equal(made("debian"), tmp_path / "read.raw", places(made("debian"))[0])
     assert "Photos" not in good("find", image, "*").output
     assert "partition 5 is not in the image" in good("export", image, tmp_path / "all.raw").output
     assert "partition 5" not in json.dumps(good("verify", image, "--filesystems", "--json").result["filesystems"])
