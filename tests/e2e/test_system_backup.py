@@ -210,6 +210,18 @@ def test_a_restore_that_was_killed_goes_on_around_the_data(made: Callable[[str],
     assert run_tool("e2fsck", "-fn", f"{target}?offset={places(source)[4][0]}")
 
 
+def test_data_that_was_resized_since_is_not_cut_off(made: Callable[[str], Path], tmp_path: Path) -> None:
+    image, target = saved("--system", made("debian")), copied(made("debian"), tmp_path / "resized.raw")
+    start, size = places(target)[4]
+    run_tool("sfdisk", "-q", "--delete", str(target), "5")
+    run_tool("sh", "-c", f"echo 'start={start // 512}, size={(size - MIB) // 512}' | sfdisk -q -a '{target}'")
+    before = hashlib.sha256(target.read_bytes()).digest()
+    done = call("restore", image, target, "--yes")
+    assert (done.exit_code, "would cut it off" in done.errors) == (22, True)
+    assert hashlib.sha256(target.read_bytes()).digest() == before
+    good("restore", image, target, "--partition", "3:3", "--yes")
+
+
 def test_on_another_disk_the_place_is_left_and_wipe_clears_it(made: Callable[[str], Path], tmp_path: Path) -> None:
     image, target = saved("--system", made("debian")), copied(made("windows"), tmp_path / "other.raw")
     home, before = places(made("debian"))[4], made("windows")

@@ -11,9 +11,10 @@ It is found by its own id and not by the table of the target, which a restore th
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stillframe.block import ReadFault, WindowReader
+from stillframe.block import BlockReader, ReadFault, WindowReader
 from stillframe.block.file import open_file_reader
-from stillframe.errors import DiskFormatError
+from stillframe.disk import read_layout
+from stillframe.errors import DiskFormatError, TargetError
 from stillframe.extents import Extent
 from stillframe.fs.registry import identify
 from stillframe.repo.records import StoredDisk, StoredPartition
@@ -68,12 +69,15 @@ def find_left_places(disk: StoredDisk, target_path: str | None, *, wipe: bool) -
         wipe: Clear what nobody uses.
 
     Raises:
+        TargetError: Such a partition is on the target at another place or with another size: the table that comes back
+            would cut it off.
         StillframeError: The target cannot be opened.
     """
     gone = [part for part in disk.partitions if part.is_left_out]
     if not gone or target_path is None:
         return tuple(LeftPlace(partition=part, is_same=False, there="", stays=True, is_new=True) for part in gone)
     with open_file_reader(target_path) as reader:
+        _refuse_cut(gone, reader)
         return tuple(_look(part, WindowReader(reader, place), wipe=wipe) if place else _beyond(part)
                      for part in gone for place in [_place(part, reader.size)])  # fmt: skip
 
@@ -81,6 +85,28 @@ def find_left_places(disk: StoredDisk, target_path: str | None, *, wipe: bool) -
 def staying(places: Sequence[LeftPlace]) -> tuple[Extent, ...]:
     """The places on the target where nothing is written."""
     return tuple(place.extent for place in places if place.stays)
+
+
+def _refuse_cut(gone: Sequence[StoredPartition], target: BlockReader) -> None:
+    """Refuse a target whose owner has moved or resized the partition since."""
+    try:
+        layout = read_layout(target)
+    except (DiskFormatError, ReadFault):
+        return
+    there = [(found, identify(WindowReader(target, found.extent)).volume) for found in layout.partitions]
+    for part in gone:
+        place, wanted = Extent(part.start, part.start + part.size), (part.filesystem, part.uuid)
+        same = [found for found, volume in there if part.uuid and (volume.filesystem, volume.uuid) == wanted]
+        if any(found.extent == place for found in same):  # a copy elsewhere is another
+            continue
+        for found in same:
+            raise TargetError(
+                f"partition {part.number} is not in the image, and on the target it lies elsewhere or has another size "
+                f"(partition {found.number}, {format_size(found.extent.size)}; in the image {format_size(part.size)}): "
+                "the partition table of the image would cut it off",
+                hint="Restore the others one by one, such as '--partition 1:1'. Or save it, and remove it from the "
+                "target first.",
+            )
 
 
 def _place(part: StoredPartition, size: int) -> Extent | None:
