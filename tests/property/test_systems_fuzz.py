@@ -5,6 +5,8 @@ import random
 import pytest
 
 from stillframe.errors import StillframeError
+from stillframe.systems.boot_files import parse_menu
+from stillframe.systems.fstab import parse_crypttab, parse_lines
 from stillframe.systems.hive import Hive
 from stillframe.systems.linux import parse_fstab, parse_release
 from stillframe.testing.hive_builder import Tree, build_hive
@@ -56,14 +58,18 @@ def test_changed_hives_end_in_an_answer_or_an_error_of_ours(lists: str) -> None:
 def fuzz_linux(data: bytes) -> None:
     """Any text gives fields that fit on one line."""
     text = data.decode(errors="replace")
-    for fields in (parse_release(text), parse_fstab(text)):
+    for fields in (parse_release(text), parse_fstab(text), dict(parse_crypttab(text))):
         assert all(word.isprintable() and len(word) <= 150 for pair in fields.items() for word in pair)
+    for line in parse_lines(text):
+        assert all(word.isprintable() and len(word) <= 150 for word in (line.what, line.where, line.kind))
+    assert all(name.isprintable() and len(name) <= 150 for name in parse_menu(text))
 
 
 def test_changed_texts_give_plain_words() -> None:
     source = random.Random(1)
     whole = (
         b"NAME=\"Debian\"\nPRETTY_NAME='Debian 12'\nID=debian\n\nUUID=12 / ext4 defaults 0 1\n/dev/sda1\t/boot ext2\n"
+        b"search --fs-uuid --set=root 0123-ABCD\nlinux /k root=PARTUUID=p1 resume=LABEL=swap\nUUID=3 none swap sw\n"
     )
     for _ in range(2000):
         changed = bytearray(whole)

@@ -11,7 +11,7 @@ from stillframe.capture import CapturedVolume, Selection, capture_disk
 from stillframe.errors import TargetError, UsageError
 from stillframe.host.disks import DiskFacts
 from stillframe.host.mounts import Use
-from stillframe.jobs.looking import _bytes_used, _judge, require_target
+from stillframe.jobs.looking import _bytes_used, require_target
 
 
 def volume(type_name: str = "Linux") -> CapturedVolume:
@@ -22,26 +22,6 @@ def volume(type_name: str = "Linux") -> CapturedVolume:
 
 def use(where: str, kind: Literal["mounted", "swap", "holder"] = "mounted") -> Use:
     return Use(kind=kind, device="/dev/sda1", where=where, read_write=True)
-
-
-@pytest.mark.parametrize(
-    ("type_name", "uses", "runs_here", "taken", "words"),
-    [
-        ("Linux", (use("/"),), True, True, "/"),
-        ("Linux", (use("/boot"), use("/mnt")), True, True, "/boot"),
-        ("EFI system", (), True, True, "starts"),
-        ("EFI system", (), False, False, "nothing of the running system"),
-        ("Linux", (use("/home/photos"),), True, False, "/home/photos"),
-        ("Linux swap", (use("swap", "swap"),), True, False, "swap"),
-        ("Windows data", (), True, False, "does not use"),
-    ],
-)
-def test_what_a_system_backup_would_take(
-    type_name: str, uses: tuple[Use, ...], runs_here: bool, taken: bool, words: str
-) -> None:
-    found, reason = _judge(volume(type_name), uses, runs_here=runs_here)
-    assert found is taken
-    assert words in reason
 
 
 def test_used_bytes_of_a_mounted_volume_are_the_systems_own(tmp_path: Path) -> None:

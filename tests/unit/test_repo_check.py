@@ -10,8 +10,9 @@ from stillframe.extents import Extent, ExtentSet
 from stillframe.repo.check import CheckReport, check_repository
 from stillframe.repo.expire import forget_images
 from stillframe.repo.format import FOOTER_SIZE, HEADER_SIZE, ObjectType, object_name
+from stillframe.repo.kept_tables import KeptPiece, KeptTable
 from stillframe.repo.proofs import write_screenshot
-from stillframe.repo.records import KeptPiece, KeptTable, ProofRecord, build_record
+from stillframe.repo.records import ProofRecord, build_record
 from stillframe.repo.repository import Repository, StoredImage
 from stillframe.repo.rows import Table, build_table
 from stillframe.repo.sealing import make_id

@@ -2,12 +2,13 @@
 
 from stillframe.capture.offline import Holding, OpenSource, Still
 from stillframe.capture.opening import open_source, open_sources
-from stillframe.capture.source import CapturedDisk, CapturedVolume, Selection, capture_disk
+from stillframe.capture.source import CapturedDisk, CapturedVolume, LeftOutPart, Selection, capture_disk
 
 __all__ = [
     "CapturedDisk",
     "CapturedVolume",
     "Holding",
+    "LeftOutPart",
     "OpenSource",
     "Selection",
     "Still",

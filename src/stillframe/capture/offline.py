@@ -96,6 +96,7 @@ class OpenSource:
             all_sectors=selection.all_sectors,
             include_paging=selection.include_paging,
             exclude=selection.exclude,
+            without=selection.without,
             consistency=self.consistency,
         )
         return capture_disk(self.reader, self.facts, wanted)

@@ -18,9 +18,13 @@ from stillframe.fs.registry import Identified, identify, read_used_map
 from stillframe.host.apart import call_apart
 from stillframe.host.disks import DiskFacts
 from stillframe.host.live.bytemap import ByteMap
+from stillframe.units import format_size
 
 TABLE_BROKEN: Final = "table-broken"
 """The notice that a partition table was not used, so that the disk is kept as one piece."""
+
+NOT_KEPT: Final = "partition-not-kept"
+"""The notice that a partition was left out as a whole."""
 
 Consistency = Literal["offline", "snapshot", "frozen", "torn"]
 
@@ -49,6 +53,15 @@ class StackedVolume:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOutPart:
+    """A partition of which nothing is kept: on which disk, where, and why, in words."""
+
+    disk: str
+    place: Extent
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """Which bytes a person wants.
 
@@ -56,6 +69,7 @@ class Selection:
         all_sectors: Keep every byte, in use or not.
         include_paging: Keep the contents of paging, hibernation and swap.
         exclude: Files whose contents are left out, where the used map is proven.
+        without: Partitions that are left out as a whole.
         held: Partitions that are mounted, and whose file systems stand still while they are looked at.
         held_by: What holds those still.
         said_used: What the running system says of shadows; counts for NTFS only.
@@ -66,6 +80,7 @@ class Selection:
     all_sectors: bool = False
     include_paging: bool = False
     exclude: tuple[Pattern, ...] = ()
+    without: tuple[LeftOutPart, ...] = ()
     held: frozenset[Extent] = frozenset()
     held_by: Consistency = "frozen"
     said_used: tuple[SaidUsed, ...] = ()
@@ -99,6 +114,11 @@ class CapturedVolume:
     consistency: Consistency
     notices: tuple[Notice, ...]
 
+    @property
+    def is_left_out(self) -> bool:
+        """Whether it is left out as a whole."""
+        return 0 < self.excluded.size == self.reader.size
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapturedDisk:
@@ -126,7 +146,13 @@ def capture_disk(reader: BlockReader, facts: DiskFacts, selection: Selection) ->
     partitions = layout.partitions or (_whole(layout),)
     if not layout.partitions and (layout.scheme == "gpt" or any(notice.code == TABLE_BROKEN for notice in notices)):
         selection = replace(selection, all_sectors=True)  # an old file system may show through: its map means nothing
-    volumes = tuple(_capture_volume(reader, partition, selection) for partition in partitions)
+    omitted = {part.place: part.reason for part in selection.without if part.disk == facts.path}
+    volumes = tuple(
+        _left_out_volume(reader, one, selection, omitted[one.extent])
+        if one.extent in omitted
+        else _capture_volume(reader, one, selection)
+        for one in partitions
+    )
     layout = replace(layout, partitions=partitions)
     return CapturedDisk(
         facts=facts, reader=reader, layout=layout, outside=layout.outside, volumes=volumes, notices=notices
@@ -153,6 +179,23 @@ def _whole(layout: Layout) -> Partition:
     return Partition(
         number=1, extent=Extent(0, layout.size), type="", type_name="whole disk", name="", guid="", attributes=0,
         index=0, logical=False,
+    )  # fmt: skip
+
+
+def _left_out_volume(disk: BlockReader, partition: Partition, selection: Selection, reason: str) -> CapturedVolume:
+    """A partition of which only is noted where it is and what is in it, so that it is known again."""
+    reader = WindowReader(disk, partition.extent)
+    volume, everything = identify(reader).volume, ExtentSet.of(Extent(0, reader.size))
+    words = [volume.filesystem or partition.type_name, f"'{volume.label}'" if volume.label else ""]
+    notice = Notice(
+        code=NOT_KEPT,
+        message=f"partition {partition.number} ({' '.join(word for word in words if word)}, "
+        f"{format_size(reader.size)}) is not in this image; {reason}",
+        hint="An image of the whole disk has it: leave '--system' out.",
+    )
+    return CapturedVolume(
+        partition=partition, reader=reader, volume=volume, used=UsedMap(extents=everything, kind="raw"),
+        kept=ExtentSet.empty(), excluded=everything, left_out=(), consistency=selection.consistency, notices=(notice,),
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ def backup_plan_lines(plan: BackupPlan) -> list[str]:
             inside, part = volume.volume, volume.partition
             used = format_size(volume.used.extents.size) if volume.used.kind == "used" else "not known"
             how = "used map" if volume.used.kind == "used" else "raw: every byte"
+            how = "not in the image" if volume.is_left_out else how
             kept, whole = format_size(volume.kept.size), format_size(part.extent.size)
             out = _left_out_words(volume.left_out)
             rows.append(

@@ -58,7 +58,8 @@ def find(call: Call) -> int:
         larger=options.larger, newer_ns=_parse_date(options.newer) if options.newer else None,
     )  # fmt: skip
     disk = _open(call.open_repository(), place).disk(options.disk)
-    parts = disk.partitions if place.partition is None else (disk.partition(place.partition),)
+    everything = tuple(part for part in disk.partitions if not part.stored.is_left_out)
+    parts = everything if place.partition is None else (disk.partition(place.partition),)
     with running(call.screen) as context:
         return _show(call, "find", [(part, look) for part in parts], context, word=place.image)
 

@@ -23,7 +23,12 @@ _SECOND: Final = 1_000_000_000
 def partition_lines(parts: Sequence[StoredPartition], word: str) -> list[str]:
     """The partitions of a disk, and how each is named."""
     rows = [
-        (f"{word}:{part.number}", part.filesystem or "-", part.label or part.name or "-", format_size(part.size))
+        (
+            f"{word}:{part.number}",
+            part.filesystem or "-",
+            part.label or part.name or "-",
+            f"{format_size(part.size)}{', not in this image' if part.is_left_out else ''}",
+        )
         for part in parts
     ]
     return table(("PARTITION", "FILE SYSTEM", "LABEL", "SIZE"), rows, right=(3,)) if rows else ["No partition."]
@@ -33,7 +38,7 @@ def partition_fields(disk: StoredDisk, part: StoredPartition) -> dict[str, Any]:
     """A partition as programs read it."""
     return {
         "disk": disk.number, "number": part.number, "filesystem": part.filesystem, "label": part.label,
-        "uuid": part.uuid, "size": part.size, "bytes_used": part.bytes_used,
+        "uuid": part.uuid, "size": part.size, "bytes_used": part.bytes_used, "in_image": not part.is_left_out,
     }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ def contents_lines(manifest: Manifest) -> list[str]:
     lines: list[str] = []
     for disk in manifest.disks:
         for part in disk.partitions:
-            found = list(_partition_lines(part))
+            found = [] if part.is_left_out else list(_partition_lines(part))
             if found:
                 lines += ["", f"In disk {disk.number}, partition {part.number}:", *found]
     return lines

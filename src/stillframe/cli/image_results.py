@@ -122,6 +122,7 @@ def _stored_partition_fields(part: StoredPartition) -> Fields:
         "catalogue": catalogue_fields(part.catalogue),
         "consistency": part.consistency,
         "map": part.map,
+        "in_image": not part.is_left_out,
         "left_out": [{"path": file.path, "size": file.size, "kind": file.kind} for file in part.left_out],
         "excluded": _ranges(part.excluded),
         "unreadable": _ranges(part.unreadable),

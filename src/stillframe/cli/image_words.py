@@ -147,7 +147,8 @@ def _disk_lines(disk: StoredDisk) -> list[str]:
 def _partition_row(part: StoredPartition) -> tuple[str, ...]:
     return (
         str(part.number), part.type_name or part.type, part.filesystem, part.label or part.name,
-        format_size(part.size), format_size(part.bytes_used), part.map, part.consistency,
+        format_size(part.size), format_size(part.bytes_used), "not in it" if part.is_left_out else part.map,
+        part.consistency,
     )  # fmt: skip
 
 

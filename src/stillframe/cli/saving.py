@@ -1,44 +1,43 @@
 """The verb that saves: ``backup``. The plan is shown before anything is written."""
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
-from stillframe.capture import Selection, open_sources
+from stillframe.capture import OpenSource, Selection, open_sources
 from stillframe.cli.backup_results import backup_plan_fields, backup_result_fields
 from stillframe.cli.backup_words import backup_plan_lines, backup_result_lines
-from stillframe.cli.call import Call, refuse_later, running
+from stillframe.cli.call import Call, running
 from stillframe.cli.starting import prove_code, prove_fields, prove_lines
 from stillframe.errors import Cancelled, DamagedError, MachineRefusal
 from stillframe.events import Notice
 from stillframe.fs.files import parse_pattern
 from stillframe.host.power import change_power, require_power
-from stillframe.jobs.backup import BackupOptions, BackupResult, apply_backup, plan_backup, require_room
+from stillframe.jobs.backup import BackupOptions, BackupPlan, BackupResult, apply_backup, plan_backup, require_room
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.hooks import Hooks, parse_command
 from stillframe.jobs.live import require_elsewhere
 from stillframe.jobs.owner import this_owner
 from stillframe.jobs.proving import LIMIT_S, ProveResult, prove_image
 from stillframe.jobs.repositories import last_seen
+from stillframe.jobs.system_parts import SERIES, choose_system, find_system_disks
 from stillframe.jobs.virtual import MachineOptions
 from stillframe.repo.repository import Repository
 
 SKIPPED: Final = 3
 """Exit code: finished, and something is not in the image as it was on the disk."""
 
-_LATER: Final = {
-    "system": (False, "Name the disks yourself: 'stillframe disks' shows which partitions a system backup would take."),
-}
-
 
 def backup(call: Call) -> int:
     """Make an image of one or more sources."""
     options, screen = call.options, call.screen
-    refuse_later(options, _LATER)
     require_power(options.then)
     repository = call.open_repository()
-    with open_sources(options.sources, allow_torn=options.allow_torn) as sources:
+    paths = find_system_disks() if options.system and not options.sources else options.sources
+    with open_sources(paths, allow_torn=options.allow_torn) as sources:
         require_elsewhere(call.folder, sources)
-        plan = plan_backup(repository, sources, _backup_options(options), this_owner())
+        plan = _plan(repository, sources, options)
         if options.dry_run:
             screen.finish("backup", backup_plan_fields(plan), backup_plan_lines(plan))
             return 0
@@ -59,6 +58,15 @@ def backup(call: Call) -> int:
     if was_stopped or not result.is_complete or (options.prove and proven is None):
         return SKIPPED
     return 0 if proven is None else prove_code(proven)
+
+
+def _plan(repository: Repository, sources: Sequence[OpenSource], options: argparse.Namespace) -> BackupPlan:
+    wanted, notices = _backup_options(options), tuple[Notice, ...]()
+    if options.system:
+        choice = choose_system(sources)
+        wanted = replace(wanted, name=wanted.name or SERIES, selection=choice.narrow(wanted.selection))
+        notices = choice.notices
+    return plan_backup(repository, sources, wanted, this_owner(), notices)
 
 
 def _prove(repository: Repository, result: BackupResult, context: JobContext) -> ProveResult | None:

@@ -98,9 +98,17 @@ class BackupResult:
 
 
 def plan_backup(
-    repository: Repository, sources: Sequence[OpenSource], options: BackupOptions, owner: Owner
-) -> BackupPlan:
+    repository: Repository, sources: Sequence[OpenSource], options: BackupOptions, owner: Owner,
+    notices: Sequence[Notice] = (),
+) -> BackupPlan:  # fmt: skip
     """Look at the sources, choose what to compare with, and measure a sample.
+
+    Args:
+        repository: Where the image will be.
+        sources: What will be in it.
+        options: What a person asked for.
+        owner: Whose image it will be.
+        notices: What is known before, and belongs to the image.
 
     Raises:
         UsageError: No source, or the same one twice.
@@ -127,7 +135,7 @@ def plan_backup(
         machine=owner.machine, kind=baseline.kind, baseline=baseline.image, domain=baseline.domain,
         options=options, disks=disks, estimate=cost, temporary=_price(sources, disks, options),
         free_space=repository.box.store.free_space(),
-        notices=(*baseline.notices, *_all_notices(sources, disks)),
+        notices=(*notices, *baseline.notices, *_all_notices(sources, disks)),
     )  # fmt: skip
 
 

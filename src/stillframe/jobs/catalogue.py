@@ -88,6 +88,7 @@ def make_catalogue(chunks: ChunkReader, manifest: Manifest, earlier: Manifest | 
         _Page(disk=disk.stored.number, part=part.stored, reader=part.reader, chunk_size=manifest.chunk_size)
         for disk in image.disks
         for part in disk.partitions
+        if not part.stored.is_left_out
     ]
     known = [part for disk in earlier.disks for part in disk.partitions] if earlier is not None else []
     for page in pages:
@@ -109,7 +110,7 @@ def _is_same(one: StoredPartition, other: StoredPartition) -> bool:
 
 
 def _with_pages(disk: StoredDisk, done: dict[tuple[int, int], StoredPartition]) -> StoredDisk:
-    return replace(disk, partitions=tuple(done[disk.number, part.number] for part in disk.partitions))
+    return replace(disk, partitions=tuple(done.get((disk.number, part.number), part) for part in disk.partitions))
 
 
 def _with_notice(manifest: Manifest, words: str) -> Manifest:

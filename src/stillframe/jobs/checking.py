@@ -79,7 +79,7 @@ def check_filesystems(repository: Repository, manifest: Manifest, context: JobCo
     findings, checked, skipped = list[Finding](), list[str](), list[Notice]()
     for disk in expose(repository, manifest).disks:
         for part in disk.partitions:
-            if part.stored.filesystem not in _CHECKERS:
+            if part.stored.filesystem not in _CHECKERS or part.stored.is_left_out:
                 continue
             place = f"disk {disk.stored.number}, partition {part.stored.number} ({part.stored.filesystem})"
             context.events.emit(PhaseStarted(name=f"checking {place}"))

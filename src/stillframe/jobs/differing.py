@@ -154,6 +154,7 @@ def _located(image: ExposedImage) -> list[Located]:
         (Place(disk=disk.stored.number, partition=part.stored.number), part)
         for disk in image.disks
         for part in disk.partitions
+        if not part.stored.is_left_out
     ]
 
 

@@ -139,9 +139,15 @@ def find_partition(disk: StoredDisk, number: int) -> StoredPartition:
     """One partition of a disk, by the number people see.
 
     Raises:
-        UsageError: There is none of that number; those that are there are listed.
+        UsageError: There is none of that number; those that are there are listed. Or nothing of it is in the image.
     """
     for part in disk.partitions:
+        if part.number == number and part.is_left_out:
+            raise UsageError(
+                f"partition {number} of disk {disk.number} is not in this image: it was left out as a whole, with "
+                "'backup --system'",
+                hint="An image of the whole disk has it: 'stillframe images' lists what there is.",
+            )
         if part.number == number:
             return part
     numbers = ", ".join(str(part.number) for part in disk.partitions) or "none"

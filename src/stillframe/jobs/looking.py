@@ -1,7 +1,7 @@
 """The verb ``disks``, and what lies at a path before it is used as a source or a target.
 
 Answers: "which disks are there, what is on them, and which partitions would a backup of the system take?" Only reads.
-What belongs to the running system is told from what is mounted; systems are named by what lies on the volumes.
+What a system needs is judged for all disks together (``systems.needed``): it may start from one and lie on another.
 """
 
 import os
@@ -18,13 +18,9 @@ from stillframe.events import Notice
 from stillframe.host.blocks import THIS_MACHINE, KernelPaths, read_block_tree
 from stillframe.host.disks import DiskFacts, describe, list_disks
 from stillframe.host.mounts import Use, users_of_place
-from stillframe.jobs.systems_here import FoundHere, name_systems
-
-# Folders of a running Linux without which it does not start again. Source: Filesystem Hierarchy Standard 3.0,
-# section 3; The Boot Loader Specification, uapi-group.org ($BOOT).
-_SYSTEM_FOLDERS: Final = frozenset({"/", "/boot", "/boot/efi", "/efi", "/usr", "/var", "/etc", "/opt"})
-_START_TYPES: Final = frozenset({"EFI system", "BIOS boot", "PowerPC boot", "Linux boot", "Microsoft reserved"})
-"""Names by ``disk.types`` of partitions that a computer needs to start, whichever system is on the disk."""
+from stillframe.jobs.systems_here import find_evidence, name_systems
+from stillframe.systems.evidence import PartEvidence
+from stillframe.systems.needed import Verdict, judge_parts
 
 _DEVICE_FOLDERS: Final = ("/dev/", "/proc/", "/sys/", "\\\\.\\")
 
@@ -37,7 +33,7 @@ class SeenPartition:
         volume: Where it lies, and what is in it.
         bytes_used: Bytes that its file system uses; ``None`` when that cannot be told.
         uses: What it is used for at the moment.
-        in_system_backup: Whether a backup of the running system would take it.
+        in_system_backup: Whether ``backup --system`` takes it.
         reason: Why, or why not.
         system: The operating system on it, in words; ``None`` where there is none, or nobody can tell.
     """
@@ -71,8 +67,15 @@ def look_at_disks(path: str | None, *, kernel: KernelPaths = THIS_MACHINE) -> tu
         MachineRefusal, DeviceError: The one that was named cannot be read.
     """
     if path is not None:
-        return (_look(describe(path, kernel=kernel), kernel),)
-    return tuple(_look_bravely(facts, kernel) for facts in list_disks(kernel=kernel))
+        looked = [_look(describe(path, kernel=kernel), 0, kernel)]
+    else:
+        looked = [_look_bravely(facts, number, kernel) for number, facts in enumerate(list_disks(kernel=kernel))]
+    judged = judge_parts([part for one in looked for part in one.evidence])
+    verdicts = iter(judged.verdicts)
+    return tuple(
+        replace(one.seen, partitions=tuple(_judged(part, next(verdicts)) for part in one.seen.partitions))
+        for one in looked
+    )
 
 
 def require_raw(path: str) -> None:
@@ -106,62 +109,48 @@ def require_target(path: str) -> None:
         raise TargetError(f"there is no device {path}", hint="'stillframe disks' lists the disks of this machine.")
 
 
-def _look_bravely(facts: DiskFacts, kernel: KernelPaths) -> SeenDisk:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Looked:
+    """A disk before it is judged."""
+
+    seen: SeenDisk
+    evidence: tuple[PartEvidence, ...] = ()
+
+
+def _look_bravely(facts: DiskFacts, number: int, kernel: KernelPaths) -> _Looked:
     try:
-        return _look(facts, kernel)
+        return _look(facts, number, kernel)
     except (DeviceError, MachineRefusal) as error:
         notice = Notice(code=error.code, message=error.message, hint=error.hint)
-        return SeenDisk(facts=facts, disk=None, partitions=(), notices=(notice,))
+        return _Looked(seen=SeenDisk(facts=facts, disk=None, partitions=(), notices=(notice,)))
 
 
-def _look(facts: DiskFacts, kernel: KernelPaths) -> SeenDisk:
+def _look(facts: DiskFacts, number: int, kernel: KernelPaths) -> _Looked:
     with open_disk(facts) as reader:
         if isinstance(reader, DiskFile):
             facts = facts_of(facts, reader)
         disk = capture_disk(reader, facts, Selection())
         tree = read_block_tree(kernel)
         uses = [users_of_place(facts, one.partition.extent, tree, kernel=kernel) for one in disk.volumes]
-        here = [FoundHere(volume=one, uses=used) for one, used in zip(disk.volumes, uses, strict=True)]
-        systems = name_systems(here)
-    runs_here = any(_is_of_system(found) for found in uses)
+        evidence = find_evidence(number, disk, uses)
     partitions = tuple(
-        replace(_partition(one.volume, one.uses, runs_here=runs_here), system=system)
-        for one, system in zip(here, systems, strict=True)
-    )
-    return SeenDisk(facts=facts, disk=disk, partitions=partitions, notices=disk.notices)
+        SeenPartition(
+            volume=volume, bytes_used=_bytes_used(volume, used), uses=used, in_system_backup=False, reason="",
+            system=system,
+        )
+        for volume, used, system in zip(disk.volumes, uses, name_systems(evidence), strict=True)
+    )  # fmt: skip
+    seen = SeenDisk(facts=facts, disk=disk, partitions=partitions, notices=disk.notices)
+    return _Looked(seen=seen, evidence=evidence)
+
+
+def _judged(part: SeenPartition, verdict: Verdict) -> SeenPartition:
+    return replace(part, in_system_backup=verdict.taken, reason=verdict.reason)
 
 
 def open_disk(facts: DiskFacts) -> FileReader | DiskFile:
     """Open a disk or a disk file for reading; errors as ``look_at_disks``."""
     return open_disk_file(facts.path) if facts.kind == "file" else open_file_reader(facts.path)
-
-
-def _is_of_system(uses: tuple[Use, ...]) -> bool:
-    return any(use.kind == "mounted" and use.where in _SYSTEM_FOLDERS for use in uses)
-
-
-def _partition(volume: CapturedVolume, uses: tuple[Use, ...], *, runs_here: bool) -> SeenPartition:
-    taken, reason = _judge(volume, uses, runs_here=runs_here)
-    return SeenPartition(
-        volume=volume, bytes_used=_bytes_used(volume, uses), uses=uses, in_system_backup=taken, reason=reason
-    )
-
-
-def _judge(volume: CapturedVolume, uses: tuple[Use, ...], *, runs_here: bool) -> tuple[bool, str]:
-    where = [use.where for use in uses if use.kind == "mounted"]
-    system = sorted(folder for folder in where if folder in _SYSTEM_FOLDERS)
-    type_name = volume.partition.type_name
-    if system:
-        return True, f"the running system has it at {', '.join(system)}"
-    if runs_here and type_name in _START_TYPES:
-        return True, f"{type_name}: the computer starts from this disk"
-    if not runs_here:
-        return False, "nothing of the running system is on this disk"
-    if any(use.kind == "swap" for use in uses):
-        return False, "swap: it holds nothing that lasts"
-    if where:
-        return False, f"mounted at {where[0]}: data, not the system"
-    return False, "the running system does not use it"
 
 
 def _bytes_used(volume: CapturedVolume, uses: tuple[Use, ...]) -> int | None:

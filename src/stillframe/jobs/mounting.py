@@ -168,6 +168,8 @@ def _name_all(image: ExposedImage) -> Iterator[_Wanted]:
     for disk in image.disks:
         for part in disk.partitions:
             stored = part.stored
+            if stored.is_left_out:
+                continue
             words = [f"partition{stored.number}", stored.filesystem, stored.label or stored.name]
             if len(image.disks) > 1:
                 words.insert(0, f"disk{disk.stored.number}")

@@ -53,6 +53,8 @@ def find_flexibility(
         may_shrink: Whether its smallest size is wanted, which takes seconds.
     """
     can_move = part.type_name not in _FIXED_TYPES
+    if part.is_left_out:
+        return Flexibility(smallest=part.size, can_move=can_move, reason="it is not in this image")
     if part.type_name in _KEPT_TYPES:
         return Flexibility(smallest=part.size, can_move=can_move, reason="a recovery partition is kept at its size")
     try:

@@ -33,6 +33,7 @@ from stillframe.jobs.restore_plan import (
     stored_layout,
 )
 from stillframe.jobs.restore_words import placement_words, restore_notices, restore_steps
+from stillframe.jobs.staying import LeftPlace, find_left_places, staying
 from stillframe.jobs.tables import TableWriter
 from stillframe.jobs.targets import describe_contents, refuse_repository, require_same_sectors
 from stillframe.jobs.undo_table import keep_table
@@ -70,15 +71,18 @@ def plan_restore(
         if options.onto is not None:
             raise TargetError(f"{target_path} does not exist, so it has no partition", hint="Name an existing disk.")
         target, target_size, lost = None, size, tuple[str, ...]()
+        places = find_left_places(disk, None, wipe=options.wipe) if part is None else ()
     else:
         target = identify_target(target_path)
         target_size = target.size
         require_same_sectors(target_path, disk.sector_size)
-        lost = tuple(describe_contents(target_path))
+        places = find_left_places(disk, target_path, wipe=options.wipe) if part is None else ()
+        lost = tuple(describe_contents(target_path, staying(places)))
     stored = DiskInImage(repository=repository, manifest=manifest, disk=disk)
     place = _choose_place(target_path, target_size, stored, part, options)
     placements = tuple[Placement, ...]()
     if part is None and options.fit:
+        _refuse_to_move(places)
         placements = fit_disk(stored, target_size, options.wishes)
     elif part is None:
         _check_table_fits(stored, target_size)
@@ -86,6 +90,7 @@ def plan_restore(
         manifest=manifest, source_disk=disk, partition=part, target=target, target_path=target_path,
         target_size=target_size, place=place, options=options, steps=(), lost=lost,
         bytes_to_write=part.bytes_used if part else manifest_bytes(disk), placements=placements, notices=(),
+        left_places=places,
     )  # fmt: skip
     return replace(plan, steps=tuple(restore_steps(plan)), notices=tuple(restore_notices(plan)))
 
@@ -178,12 +183,16 @@ def _write_disk(
     table = TableWriter(target, moved, outside, patches)
     table.clear()
     placer = _placer(repository, plan, target, context)
+    stay = {place.partition.number for place in plan.left_places if place.stays}
     # What was outside and still is. A disk without a table is one volume, and has no outside.
     inside = ExtentSet.from_extents(Extent(part.start, part.start + part.size) for part in disk.partitions)
     outside_only = table.outside_without_table - inside
     last = PlacedMap(root=disk.outside.root(), offset=0, allowed=outside_only)
-    _place_partitions(placer, plan, views, disk.partitions, [last])
-    changes += repair_windows(target, layout, after, frozenset(views), context)
+    written = [part for part in disk.partitions if part.number not in stay]
+    _place_partitions(placer, plan, views, written, [last])
+    changes += repair_windows(
+        target, layout, after, context, written=[part.number for part in written], resized=frozenset(views)
+    )
     if plan.options.wipe and plan.target is not None:
         kept = ExtentSet.from_extents(plan.place_of(part) for part in disk.partitions) | outside_only
         for extent in kept.complement(Extent(0, plan.target_size)) - table.held:
@@ -264,6 +273,21 @@ def _choose_place(
             hint="Choose a larger one; '--fit' makes what is in it smaller where that is possible.",
         )
     return Extent(room.start, room.start + size)
+
+
+def _refuse_to_move(places: Sequence[LeftPlace]) -> None:
+    """Refuse to move partitions of a target that stay as they are.
+
+    Raises:
+        TargetError: There are such.
+    """
+    stay = [str(place.partition.number) for place in places if place.stays]
+    if stay:
+        raise TargetError(
+            f"partition {', '.join(stay)} is not in this image, and what lies in its place on the target stays there: "
+            "'--fit' would move it",
+            hint="Restore without '--fit', or onto another disk.",
+        )
 
 
 def _check_table_fits(stored: DiskInImage, target_size: int) -> None:

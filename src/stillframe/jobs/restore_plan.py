@@ -10,6 +10,7 @@ from stillframe.disk import Layout, Placement, Wish, read_layout
 from stillframe.events import Notice
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.target import TargetIdentity
+from stillframe.jobs.staying import LeftPlace
 from stillframe.repo.losses import LostPart
 from stillframe.repo.map_reader import MapReader
 from stillframe.repo.records import Manifest, StoredDisk, StoredPartition
@@ -67,6 +68,7 @@ class RestorePlan:
         steps: What will be done, in words.
         lost: What is on the target now and will be overwritten, in words.
         placements: Where each partition goes; empty where all stay as they were.
+        left_places: Places of partitions that the image does not hold, and whether they stay as they are.
     """
 
     manifest: Manifest
@@ -82,6 +84,7 @@ class RestorePlan:
     lost: tuple[str, ...]
     notices: tuple[Notice, ...]
     placements: tuple[Placement, ...] = ()
+    left_places: tuple[LeftPlace, ...] = ()
 
     def place_of(self, part: StoredPartition) -> Extent:
         """Where a partition goes on the target."""

@@ -46,6 +46,12 @@ def restore_notices(plan: RestorePlan) -> Iterator[Notice]:
             code="unreadable", message=f"{format_size(lost)} could not be read from the source and come back as zeros",
             hint="'stillframe show' lists the ranges.",
         )  # fmt: skip
+    gone = [str(found.number) for found in chosen if found.is_left_out]
+    if gone:
+        yield Notice(
+            code="partition-not-kept", message=f"not in this image: partition {', '.join(gone)}, left out as a whole",
+            hint="'stillframe show' tells why; an image of the whole disk has it.",
+        )  # fmt: skip
     left_out = [f"{file.path} ({format_size(file.size)})" for found in chosen for file in found.left_out]
     if left_out:
         yield Notice(
@@ -73,7 +79,11 @@ def restore_steps(plan: RestorePlan) -> Iterator[str]:
         )
         return
     yield "clear the partition table that is there, so that a half-done disk is never taken for a whole one"
+    places = {place.partition.number: place for place in plan.left_places}
     for found in plan.source_disk.partitions:
+        if found.number in places:
+            yield places[found.number].step
+            continue
         yield (
             f"write partition {found.number}: {found.filesystem or found.type_name or 'unknown'}"
             f"{', ' + repr(found.label) if found.label else ''}, {format_size(found.bytes_used)} of "

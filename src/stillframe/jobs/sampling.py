@@ -87,7 +87,8 @@ def sample_files(repository: Repository, manifest: Manifest, context: JobContext
     for disk in expose(repository, manifest).disks:
         for part in disk.partitions:
             stored = part.stored
-            sampling.sample(part, f"disk {disk.stored.number}, partition {stored.number} ({stored.filesystem})")
+            if not stored.is_left_out:
+                sampling.sample(part, f"disk {disk.stored.number}, partition {stored.number} ({stored.filesystem})")
     if sampling.result.compared:
         keep_proof(repository, _proof(repository, sampling.result, context), context.events)
     context.events.emit(JobFinished(verb="verify", seconds=repository.clock.monotonic() - began))

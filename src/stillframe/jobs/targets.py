@@ -4,7 +4,7 @@ Answers: "what would be lost there, and is it a place that must never be written
 the same when the first byte is written is checked by ``host.target``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from stillframe.block import WindowReader
 from stillframe.block.file import open_file_reader
@@ -18,8 +18,13 @@ from stillframe.host.places import is_same, lies_on
 from stillframe.units import format_size
 
 
-def describe_contents(path: str) -> Iterator[str]:
-    """What is on a disk now, a line for each partition; nothing for a disk of zeros."""
+def describe_contents(path: str, staying: Collection[Extent] = ()) -> Iterator[str]:
+    """What is on a disk now, a line for each partition; nothing for a disk of zeros.
+
+    Args:
+        path: The disk.
+        staying: Places that are not going to be written: a partition that is just one of them is not told.
+    """
     with open_file_reader(path) as reader:
         try:
             layout = read_layout(reader)
@@ -28,6 +33,8 @@ def describe_contents(path: str) -> Iterator[str]:
             return
         windows = [(f"partition {p.number}", p.extent, p.type_name) for p in layout.partitions]
         for name, extent, type_name in windows or [("the whole disk", Extent(0, reader.size), "")]:
+            if extent in staying:
+                continue
             volume = identify(WindowReader(reader, extent)).volume
             words = [volume.filesystem or type_name, f"'{volume.label}'" if volume.label else ""]
             if windows or volume.filesystem:

@@ -20,7 +20,8 @@ from stillframe.jobs.context import JobContext
 from stillframe.jobs.owner import this_owner
 from stillframe.jobs.targets import refuse_repository
 from stillframe.repo.format import ObjectType
-from stillframe.repo.records import KEPT_PIECE_MAX, KeptPiece, KeptTable, build_record
+from stillframe.repo.kept_tables import KEPT_PIECE_MAX, KeptPiece, KeptTable
+from stillframe.repo.records import build_record
 from stillframe.repo.repository import Repository
 from stillframe.repo.sealing import make_id
 from stillframe.units import MIB

@@ -5,6 +5,7 @@ not: a run that ends here leaves no disk that starts.
 """
 
 from collections.abc import Iterable
+from typing import Final
 
 from stillframe.block import BlockWriter
 from stillframe.disk import Layout
@@ -15,24 +16,26 @@ from stillframe.jobs.context import JobContext
 from stillframe.systems.windows_moves import build_moves
 from stillframe.systems.windows_repair import plan_windows_repair
 
-_TIMEOUT_S = 1800.0
+_TIMEOUT_S: Final = 1800.0
 
 
 def repair_windows(
-    target: BlockWriter, before: Layout, after: Layout, resized: Iterable[int], context: JobContext
-) -> tuple[str, ...]:
+    target: BlockWriter, before: Layout, after: Layout, context: JobContext, *, written: Iterable[int],
+    resized: Iterable[int],
+) -> tuple[str, ...]:  # fmt: skip
     """Change what Windows notes of its partitions; what was changed, in sentences. What cannot be is a notice.
 
     Args:
         target: The disk, its partitions written.
         before: The layout of the source.
         after: That of the target.
-        resized: Numbers of partitions whose file systems were resized.
         context: Who asks.
+        written: Numbers of partitions that came from the image; others are not looked into.
+        resized: Of those, whose file systems were resized.
     """
     if before.scheme == "none":
         return ()
-    moves = build_moves(before, after, {part.number: part.number for part in before.partitions})
+    moves = build_moves(before, after, {number: number for number in written})
     if moves.is_nothing:
         return ()
     context.events.emit(PhaseStarted(name="looking for what Windows notes of its partitions"))

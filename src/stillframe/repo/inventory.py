@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from stillframe.errors import StillframeError, StorageError
 from stillframe.repo.format import FOOTER_SIZE, ObjectType, is_cut_off, object_name, parse_footer
+from stillframe.repo.kept_tables import KeptTable
 from stillframe.repo.manifest_rules import parse_manifest
 from stillframe.repo.objects import TornObject, read_whole
 from stillframe.repo.proofs import require_png
-from stillframe.repo.records import KeptTable, ProofRecord, SessionRecord, TombstoneRecord, parse_record
+from stillframe.repo.records import ProofRecord, SessionRecord, TombstoneRecord, parse_record
 from stillframe.repo.repository import Repository, StoredImage
 from stillframe.repo.rows import Rows, Table
 from stillframe.store import ObjectMissing

@@ -29,7 +29,6 @@ Text = Annotated[str, Meta(max_length=PATH_MAX)]
 Time = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\Z")]
 OptionalTime = Annotated[str, Meta(pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)?\Z")]
 LEFT_OUT_MAX: Final = 1000
-KEPT_PIECE_MAX: Final = 4 << 20
 KERNELS_MAX: Final = 32
 FOLDERS_MAX: Final = 10
 Ranges = Annotated[tuple[tuple[Size, Size], ...], Meta(max_length=1_000_000)]
@@ -171,6 +170,11 @@ class StoredPartition:
     left_out: Annotated[tuple[StoredFile, ...], Meta(max_length=LEFT_OUT_MAX)] = ()
     notices: Annotated[tuple[StoredNotice, ...], Meta(max_length=1000)] = ()
 
+    @property
+    def is_left_out(self) -> bool:
+        """Whether no byte of it is in the image: only where it was, and what was in it."""
+        return self.blocks.kind == Kind.EXCLUDED
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredDisk:
@@ -239,6 +243,11 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.chunk_size & (self.chunk_size - 1):
             raise ValueError(f"a chunk size of {self.chunk_size} bytes is no power of two")
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether partitions were left out of it as a whole."""
+        return any(part.is_left_out for disk in self.disks for part in disk.partitions)
 
     @property
     def is_torn(self) -> bool:
@@ -311,35 +320,7 @@ class ProofRecord:
     findings: Annotated[tuple[Text, ...], Meta(max_length=1000)] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptPiece:
-    """Bytes of a disk, in JSON as base64."""
-
-    offset: Size
-    data: Annotated[bytes, Meta(max_length=KEPT_PIECE_MAX)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptTable:
-    """What was on a disk where a restore wrote a partition table.
-
-    Attributes:
-        contents: What was on it, in words.
-        pieces: Its first and last MiB, and what else its table was.
-    """
-
-    table: Hex16
-    created: Time
-    machine: MachineName
-    path: Text
-    model: Word
-    serial: Word
-    size: Size
-    contents: Annotated[tuple[Text, ...], Meta(max_length=1000)] = ()
-    pieces: Annotated[tuple[KeptPiece, ...], Meta(max_length=1000)] = ()
-
-
-R = TypeVar("R", Manifest, SessionRecord, TombstoneRecord, ProofRecord, KeptTable)
+R = TypeVar("R")
 
 
 def build_record(record: R) -> bytes:

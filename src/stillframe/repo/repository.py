@@ -31,13 +31,13 @@ from stillframe.repo.format import (
 )
 from stillframe.repo.identity import FORMAT, FoundIdentity, Identity, build_identity, read_identity, write_identity
 from stillframe.repo.index import ChunkIndex, RunCache
+from stillframe.repo.kept_tables import KeptTable
 from stillframe.repo.keys import DEFAULT_COST, Cost, KeyRing
 from stillframe.repo.manifest_rules import parse_manifest
 from stillframe.repo.objects import ObjectBox, TornObject
 from stillframe.repo.packs import PackReader
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import (
-    KeptTable,
     Manifest,
     ProofRecord,
     R,

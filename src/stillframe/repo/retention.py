@@ -78,8 +78,9 @@ def plan_retention(
 ) -> RetentionPlan:
     """Decide which images are kept.
 
-    The newest good image of each machine and job is always kept. Torn images, and those that failed a proof, count for
-    no rule; they are kept while no good image is newer.
+    The newest good image of each machine and job is always kept, and so is the newest of those that hold every
+    partition. Torn images, and those that failed a proof, count for no rule; they are kept while no good image is
+    newer.
 
     Args:
         images: Manifests, in any order.
@@ -90,9 +91,9 @@ def plan_retention(
     Raises:
         UsageError: ``max_size`` is set and ``sizes`` is not given.
     """
-    groups: dict[tuple[str, str], list[Manifest]] = {}
-    for manifest in images:
-        groups.setdefault((manifest.machine.id, manifest.name), []).append(manifest)
+    groups: dict[tuple[str, str, bool], list[Manifest]] = {}
+    for manifest in images:  # an image of the system alone never pushes out one of everything
+        groups.setdefault((manifest.machine.id, manifest.name, manifest.is_partial), []).append(manifest)
     judged: list[tuple[Manifest, list[str], bool]] = []
     for group in groups.values():
         group.sort(key=lambda manifest: (manifest.sequence, manifest.created, manifest.image), reverse=True)

@@ -63,12 +63,10 @@ def find_boot_ways(disk: BlockReader) -> BootWays:
             windows |= path in (*_WINDOWS_BOOT, *_WINDOWS)
             if path.endswith(".efi") and path.startswith("efi/") and path != _FALLBACK:
                 loaders.append(path)
-    return BootWays(
-        bios=_has_boot_code(disk, layout), uefi=uefi, loaders=tuple(loaders[:_LOADERS_MAX]), windows=windows
-    )
+    return BootWays(bios=has_boot_code(disk, layout), uefi=uefi, loaders=tuple(loaders[:_LOADERS_MAX]), windows=windows)
 
 
-def _has_boot_code(disk: BlockReader, layout: Layout) -> bool:
+def has_boot_code(disk: BlockReader, layout: Layout) -> bool:
     """Code and signature in the first sector, and for a GPT the partition that its code goes on in."""
     if disk.size < 512:
         return False

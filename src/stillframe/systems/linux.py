@@ -17,6 +17,7 @@ from typing import Final
 
 from stillframe.errors import StillframeError
 from stillframe.events import Notice
+from stillframe.systems.fstab import LINES_MAX, FstabLine, parse_crypttab, parse_lines, plain
 from stillframe.systems.records import InstalledSystem, SystemFiles
 
 _OS_RELEASE: Final = ("/etc/os-release", "/usr/lib/os-release")
@@ -32,9 +33,7 @@ _VERSION: Final = re.compile(r"[0-9][A-Za-z0-9._+~-]{0,99}")
 _COPIES: Final = (".old", ".bak", ".rpmsave", ".dpkg-tmp", ".dpkg-new")
 _NEVER_KERNELS: Final = ("rescue",)
 _APART: Final = ("/boot", "/usr", "/var", "/boot/efi", "/efi")
-_WORD_MAX: Final = 150
 _FILE_MAX: Final = 64 << 10
-_LINES_MAX: Final = 1000
 _ENTRIES_MAX: Final = 64
 KERNELS_MAX: Final = 32
 
@@ -48,6 +47,8 @@ class LinuxTraces:
         usr_release: Likewise, should it be ``/usr``.
         mounts: By folder what ``/etc/fstab`` mounts there; none when it has no ``fstab``.
         hostname, machine_id: Of ``/etc``.
+        fstab: Every line of it that counts.
+        crypttab: What ``/etc/crypttab`` opens: the new name, and the volume below.
         kernels: Versions of kernels in ``/boot``, or with modules, or of the boot loader's entries.
         boot_kernels: Likewise, should it be ``/boot`` itself.
         notices: What could not be read.
@@ -58,6 +59,8 @@ class LinuxTraces:
     mounts: Mapping[str, str]
     hostname: str = ""
     machine_id: str = ""
+    fstab: tuple[FstabLine, ...] = ()
+    crypttab: tuple[tuple[str, str], ...] = ()
     kernels: tuple[str, ...] = ()
     boot_kernels: tuple[str, ...] = ()
     notices: tuple[Notice, ...] = ()
@@ -82,11 +85,14 @@ def read_traces(files: SystemFiles) -> LinuxTraces:
     roots = set(reading.names("/"))
     release = next((fields for path in _OS_RELEASE if (fields := parse_release(reading.text(path)))), {})
     boot = [*reading.names("/boot")] if "boot" in roots else []
+    fstab = reading.text("/etc/fstab")
     modules = [name for path in _MODULES for name in reading.names(path)]
     return LinuxTraces(
         release=release,
         usr_release=parse_release(reading.text(_USR_RELEASE)),
-        mounts=parse_fstab(reading.text("/etc/fstab")),
+        mounts=parse_fstab(fstab),
+        fstab=parse_lines(fstab),
+        crypttab=parse_crypttab(reading.text("/etc/crypttab")),
         hostname=_first_word(reading.text("/etc/hostname")),
         machine_id=_machine_id(reading.text("/etc/machine-id")),
         kernels=(*_kernels(boot), *(one for one in modules if _VERSION.fullmatch(one)), *reading.entries(_ENTRIES[0])),
@@ -131,26 +137,23 @@ def join_linux(traces: LinuxTraces, others: Sequence[NamedTraces]) -> InstalledS
 def parse_release(text: str) -> dict[str, str]:
     """The fields of an ``os-release``: lines of a shell that only assigns. Lines that are none are passed over."""
     fields: dict[str, str] = {}
-    for line in text.splitlines()[:_LINES_MAX]:
+    for line in text.splitlines()[:LINES_MAX]:
         name, equals, value = line.strip().partition("=")
         if not equals or not re.fullmatch(r"[A-Z][A-Z0-9_]{0,63}", name):
             continue
         quoted = _QUOTED.fullmatch(value.strip())
         if quoted is not None:
             bare = _ESCAPED.sub(r"\1", quoted[1]) if quoted[1] is not None else quoted[2]
-            fields[name] = _plain(bare if bare is not None else quoted[3])
+            fields[name] = plain(bare if bare is not None else quoted[3])
     return {name: value for name, value in fields.items() if value}
 
 
 def parse_fstab(text: str) -> dict[str, str]:
     """By folder what is mounted there, as ``fstab`` writes it; the first line counts."""
     mounts: dict[str, str] = {}
-    for line in text.splitlines()[:_LINES_MAX]:
-        words = line.split()
-        if len(words) >= 2 and not words[0].startswith("#") and words[1].startswith("/"):
-            name, equals, value = words[0].partition("=")
-            what = f"{name.upper()}={value.strip(chr(34))}" if equals else words[0]
-            mounts.setdefault(_plain(words[1].rstrip("/") or "/"), _plain(what))
+    for line in parse_lines(text):
+        if line.where:
+            mounts.setdefault(line.where, line.what)
     return mounts
 
 
@@ -180,7 +183,7 @@ class _Reading:
         names = sorted(name for name in self.names(folder) if name.endswith(".conf"))[:_ENTRIES_MAX]
         found = []
         for name in names:
-            for line in self.text(f"{folder}/{name}").splitlines()[:_LINES_MAX]:
+            for line in self.text(f"{folder}/{name}").splitlines()[:LINES_MAX]:
                 words = line.split()
                 if len(words) == 2 and words[0] == "version" and _VERSION.fullmatch(words[1]):
                     found.append(words[1])
@@ -206,10 +209,5 @@ def _machine_id(text: str) -> str:
 
 
 def _first_word(text: str) -> str:
-    lines = (line.strip() for line in text.splitlines()[:_LINES_MAX])
-    return _plain(next((line for line in lines if line and not line.startswith("#")), ""))
-
-
-def _plain(text: str) -> str:
-    """On one line, without what a terminal would act on."""
-    return "".join(letter for letter in text if letter.isprintable()).strip()[:_WORD_MAX]
+    lines = (line.strip() for line in text.splitlines()[:LINES_MAX])
+    return plain(next((line for line in lines if line and not line.startswith("#")), ""))

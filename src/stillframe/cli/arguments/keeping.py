@@ -53,10 +53,10 @@ def _add_repository(verbs: Verbs) -> None:
 
 
 def _add_backup(verbs: Verbs) -> None:
-    backup = verb(verbs, "backup", "backup SOURCE... [options]", "make an image", writes=True)
+    backup = verb(verbs, "backup", "backup [SOURCE...] [options]", "make an image", writes=True)
     backup.add_argument("sources", metavar="SOURCE", nargs="*", help="a disk, a partition or a disk file")
     option = backup.add_argument
-    option("--system", action="store_true", help=f"what this computer needs to start ({LATER})")
+    option("--system", action="store_true", help="only what a system needs to start; without SOURCE the running one")
     add_storing(backup)
     option(
         "--exclude", metavar="PATTERN", action="append", default=[],

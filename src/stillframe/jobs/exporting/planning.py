@@ -185,6 +185,13 @@ def _notices(disk: StoredDisk, part: StoredPartition | None) -> Iterator[Notice]
             code="image-torn", message="the source changed while this image was made: it may be unusable",
             hint="Choose another image if there is one.",
         )  # fmt: skip
+    gone = [str(found.number) for found in chosen if found.is_left_out]
+    if gone:
+        yield Notice(
+            code="partition-not-kept",
+            message=f"partition {', '.join(gone)} is not in the image and is zeros in the file: it was left out as a "
+            "whole",
+        )
     left_out = [f"{file.path} ({format_size(file.size)})" for found in chosen for file in found.left_out]
     if left_out:
         more = f" and {len(left_out) - 6} more" if len(left_out) > 6 else ""

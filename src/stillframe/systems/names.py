@@ -1,0 +1,52 @@
+"""From the names that tables and boot menus use to partitions.
+
+Answers: "which partition does this name mean?" What it means cannot always be told: a logical volume has no partition
+of its own.
+
+Sources: fstab(5); Linux ``block/partitions/core.c`` (a ``p`` before the number where the disk's name ends in a digit).
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from stillframe.systems.evidence import PartEvidence
+from stillframe.systems.windows_disks import PartitionRecord
+
+_BY_NUMBER: Final = re.compile(r"/dev/(?:(?:[hsv]|xv)d[a-z]{1,3}|(?:nvme\d+n\d+|mmcblk\d+)p)(\d{1,3})")
+_MAPPED: Final = "/dev/mapper/"
+_TAGS: Final = ("UUID=", "PARTUUID=", "LABEL=", "PARTLABEL=")
+
+
+def is_volume_name(what: str) -> bool:
+    """Whether a name in an ``fstab`` means a volume on a disk, and not memory or another computer."""
+    return what.startswith(_TAGS) or (what.startswith("/dev/") and not what.startswith("/dev/sr"))
+
+
+def find_parts(what: str, root: PartEvidence, parts: Sequence[PartEvidence]) -> tuple[PartEvidence, ...]:
+    """The partitions that a name in the tables of a Linux means; none where that cannot be told.
+
+    Args:
+        what: Such as ``UUID=...``, ``/dev/sda2`` or ``/dev/mapper/home``.
+        root: Where that Linux is: a number is one of its disk's, as the names of disks come and go.
+        parts: All that there are.
+    """
+    if what.startswith(_MAPPED) and root.files is not None:
+        below = dict(root.files.linux.crypttab).get(what.removeprefix(_MAPPED), "")
+        return find_parts(below, root, parts) if below and not below.startswith(_MAPPED) else ()
+    by_number = _BY_NUMBER.fullmatch(what)
+    if by_number:
+        return tuple(p for p in parts if p.disk == root.disk and p.partition.number == int(by_number[1]))
+    wanted = what.casefold()
+    return tuple(part for part in parts if any(name.casefold() == wanted for name in part.names))
+
+
+def find_recorded(record: PartitionRecord, parts: Sequence[PartEvidence]) -> PartEvidence | None:
+    """The partition that a record of Windows means; ``None`` when it is on no disk that is known."""
+    for part in parts:
+        if record.scheme == part.scheme == "gpt" and record.guid == part.partition.guid:
+            return part
+        is_there = record.start == part.partition.extent.start and record.disk == part.disk_id
+        if record.scheme == part.scheme == "mbr" and is_there:
+            return part
+    return None
