@@ -43,8 +43,8 @@ _EXPORT: Final = "'stillframe get' may read them; 'stillframe export' makes a di
 _NEXT: Final = {
     "BitLocker": "It is encrypted. Restore it, or export it, and unlock it in Windows or with 'cryptsetup bitlkOpen'.",
     "crypto_LUKS": "It is encrypted: 'losetup' and 'cryptsetup open' work on its file in the folder.",
-    "LVM2_member": "It holds logical volumes: restore it, or start the image with 'stillframe run'.",
-    "linux_raid_member": "It is a part of an array: restore it, then 'mdadm --assemble'.",
+    "LVM2_member": "It holds logical volumes: 'stillframe ls' and 'get' read their files.",
+    "linux_raid_member": "It is a part of an array: 'stillframe ls' and 'get' read the files of a RAID 1.",
 }
 
 
