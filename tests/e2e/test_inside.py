@@ -21,7 +21,7 @@ from stillframe.testing.volumes_windows import hash_tree, run_tool
 pytestmark = pytest.mark.root
 
 MIB = 1 << 20
-PARTITION = Extent(4 * MIB, 44 * MIB)
+PARTITION = Extent(4 * MIB, 28 * MIB)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +35,11 @@ class House:
 
 def make_house(folder: Path) -> House:
     """Partition 2 of each disk is a physical volume; partition 1 of the first is a plain ext4."""
-    table = "label: gpt\nstart=2048, size=4096\nstart=8192, size=81920\n"
+    table = "label: gpt\nstart=2048, size=4096\nstart=8192, size=49152\n"
     disks = folder / "one.img", folder / "two.img"
     for disk in disks:
-        disk.write_bytes(make_disk(48 * MIB, sfdisk=table))
-    volumes = [(name, size) for name, size in (("root", 24 * MIB), ("home", 20 * MIB))]
+        disk.write_bytes(make_disk(32 * MIB, sfdisk=table))
+    volumes = [(name, size) for name, size in (("root", 16 * MIB), ("home", 12 * MIB))]
     hashes = {
         name: make_ext4(folder / name, size, seed=number, options=("-E", "lazy_itable_init=0"))
         for number, (name, size) in enumerate(volumes)
@@ -48,9 +48,9 @@ def make_house(folder: Path) -> House:
     with lvm_on((disks[0], PARTITION), (disks[1], PARTITION)) as lvm:
         first, second = lvm.devices
         lvm.make_group()
-        lvm.make_volume("root", "-L", "16m", first)
-        lvm.make_striped("home", "20m")
-        lvm.extend("root", "24m", second)
+        lvm.make_volume("root", "-L", "10m", first)
+        lvm.make_striped("home", "12m")
+        lvm.extend("root", "16m", second)
         lvm.make_volume("swap", "-L", "4m", second)
         for name, _ in volumes:
             lvm.write_volume(name, folder / name)
@@ -80,7 +80,7 @@ def test_logical_volumes_are_listed_searched_brought_back_and_compared(
     assert below[1] == shown["notices"] == []
     lines = call("ls", "latest:office", "--disk", "2").output.splitlines()
     assert [line.split() for line in lines[2:]] == [
-        ["latest:office:2", "LVM2_member", "-", "41.9", "MB"],
+        ["latest:office:2", "LVM2_member", "-", "25.2", "MB"],
         ["latest:office:2@swap", "swap", "swapped", "4.19", "MB"],
     ]  # fmt: skip
 

@@ -32,7 +32,7 @@ def checksum(contents: bytes) -> bytes:
     return struct.pack("<I", zlib.crc32(contents, 0xF597A6CF ^ 0xFFFFFFFF) ^ 0xFFFFFFFF)
 
 
-def with_text(text: bytes, *, offset: int = 512) -> bytes:
+def with_text(text: bytes, *, offset: int = 512, begun: int = 0, flags: int = 0) -> bytes:
     """A physical volume of 64 KiB whose checksums are right, whatever its text says."""
     disk = bytearray(65536)
     places = struct.pack("<QQQQQQQQ", 8192, 0, 0, 0, 4096, 4096, 0, 0)
@@ -40,7 +40,7 @@ def with_text(text: bytes, *, offset: int = 512) -> bytes:
     sector = (struct.pack("<I", 32) + label + UUID + struct.pack("<Q", 65536) + places).ljust(492, b"\0")
     disk[512:1024] = b"LABELONE" + struct.pack("<Q", 1) + checksum(sector) + sector
     area = b"\x20LVM2\x20x[5A%r0N*>" + struct.pack("<IQQ", 1, 4096, 4096)
-    area += struct.pack("<QQ", offset, len(text)) + checksum(text) + bytes(4)
+    area += struct.pack("<QQ", offset, len(text)) + checksum(text) + struct.pack("<IQ", flags, begun)
     area = area.ljust(508, b"\0")
     disk[4096:4608] = checksum(area) + area
     disk[4096 + offset : 4096 + offset + len(text)] = text
@@ -75,6 +75,14 @@ def test_the_good_one_is_read() -> None:
     assert physical is not None
     (volume,) = parse_group(physical.texts[0]).logical
     assert join_volume(volume, {UUID.decode(): MemoryDisk(with_text(TEXT % UUID))}).size == 4 * 4096
+
+
+def test_a_change_that_was_begun_and_an_area_out_of_use_are_noticed() -> None:
+    found = [
+        read_physical_volume(MemoryDisk(with_text(TEXT % UUID, begun=begun, flags=flags)))
+        for begun, flags in ((0, 0), (1024, 0), (0, 1))
+    ]
+    assert [(one.is_settled, len(one.texts)) for one in found if one] == [(True, 1), (False, 1), (False, 0)]
 
 
 @given(st.integers(0, 1 << 30), st.integers(1, 8))

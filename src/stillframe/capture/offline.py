@@ -97,6 +97,7 @@ class OpenSource:
             include_paging=selection.include_paging,
             exclude=selection.exclude,
             consistency=self.consistency,
+            is_unused=self.consistency == "offline",
         )
         return capture_disk(self.reader, self.facts, wanted)
 

@@ -6,7 +6,7 @@ activate what it makes here (lvm(8), ``--driverloaded n``): file systems are wri
 
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -81,15 +81,29 @@ class LvmTools:
 
     def write_volume(self, name: str, contents: Path) -> None:
         """Put bytes where ``lvs`` says that the volume lies."""
-        with contents.open("rb") as reading, ExitStack() as stack:
-            for stripe_size, stripes in self.segments(name):
-                files = [stack.enter_context(open(device, "r+b")) for device, _ in stripes]
-                whole = sum(extent.size for _, extent in stripes)
-                step = stripe_size if len(stripes) > 1 else whole
-                for number in range(whole // step):
-                    row, column = divmod(number, len(stripes))
-                    files[column].seek(stripes[column][1].start + row * step)
-                    files[column].write(reading.read(step))
+        with contents.open("rb") as reading:
+            for device, extent in self._pieces(name):
+                with open(device, "r+b") as file:
+                    file.seek(extent.start)
+                    file.write(reading.read(extent.size))
+
+    def read_volume(self, name: str, target: Path) -> Path:
+        """Bring the bytes of a volume from where ``lvs`` says that they lie."""
+        with target.open("wb") as writing:
+            for device, extent in self._pieces(name):
+                with open(device, "rb") as file:
+                    file.seek(extent.start)
+                    writing.write(file.read(extent.size))
+        return target
+
+    def _pieces(self, name: str) -> Iterator[tuple[str, Extent]]:
+        """The bytes of a volume, in order."""
+        for stripe_size, stripes in self.segments(name):
+            each = stripes[0][1].size
+            step = stripe_size if len(stripes) > 1 else each
+            for row in range(0, each, step):
+                for device, extent in stripes:
+                    yield device, Extent(extent.start + row, extent.start + row + step)
 
 
 @contextmanager

@@ -36,6 +36,7 @@ class PhysicalPlace:
         start: Its first extent, in bytes of the physical volume.
         size: Bytes of all its extents.
         is_missing: LVM noted that it was lost; what it holds may be old.
+        flags: All that LVM noted of it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class PhysicalPlace:
     start: int
     size: int
     is_missing: bool
+    flags: frozenset[str] = frozenset()
 
 
 Places = dict[Scalar, PhysicalPlace]
@@ -73,6 +75,7 @@ class LogicalVolume:
     type: str
     is_visible: bool
     segments: tuple[Segment, ...]
+    flags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,7 @@ class VolumeGroup:
     extent_size: int
     physical: tuple[PhysicalPlace, ...]
     logical: tuple[LogicalVolume, ...]
+    flags: frozenset[str] = frozenset()
 
 
 def parse_group(raw: bytes) -> VolumeGroup:
@@ -109,6 +113,7 @@ def parse_group(raw: bytes) -> VolumeGroup:
     return VolumeGroup(
         name=_checked_name(name), uuid=_bare(group.word("id")), seqno=group.number("seqno"), extent_size=extent_size,
         physical=physical, logical=tuple(_marked(found, volumes)),
+        flags=_flags(group) | ({"SHARED"} if "lock_type" in group.values else set()),
     )  # fmt: skip
 
 
@@ -117,7 +122,7 @@ def _iter_physical(group: Section, extent_size: int) -> Iterator[PhysicalPlace]:
         yield PhysicalPlace(
             name=name, uuid=_bare(one.word("id")), start=one.number("pe_start", most=_COUNT_MAX) * _SECTOR,
             size=one.number("pe_count", most=_COUNT_MAX) * extent_size,
-            is_missing="MISSING" in (*one.array("flags"), *one.array("status")),
+            is_missing="MISSING" in _flags(one), flags=_flags(one),
         )  # fmt: skip
 
 
@@ -138,8 +143,9 @@ def _parse_volume(name: str, volume: Section, places: Places, extent_size: int) 
     is_linear = all(segment is not None and len(segment.stripes) == 1 for segment in segments)
     return LogicalVolume(
         name=_checked_name(name), uuid=_bare(volume.word("id")), size=sum(size for _, size, _ in ranges) * extent_size,
-        type=unread or ("linear" if is_linear else "striped"), is_visible="VISIBLE" in volume.array("status"),
+        type=unread or ("linear" if is_linear else "striped"), is_visible="VISIBLE" in _flags(volume),
         segments=() if unread else tuple(segment for segment in segments if segment is not None),
+        flags=_flags(volume),
     )  # fmt: skip
 
 
@@ -186,6 +192,11 @@ def _marked(found: tuple[LogicalVolume, ...], volumes: dict[str, Section]) -> It
             yield replace(one, type="snapshot", segments=(), is_visible=one.is_visible or one.name in snapshots)
         else:
             yield one
+
+
+def _flags(section: Section) -> frozenset[str]:
+    """What LVM notes of a thing: ``status``, and ``flags`` for what older versions need not know."""
+    return frozenset(str(one) for name in ("status", "flags") for one in section.array(name))
 
 
 def _checked_name(name: str) -> str:

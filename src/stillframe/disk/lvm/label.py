@@ -47,6 +47,7 @@ class PhysicalVolume:
         areas: Where its metadata areas are; empty when it has none.
         texts: Copies of the group's metadata that are whole; none where it belongs to no group or keeps none.
         fault: What is wrong with the first area that is broken.
+        is_settled: No area is out of use or holds a change that was begun and not committed.
     """
 
     uuid: str
@@ -54,6 +55,7 @@ class PhysicalVolume:
     areas: tuple[Extent, ...]
     texts: tuple[bytes, ...]
     fault: DiskFormatError | None = None
+    is_settled: bool = True
 
 
 def read_physical_volume(reader: BlockReader) -> PhysicalVolume | None:
@@ -88,17 +90,19 @@ def _read_header(reader: BlockReader, sector: bytes, *, number: int) -> Physical
         raise DiskFormatError(f"LVM label: expected a UUID of letters and digits, found {uuid!r}", hint=_HINT)
     _, next_list = _read_places(header, _PLACES_AT)
     areas, _ = _read_places(header, next_list)
-    texts, faults = list[bytes](), list[DiskFormatError]()
+    texts, faults, is_settled = list[bytes](), list[DiskFormatError](), True
     for area in areas:
         try:
-            text = _read_area(reader, area)
+            text, is_quiet = _read_area(reader, area)
         except DiskFormatError as error:
             faults.append(error)
             continue
         texts += [text] if text is not None else []
+        is_settled = is_settled and is_quiet
     return PhysicalVolume(
         uuid=uuid, size=int.from_bytes(header[_UUID_SIZE:_PLACES_AT], "little"),
         areas=areas, texts=tuple(texts), fault=faults[0] if faults else None,
+        is_settled=is_settled,
     )  # fmt: skip
 
 
@@ -114,8 +118,8 @@ def _read_places(header: bytes, at: int) -> tuple[tuple[Extent, ...], int]:
     raise DiskFormatError("LVM label: expected an end of the list of areas, found none in its sector", hint=_HINT)
 
 
-def _read_area(reader: BlockReader, area: Extent) -> bytes | None:
-    """The text of a metadata area; ``None`` when it holds none or is not in use."""
+def _read_area(reader: BlockReader, area: Extent) -> tuple[bytes | None, bool]:
+    """The text of a metadata area, ``None`` when it holds none or is not in use; and whether it is settled."""
     where = f"LVM metadata area at byte {area.start}"
     if area.end > reader.size or area.size <= _AREA_HEADER_SIZE:
         raise DiskFormatError(
@@ -130,8 +134,9 @@ def _read_area(reader: BlockReader, area: Extent) -> bytes | None:
             f"{where}: expected version 1 and {area.size} bytes there, found {version}, {size} at {start}", hint=_HINT
         )
     offset, length, expected, flags = _RAW.unpack_from(header, _AREA.size)  # raw_locns[0]: what is committed
+    begun, _, _, _ = _RAW.unpack_from(header, _AREA.size + _RAW.size)  # raw_locns[1]: what is being written
     if offset == 0 or flags & _RAW_IGNORED:
-        return None
+        return None, not flags & _RAW_IGNORED and begun == 0
     room = area.size - _AREA_HEADER_SIZE
     if not _AREA_HEADER_SIZE <= offset < area.size or not 0 < length <= min(room, TEXT_SIZE_MAX):
         raise DiskFormatError(f"{where}: expected its text inside, found {length} bytes at {offset}", hint=_HINT)
@@ -140,7 +145,7 @@ def _read_area(reader: BlockReader, area: Extent) -> bytes | None:
     text += reader.read_at(area.start + _AREA_HEADER_SIZE, length - first)  # it wraps around behind the header
     if _checksum(text) != expected:
         raise DiskFormatError(f"{where}: the checksum of its text is wrong", hint=_HINT)
-    return text
+    return text, begun == 0
 
 
 def _checksum(contents: bytes) -> int:
