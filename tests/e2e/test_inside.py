@@ -200,3 +200,23 @@ def test_what_is_left_out_of_a_volume_is_an_error_and_no_zeros() -> None:
         after = join_volume(volume, {name: MemoryDisk(one) for name, one in changed.items()}).read_at(0, volume.size)
         differs = np.frombuffer(before, np.uint8) != np.frombuffer(after, np.uint8)
         assert lift_extents(volume, uuid, gone) == ExtentSet.from_mask(differs, unit=1)
+
+
+def test_a_whole_disk_of_lvm_and_a_file_system_that_the_kernel_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree, volume, disk = tmp_path / "tree", tmp_path / "volume", tmp_path / "disk.img"
+    tree.mkdir()
+    (tree / "letter").write_bytes(b"dear " * 1000)
+    volume.write_bytes(bytes(40 * MIB))
+    run_tool("mkfs.btrfs", "-q", "-M", "-r", str(tree), str(volume))
+    disk.write_bytes(bytes(48 * MIB))
+    with lvm_on((disk, Extent(0, 48 * MIB))) as lvm:
+        lvm.make_group()
+        lvm.make_volume("kept", "-L", "40m", lvm.devices[0])
+        lvm.write_volume("kept", volume)
+    make_repository(tmp_path, monkeypatch)
+    assert call("backup", disk, "--json").result["bytes_used"] < 4 * MIB
+    assert call("find", "latest", "letter").output == "latest:1@kept/letter\n"
+    assert call("get", "latest:1@kept/letter", tmp_path / "out").exit_code == 0
+    assert (tmp_path / "out" / "letter").read_bytes() == (tree / "letter").read_bytes()

@@ -1,6 +1,7 @@
 """A disk with LVM that nobody uses: what its file systems do not use is not kept, and all the rest comes back."""
 
 import subprocess
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +156,19 @@ def _break_metadata(lvm: LvmTools, _: Path) -> None:
         device.write(b"\xa5")
 
 
+def _begin_a_change(lvm: LvmTools, _: Path) -> None:
+    """A change that was written and not committed: LVM2 lib/format_text/layout.h, mda_header, raw_locns[1]."""
+    with open(lvm.devices[1], "r+b") as device:
+        device.seek(4096)
+        header = bytearray(device.read(512))
+        header[64:72] = (8192).to_bytes(8, "little")
+        check = zlib.crc32(header[4:], 0xF597A6CF ^ 0xFFFFFFFF) ^ 0xFFFFFFFF
+        header[:4] = check.to_bytes(4, "little")
+        device.seek(4096)
+        device.write(header)
+    assert "precommit" in lvm.run("pvck", "--dump", "headers", lvm.devices[1])
+
+
 def _lose_the_second(lvm: LvmTools, _: Path) -> None:
     """The group wants a physical volume that is not on this disk."""
     with open(lvm.devices[1], "r+b") as device:
@@ -169,7 +183,7 @@ def _copy_the_first(lvm: LvmTools, _: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "doubt", [_add_snapshot, _change_one_copy, _break_metadata, _lose_the_second, _copy_the_first],
+    "doubt", [_add_snapshot, _change_one_copy, _break_metadata, _begin_a_change, _lose_the_second, _copy_the_first],
     ids=lambda one: one.__name__.strip("_"),
 )  # fmt: skip
 def test_a_group_in_doubt_is_kept_whole(built: Built, tmp_path: Path, doubt: Callable[[LvmTools, Path], None]) -> None:
