@@ -127,13 +127,13 @@ def test_the_bytes_of_volumes_are_those_that_were_written_by_the_map_of_lvs(tmp_
 SNAPSHOT = """
     store {
         id = "aaaaaa-bbbb-cccc-dddd-eeee-ffff-gggg01"
-        status = ["READ", "WRITE", "VISIBLE"]
+        status = ["READ", "WRITE"]
         segment_count = 1
         segment1 { start_extent = 0 extent_count = 2 type = "striped" stripe_count = 1 stripes = ["pv1", 0] }
     }
     snapshot0 {
         id = "aaaaaa-bbbb-cccc-dddd-eeee-ffff-gggg02"
-        status = ["READ", "WRITE"]
+        status = ["READ", "WRITE", "VISIBLE"]
         segment_count = 1
         segment1 { start_extent = 0 extent_count = 4 type = "snapshot" chunk_size = 8
             origin = "root" cow_store = "store" }

@@ -178,18 +178,20 @@ def _parse_segment(volume: str, segment: Section, places: Places, extent_size: i
 def _marked(found: tuple[LogicalVolume, ...], volumes: dict[str, Section]) -> Iterator[LogicalVolume]:
     """The store of a snapshot looks like a volume of its own and is not; nor is what a snapshot is merged into.
 
-    A snapshot goes by the name of its store, which is noted as hidden: lib/metadata/metadata.c, ``lv_is_visible``.
+    A snapshot goes by the name of its store, whatever is noted of the two: lib/metadata/metadata.c, ``lv_is_visible``.
     """
     snapshots, hidden = set[object](), set[object]()
-    for volume in volumes.values():
+    for name, volume in volumes.items():
         for segment in volume.sections.values():
             snapshots.add(segment.values.get("cow_store"))
             if "merging_store" in segment.values:
                 hidden.add(segment.values["merging_store"])
                 snapshots.add(segment.values.get("origin"))
+            if segment.values.get("type") == "snapshot":
+                hidden.add(name)
     for one in found:
         if one.name in snapshots or one.name in hidden:
-            yield replace(one, type="snapshot", segments=(), is_visible=one.is_visible or one.name in snapshots)
+            yield replace(one, type="snapshot", segments=(), is_visible=one.name in snapshots)
         else:
             yield one
 
