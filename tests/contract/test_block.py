@@ -1,6 +1,7 @@
 """Every reader and writer of blocks obeys the one contract."""
 
 import contextlib
+import itertools
 import os
 import random
 import subprocess
@@ -17,10 +18,12 @@ from stillframe.block import (
     CachedReader,
     ExtentKind,
     GuardedReader,
+    JoinedReader,
     MemoryDisk,
     OverlayReader,
     Piece,
     ReadFault,
+    StripedReader,
     WindowReader,
 )
 from stillframe.block.copy_on_write import BLOCK_SIZE, CopyOnWrite, open_scratch
@@ -150,6 +153,18 @@ def assembled(_: Path, content: bytes) -> Iterator[BlockReader]:
     for start, end in places:
         under[start:end] = b"\xcc" * (end - start)
     yield AssembledReader(MemoryDisk(under), pieces)
+
+
+@contextlib.contextmanager
+def joined(_: Path, content: bytes) -> Iterator[BlockReader]:
+    ends = [0, 1, 4096, 40_001, 40_002, SIZE]
+    yield JoinedReader([MemoryDisk(content[start:end]) for start, end in itertools.pairwise(ends)])
+
+
+@contextlib.contextmanager
+def striped(_: Path, content: bytes) -> Iterator[BlockReader]:
+    stripes = [content[start : start + 4096] for start in range(0, SIZE, 4096)]
+    yield StripedReader([MemoryDisk(b"".join(stripes[number::3])) for number in range(3)], stripe_size=4096)
 
 
 @contextlib.contextmanager
@@ -292,10 +307,9 @@ WRITERS: list[Writers] = [
     kept_overlay,
 ]
 READERS: list[Readers] = [
-    *WRITERS, reader_of_file, reader_of_loop, window_reader, overlay, assembled, cached, guarded, faulty_disk,
-    image_map,
-    windows_handle, qcow2, qcow2_packed, vhd, vhd_fixed, vhdx, vmdk, vmdk_stream, vmdk_flat, vdi, vhd_child,
-    vhdx_replayed,
+    *WRITERS, reader_of_file, reader_of_loop, window_reader, overlay, assembled, joined, striped, cached, guarded,
+    faulty_disk, image_map, windows_handle, qcow2, qcow2_packed, vhd, vhd_fixed, vhdx, vmdk, vmdk_stream, vmdk_flat,
+    vdi, vhd_child, vhdx_replayed,
 ]  # fmt: skip
 ROOT = {loop_512, loop_4096, reader_of_loop}
 
@@ -355,6 +369,43 @@ def test_faults_of_a_piece_name_the_bytes_of_the_whole() -> None:
         whole.read_at(8000, 2000)
     assert caught.value.extent == Extent(8192, 10_000)
     assert whole.read_at(0, 8704) == bytes(8704)
+
+
+def test_faults_of_joined_and_striped_readers_name_the_bytes_of_the_whole() -> None:
+    good, bad = MemoryDisk(bytes(8192)), FaultyDisk(MemoryDisk(bytes(8192)), [PlannedFault(extent=Extent(4608, 5120))])
+    striped = StripedReader([good, bad, good], stripe_size=4096)
+    whole = JoinedReader([good, striped])
+    with pytest.raises(ReadFault) as caught:
+        whole.read_at(8192, striped.size)
+    assert caught.value.extent == Extent(8192 + 4 * 4096, 8192 + 5 * 4096)
+    assert whole.read_at(0, 8192 + 4 * 4096 + 512) == bytes(8192 + 4 * 4096 + 512)
+
+
+def test_what_the_parts_know_is_told_of_what_is_joined(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    path.touch()
+    os.truncate(path, 65536)
+    with open_file_reader(str(path)) as sparse:
+        striped = StripedReader([sparse, MemoryDisk(bytes(65536))], stripe_size=32768)
+        known = list(JoinedReader([sparse, sparse, striped]).known_extents(Extent(4096, 3 * 65536 + 7)))
+    kinds = [(one.kind, one.extent.start, one.extent.end) for one in known]
+    start = 2 * 65536
+    assert kinds == [
+        (ExtentKind.HOLE, 4096, start + 32768), (ExtentKind.DATA, start + 32768, start + 65536),
+        (ExtentKind.HOLE, start + 65536, start + 65543),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (4096, 0)])
+def test_nothing_cannot_be_joined(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="nothing to join"):
+        JoinedReader([MemoryDisk(bytes(size)) for size in sizes])
+
+
+@pytest.mark.parametrize(("sizes", "stripe_size"), [((4096, 8192), 4096), ((4096, 4096), 4095), ((4096,), 0)])
+def test_stripes_that_do_not_fit_are_a_bug_of_the_caller(sizes: tuple[int, ...], stripe_size: int) -> None:
+    with pytest.raises(ValueError, match="stripes"):
+        StripedReader([MemoryDisk(bytes(size)) for size in sizes], stripe_size=stripe_size)
 
 
 @pytest.mark.parametrize("starts", [(0, 4095), (SIZE - 4095,), (4096, 4096)])

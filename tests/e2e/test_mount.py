@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from stillframe.errors import UsageError
+from stillframe.extents import Extent
 from stillframe.jobs.mounting import require_place
 from stillframe.store import LocalStore
 from stillframe.testing.busy_volume import MAKE
 from stillframe.testing.job_runs import backup_paths, make_repository
-from stillframe.testing.real_disks import build_disk, hash_file, loop_device
+from stillframe.testing.real_disks import build_disk, hash_file, loop_device, make_ext4
+from stillframe.testing.volumes_lvm import lvm_on
 from stillframe.testing.volumes_windows import hash_tree, run_tool
 
 pytestmark = pytest.mark.root
@@ -89,6 +91,28 @@ def hash_folder(place: Path) -> dict[str, str]:
 def without_paging(files: dict[str, str]) -> dict[str, str]:
     left_out = ("lost+found", *LEFT_OUT)
     return {path: digest for path, digest in files.items() if not path.startswith(left_out)}
+
+
+def test_volumes_inside_partitions_are_folders_of_their_own(tmp_path: Path) -> None:
+    disk, size = tmp_path / "disk.img", 32 * MIB
+    disk.write_bytes(bytes(size))
+    files = {name: make_ext4(tmp_path / name, 12 * MIB, seed=len(name)) for name in ("root", "home")}
+    with lvm_on((disk, Extent(0, size))) as lvm:
+        lvm.make_group()
+        for name in files:
+            lvm.make_volume(name, "-L", "12m")
+            lvm.write_volume(name, tmp_path / name)
+    with shown(tmp_path, disk) as mounted:
+        folders = {path.name for path in mounted.place.iterdir() if path.is_dir()}
+        assert folders == {"partition1-root-ext4-linux", "partition1-home-ext4-linux"}
+        for name, expected in files.items():
+            place = mounted.place / f"partition1-{name}-ext4-linux"
+            copy = tmp_path / f"copy-{name}"
+            said = run_tool("cp", "-r", str(place), str(copy), accept=(0, 1))
+            assert all(any(word in line for word in LEFT_OUT) for line in said.splitlines()), said
+            assert hash_folder(copy) == without_paging(expected)
+        assert (mounted.place / "partition1-LVM2_member.img").stat().st_size == size
+        assert "LVM2_member" not in mounted.said
 
 
 def test_files_are_copied_as_from_a_folder_and_umount_ends_it(tmp_path: Path) -> None:

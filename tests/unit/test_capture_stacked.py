@@ -8,7 +8,7 @@ import pytest
 
 from stillframe.block.file import open_file_reader
 from stillframe.capture import Selection, capture_disk
-from stillframe.capture.source import StackedVolume
+from stillframe.capture.stacking import StackedVolume
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.disks import DiskFacts
 from stillframe.host.live.bytemap import ByteMap

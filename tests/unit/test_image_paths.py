@@ -37,6 +37,25 @@ def test_what_leads_elsewhere_or_nowhere_is_refused(text: str) -> None:
         parse_image_path(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "image", "partition", "volume", "names"),
+    [
+        ("latest:3@root", "latest", 3, "root", ()),
+        ("latest:3@root/etc/hosts", "latest", 3, "root", (b"etc", b"hosts")),
+        ("latest:office:3@vm-1.0+x/", "latest:office", 3, "vm-1.0+x", ()),
+        ("latest:3@/etc", "latest", 3, "", (b"etc",)),
+        ("latest:3@", "latest", 3, "", ()),
+        ("latest:3/a@b", "latest", 3, None, (b"a@b",)),
+        ("latest:a:3@b:", "latest:a:3@b", None, None, ()),
+        ("latest:3@a b", "latest:3@a b", None, None, ()),
+    ],
+)
+def test_a_volume_inside_a_partition_is_named_behind_its_number(
+    text: str, image: str, partition: int | None, volume: str | None, names: tuple[bytes, ...]
+) -> None:
+    assert parse_image_path(text) == ImagePath(image=image, partition=partition, volume=volume, names=names)
+
+
 def test_a_file_needs_a_partition() -> None:
     assert parse_file_path("latest:1/a").partition == 1
     with pytest.raises(UsageError, match="no partition is named"):

@@ -4,6 +4,7 @@ from stillframe.block.assembled import AssembledReader, Piece
 from stillframe.block.base import BlockReader, BlockWriter, ExtentKind, KnownExtent, ReadFault
 from stillframe.block.cached import CachedReader
 from stillframe.block.guarded import GuardedReader
+from stillframe.block.joined import JoinedReader, StripedReader
 from stillframe.block.memory import MemoryDisk
 from stillframe.block.overlay import OverlayReader
 from stillframe.block.window import WindowReader
@@ -15,10 +16,12 @@ __all__ = [
     "CachedReader",
     "ExtentKind",
     "GuardedReader",
+    "JoinedReader",
     "KnownExtent",
     "MemoryDisk",
     "OverlayReader",
     "Piece",
     "ReadFault",
+    "StripedReader",
     "WindowReader",
 ]

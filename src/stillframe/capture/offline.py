@@ -98,6 +98,7 @@ class OpenSource:
             exclude=selection.exclude,
             without=selection.without,
             consistency=self.consistency,
+            is_unused=self.consistency == "offline",
         )
         return capture_disk(self.reader, self.facts, wanted)
 

@@ -4,10 +4,12 @@ Answers: "what exactly will an image of this disk hold, and why?" How it holds s
 mounted (``offline``), a ``snapshot`` of it is read, it is ``frozen`` for a moment; ``torn`` when the person insists.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from stillframe.block import BlockReader, CachedReader, ReadFault, WindowReader
+from stillframe.capture.stacking import StackedVolume
+from stillframe.capture.unopened import find_unopened
 from stillframe.disk.layout import Layout, Partition, read_layout
 from stillframe.errors import DiskFormatError, MachineRefusal
 from stillframe.events import Notice
@@ -17,7 +19,6 @@ from stillframe.fs.files import Found, Pattern, open_files
 from stillframe.fs.registry import Identified, identify, read_used_map
 from stillframe.host.apart import call_apart
 from stillframe.host.disks import DiskFacts
-from stillframe.host.live.bytemap import ByteMap
 from stillframe.units import format_size
 
 TABLE_BROKEN: Final = "table-broken"
@@ -35,21 +36,6 @@ class SaidUsed:
 
     place: Extent
     used: ExtentSet
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StackedVolume:
-    """A volume that is not a partition but rests on one, through LVM, encryption or RAID.
-
-    Attributes:
-        reader: Its bytes, as the file system sees them.
-        pieces: Where they lie on the disk that is captured, once for each copy.
-        is_held: Whether its file system stands still; else it is looked at as it lies there.
-    """
-
-    reader: BlockReader
-    pieces: tuple[ByteMap, ...]
-    is_held: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +60,8 @@ class Selection:
         held_by: What holds those still.
         said_used: What the running system says of shadows; counts for NTFS only.
         stacked: Volumes that rest on partitions.
+        free: Bytes of the disk that belong to a container and to none of its volumes.
+        is_unused: Nobody uses the disk, so its containers may be looked into (``unopened``).
         consistency: ``torn`` when the source is in use and the person insists.
     """
 
@@ -85,6 +73,8 @@ class Selection:
     held_by: Consistency = "frozen"
     said_used: tuple[SaidUsed, ...] = ()
     stacked: tuple[StackedVolume, ...] = ()
+    free: ExtentSet = field(default_factory=ExtentSet.empty)
+    is_unused: bool = False
     consistency: Consistency = "offline"
 
 
@@ -146,6 +136,10 @@ def capture_disk(reader: BlockReader, facts: DiskFacts, selection: Selection) ->
     partitions = layout.partitions or (_whole(layout),)
     if not layout.partitions and (layout.scheme == "gpt" or any(notice.code == TABLE_BROKEN for notice in notices)):
         selection = replace(selection, all_sectors=True)  # an old file system may show through: its map means nothing
+    layout = replace(layout, partitions=partitions)
+    if selection.is_unused and selection.consistency == "offline" and not selection.all_sectors:
+        unopened = find_unopened(reader, layout)
+        selection = replace(selection, stacked=unopened.volumes, free=unopened.free)
     omitted = {part.place: part.reason for part in selection.without if part.disk == facts.path}
     volumes = tuple(
         _left_out_volume(reader, one, selection, omitted[one.extent])
@@ -153,7 +147,6 @@ def capture_disk(reader: BlockReader, facts: DiskFacts, selection: Selection) ->
         else _capture_volume(reader, one, selection)
         for one in partitions
     )
-    layout = replace(layout, partitions=partitions)
     return CapturedDisk(
         facts=facts, reader=reader, layout=layout, outside=layout.outside, volumes=volumes, notices=notices
     )
@@ -212,7 +205,7 @@ def _capture_volume(disk: BlockReader, partition: Partition, selection: Selectio
         used = UsedMap(extents=everything, kind="raw")
     elif used.kind == "used" and identified.filesystem is not None:
         left_out = _left_out(reader, identified, selection, notices)
-    elif selection.stacked:
+    elif selection.stacked or len(selection.free):
         used, left_out = _used_above(partition.extent, used, selection, notices)
     excluded = ExtentSet.empty()
     for file in left_out:
@@ -239,7 +232,7 @@ def _used_above(
     place: Extent, raw: UsedMap, selection: Selection, notices: list[Notice]
 ) -> tuple[UsedMap, list[LeftOutFile]]:
     """Of a container kept whole, what the volumes that rest on it prove to be unused or left out."""
-    unused, left_out = ExtentSet.empty(), list[LeftOutFile]()
+    unused, left_out = _inside(place, selection.free), list[LeftOutFile]()
     for stacked in selection.stacked:
         if not any(len(pieces.down(pieces.covered).clipped(place)) for pieces in stacked.pieces):
             continue  # it rests on another partition

@@ -15,6 +15,7 @@ from stillframe.cli.browsing_words import (
 )
 from stillframe.cli.call import Call, running
 from stillframe.cli.results import notice_fields
+from stillframe.cli.words import notice_lines
 from stillframe.errors import DamagedError, DeviceError, DiskFormatError, MachineRefusal, UsageError
 from stillframe.events import JobFinished, JobStarted, Notice
 from stillframe.fs.files import parse_pattern
@@ -23,9 +24,10 @@ from stillframe.host.destination import open_destination
 from stillframe.host.machine import machine
 from stillframe.jobs.browsing import ListedFile, Look, iter_files
 from stillframe.jobs.context import JobContext
-from stillframe.jobs.exposing import ExposedImage, ExposedPartition, expose
+from stillframe.jobs.exposing import ExposedDisk, ExposedImage, ExposedPartition, expose
 from stillframe.jobs.getting import Tally, get_files
 from stillframe.jobs.image_paths import ImagePath, parse_file_path, parse_image_path
+from stillframe.jobs.inside import look_inside, volumes_of
 from stillframe.jobs.listing import find_image
 from stillframe.repo.repository import Repository
 from stillframe.units import format_count, format_size
@@ -37,15 +39,26 @@ _SOMETHING_SKIPPED = 3
 def ls(call: Call) -> int:
     """List partitions, or files."""
     place = parse_image_path(call.options.place)
-    disk = _open(call.open_repository(), place).disk(call.options.disk)
+    image = _open(call.open_repository(), place)
+    disk = image.disk(call.options.disk)
     if place.partition is None:
-        parts = [part.stored for part in disk.partitions]
-        fields = {"partitions": [partition_fields(disk.stored, part) for part in parts], "entries": [], "notices": []}
-        call.screen.finish("ls", fields, partition_lines(parts, call.options.place.removesuffix(":")))
-        return 0
+        return _show_partitions(call, image, disk)
     look = Look(names=place.names, recursive=call.options.recursive)
     with running(call.screen) as context:
-        return _show(call, "ls", [(disk.partition(place.partition), look)], context)
+        return _show(call, "ls", [(_part(image, disk, place), look)], context)
+
+
+def _show_partitions(call: Call, image: ExposedImage, disk: ExposedDisk) -> int:
+    insides = look_inside(image)
+    rows = [(part.stored, insides.below(disk.stored.number, part.stored.number)) for part in disk.partitions]
+    fields = {
+        "partitions": [partition_fields(disk.stored, part, inner) for part, inner in rows],
+        "entries": [],
+        "notices": notice_fields(insides.notices),
+    }
+    word = call.options.place.removesuffix(":")
+    call.screen.finish("ls", fields, [*partition_lines(rows, word), *notice_lines(insides.notices)])
+    return 0
 
 
 def find(call: Call) -> int:
@@ -57,11 +70,14 @@ def find(call: Call) -> int:
         pattern=parse_pattern(options.pattern), kind={"f": FILE, "d": FOLDER}.get(options.type, ""),
         larger=options.larger, newer_ns=_parse_date(options.newer) if options.newer else None,
     )  # fmt: skip
-    disk = _open(call.open_repository(), place).disk(options.disk)
-    everything = tuple(part for part in disk.partitions if not part.stored.is_left_out)
-    parts = everything if place.partition is None else (disk.partition(place.partition),)
+    image = _open(call.open_repository(), place)
+    disk = image.disk(options.disk)
+    parts, notices = volumes_of(image, disk, place.partition)
+    if place.volume is not None:
+        parts, notices = [_part(image, disk, place)], []
     with running(call.screen) as context:
-        return _show(call, "find", [(part, look) for part in parts], context, word=place.image)
+        looks = [(part, look) for part in parts]
+        return _show(call, "find", looks, context, word=place.image, notices=notices)
 
 
 def get(call: Call) -> int:
@@ -70,9 +86,10 @@ def get(call: Call) -> int:
     places = [parse_file_path(text) for text in options.places]
     repository = call.open_repository()
     groups = [
-        (_open(repository, chosen[0]).disk(options.disk).partition(number), [place.names for place in chosen])
-        for (_, number), found in groupby(sorted(places, key=_key), key=_key)
+        (_part(image, image.disk(options.disk), chosen[0]), [place.names for place in chosen])
+        for _, found in groupby(sorted(places, key=_key), key=_key)
         for chosen in [list(found)]
+        for image in [_open(repository, chosen[0])]
     ]
     with running(call.screen) as context:
         if options.dry_run:
@@ -80,8 +97,16 @@ def get(call: Call) -> int:
         return _get(call, groups, context)
 
 
-def _key(place: ImagePath) -> tuple[str, int]:
-    return place.image, place.partition or 0
+def _key(place: ImagePath) -> tuple[str, int, bool, str]:
+    return place.image, place.partition or 0, place.volume is not None, place.volume or ""
+
+
+def _part(image: ExposedImage, disk: ExposedDisk, place: ImagePath) -> ExposedPartition:
+    """The partition that a path names, or the volume inside of it."""
+    part = disk.partition(place.partition or 0)
+    if place.volume is None:
+        return part
+    return look_inside(image).find(disk.stored.number, part.stored.number, place.volume)
 
 
 def _get(call: Call, groups: Iterable[tuple[ExposedPartition, list[tuple[bytes, ...]]]], context: JobContext) -> int:
@@ -136,10 +161,13 @@ def _counted(files: int, folders: int, links: int) -> str:
 
 
 def _show(
-    call: Call, verb: str, looks: Sequence[tuple[ExposedPartition, Look]], context: JobContext, *, word: str = ""
-) -> int:
+    call: Call, verb: str, looks: Sequence[tuple[ExposedPartition, Look]], context: JobContext, *, word: str = "",
+    notices: Sequence[Notice] = (),
+) -> int:  # fmt: skip
     """List what is found, as it comes; a program gets all of it in the result."""
-    screen, entries, notices = call.screen, list[dict[str, object]](), list[Notice]()
+    screen, entries, notices = call.screen, list[dict[str, object]](), list(notices)
+    for notice in notices:
+        screen.emit(notice)
     for part, look in looks:
         for bundle in _search(part, look, context, is_alone=verb == "ls" or len(looks) == 1):
             told = [one for one in bundle if isinstance(one, Notice)]
@@ -147,11 +175,10 @@ def _show(
             notices += told
             for notice in told:
                 screen.emit(notice)
-            number = part.stored.number
             if screen.is_json:
-                entries += [entry_fields(one, number) for one in files]
+                entries += [entry_fields(one, part.stored.number, part.volume) for one in files]
             elif word:
-                screen.say(*(shlex.quote(f"{word}:{number}{one.path}") for one in files))
+                screen.say(*(shlex.quote(f"{word}:{part.word}{one.path}") for one in files))
             else:
                 screen.say(*(entry_line(one) for one in files))
     screen.finish(verb, {"entries": entries, "notices": notice_fields(notices)}, ())

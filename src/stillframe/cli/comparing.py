@@ -39,7 +39,7 @@ def _lines(found: ImageComparison, *, touched: bool) -> list[str]:
     lines, totals = [], Counter[str]()
     for volume in found.volumes:
         place = _place(volume)
-        where = f"{place.disk}:{place.partition}" if many else str(place.partition)
+        where = f"{place.disk}:{place.word}" if many else place.word
         if volume.status in _ONLY:
             lines.append(f"Partition {where} ({volume.filesystem or 'no file system'}) {_ONLY[volume.status]}.")
         for one in volume.changes:
@@ -69,6 +69,7 @@ def _changes_fields(volume: VolumeComparison, *, touched: bool) -> list[dict[str
             "kind": one.kind,
             "disk": place.disk,
             "partition": place.partition,
+            **({} if place.volume is None else {"volume": place.volume}),
             "path": one.path,
             "size": one.size,
             "folder": one.is_folder,
@@ -90,5 +91,8 @@ def _volume_fields(volume: VolumeComparison) -> dict[str, Any]:
     }
 
 
-def _place_fields(place: Place | None) -> dict[str, int] | None:
-    return None if place is None else {"disk": place.disk, "partition": place.partition}
+def _place_fields(place: Place | None) -> dict[str, Any] | None:
+    if place is None:
+        return None
+    volume = {} if place.volume is None else {"volume": place.volume}
+    return {"disk": place.disk, "partition": place.partition, **volume}

@@ -33,8 +33,8 @@ _BY_KERNEL: Final = "As root, the verb 'mount' asks the kernel for them; or rest
 _NEXT: Final = {
     "BitLocker": "It is encrypted. Restore it and unlock it in Windows, or with 'cryptsetup bitlkOpen' in Linux.",
     "crypto_LUKS": "It is encrypted. Restore it and open it with 'cryptsetup open'.",
-    "LVM2_member": "It holds logical volumes. Restore it, then 'vgchange -ay'; or back up the volumes themselves.",
-    "linux_raid_member": "It is a part of an array. Restore it, then 'mdadm --assemble'; or back the array up itself.",
+    "LVM2_member": "It holds logical volumes: 'stillframe ls IMAGE' lists them, and IMAGE:N@NAME names one.",
+    "linux_raid_member": "It is a part of an array: 'stillframe ls IMAGE' says what is in it; IMAGE:N@ names it.",
     "swap": "Swap space has no files.",
     "": "'stillframe show IMAGE' tells what the image knows of it.",
 }
@@ -90,7 +90,7 @@ def open_files_of(part: ExposedPartition, *, mount: Mount | None = None) -> Open
     """
     found = identify(part.reader)
     volume = found.volume
-    where = f"partition {part.stored.number}"
+    where = f"partition {part.word}"
     name = volume.filesystem
     if found.filesystem is None or name in _NEXT:
         words = f"the files of {name} cannot be read" if name else "no file system was recognised"
@@ -113,7 +113,7 @@ def _judged(part: ExposedPartition, volume: Volume, notice: Notice) -> Notice:
     """A volume that was held still while it was in use looks unclean and is not: its buffers had been written out."""
     if notice.code != STALE or part.stored.consistency not in HELD or volume.filesystem in EXT_NAMES:
         return notice
-    message = f"Partition {part.stored.number} was in use and held still for the image; its journal is not replayed."
+    message = f"Partition {part.word} was in use and held still for the image; its journal is not replayed."
     return Notice(code="files-of-a-snapshot", message=message)
 
 
@@ -209,7 +209,7 @@ def iter_files(part: ExposedPartition, look: Look, *, cancel: CancelToken) -> It
                 send(notice)
             _list(opened.source, look, send)
 
-    yield from stream_apart(produce, what=f"reading the files of partition {part.stored.number}", check=cancel.check)
+    yield from stream_apart(produce, what=f"reading the files of partition {part.word}", check=cancel.check)
 
 
 def _list(source: FileSource, look: Look, send: Callable[[Any], None]) -> None:

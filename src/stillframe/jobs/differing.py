@@ -18,6 +18,7 @@ from stillframe.fs.files.comparing import Difference, State, compare_trees
 from stillframe.fs.files.walk import Found
 from stillframe.host.apart import call_apart
 from stillframe.jobs.exposing import ExposedImage, ExposedPartition, expose_from
+from stillframe.jobs.inside import look_inside
 from stillframe.jobs.replayed import STALE, replayed_view
 from stillframe.repo.map_difference import differing_bytes
 from stillframe.repo.reading import ChunkReader
@@ -34,10 +35,16 @@ Status = Literal["equal", "compared", "not-read", "failed", "only-older", "only-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A partition of an image, by the numbers people see."""
+    """A partition of an image, by the numbers people see, or a volume inside of it by its name."""
 
     disk: int
     partition: int
+    volume: str | None = None
+
+    @property
+    def word(self) -> str:
+        """As it is written behind the number of the disk: ``3`` or ``3@root``."""
+        return f"{self.partition}" + ("" if self.volume is None else f"@{self.volume}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +115,7 @@ def compare_images(
         assert place is not None
         if not _is_wanted(place[0], wanted):
             continue
-        events.emit(PhaseStarted(name=f"comparing disk {place[0].disk}, partition {place[0].partition}"))
+        events.emit(PhaseStarted(name=f"comparing disk {place[0].disk}, partition {place[0].word}"))
         try:
             volumes.append(_Pair(chunks, before, after, chunk_size).compare(wanted.path))
         except UsageError as error:
@@ -150,12 +157,20 @@ def match_volumes(
 
 
 def _located(image: ExposedImage) -> list[Located]:
-    return [
-        (Place(disk=disk.stored.number, partition=part.stored.number), part)
-        for disk in image.disks
-        for part in disk.partitions
-        if not part.stored.is_left_out
-    ]
+    insides = look_inside(image)
+    opened = {place for one in insides.volumes for place in one.places}
+    found = list[Located]()
+    for disk in image.disks:
+        for part in disk.partitions:
+            if part.stored.is_left_out:
+                continue
+            number, partition = disk.stored.number, part.stored.number
+            below = insides.below(number, partition)
+            # What is not read is compared by the bytes of the partition that holds it.
+            if (number, partition) not in opened or any(one.part is None for one in below):
+                found.append((Place(disk=number, partition=partition), part))
+            found += [(Place(disk=number, partition=partition, volume=one.name), one.part) for one in below if one.part]
+    return found
 
 
 def _ids(side: Iterable[Located]) -> list[tuple[str, str]]:
@@ -182,13 +197,14 @@ class _Pair:
         if self._before is None or self._after is None:
             return self._answer("only-newer" if self._before is None else "only-older")
         stored = self._before[1].stored, self._after[1].stored
-        if stored[0].blocks == stored[1].blocks:
+        maps = [[one.blocks for one in part.beneath or (part.stored,)] for _, part in (self._before, self._after)]
+        if maps[0] == maps[1]:
             return self._answer("equal")
         if stored[1].filesystem in _NO_FILES:
             return self._answer("not-read")
         differing = self._differing()
         parts = self._before[1], self._after[1]
-        where = f"disk {self._after[0].disk}, partition {self._after[0].partition}"
+        where = f"disk {self._after[0].disk}, partition {self._after[0].word}"
         try:
             found = call_apart(
                 lambda: _compare(parts, differing, path), what=f"comparing {where}", timeout_s=_TIMEOUT_S
@@ -222,7 +238,7 @@ class _Pair:
         assert self._after is not None
         older, newer = self._before[1].stored, self._after[1].stored
         sizes = {part.reader.size for _, part in (self._before, self._after)}
-        if len(sizes) > 1 or self._chunk_size is None:
+        if len(sizes) > 1 or self._chunk_size is None or self._before[1].beneath or self._after[1].beneath:
             return None
         found = differing_bytes(older.blocks.root(), newer.blocks.root(), self._chunks, chunk_size=self._chunk_size)
         return found | extents_of(older.excluded, older.unreadable, newer.excluded, newer.unreadable)

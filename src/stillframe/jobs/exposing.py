@@ -35,15 +35,24 @@ _UNREADABLE_HINT: Final = "An older image may have it: 'stillframe images' lists
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExposedPartition:
-    """A partition of an image.
+    """A partition of an image, or a volume inside of one (``jobs.inside``).
 
     Attributes:
-        stored: What the image says of it.
+        stored: What the image says of it; of a volume inside, what was found in it, under the partition's number.
         reader: Its bytes for whoever uses it as a disk: what was left out is zeros.
+        volume: The name of a volume inside, which may be empty; ``None`` for a partition.
+        beneath: For a volume inside, the partitions that hold it or say where it lies.
     """
 
     stored: StoredPartition
     reader: BlockReader
+    volume: str | None = None
+    beneath: tuple[StoredPartition, ...] = ()
+
+    @property
+    def word(self) -> str:
+        """What a person calls it behind the ``:``, such as ``3`` or ``3@root``."""
+        return f"{self.stored.number}" + ("" if self.volume is None else f"@{self.volume}")
 
     def guarded(self, reader: BlockReader) -> BlockReader:
         """A view of this partition of which what was left out of the image cannot be read: a ``ReadFault``."""

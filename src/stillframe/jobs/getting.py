@@ -64,7 +64,7 @@ def get_files(
             left_out = {file.path.casefold(): file.kind for file in part.stored.left_out}
             _Copy(opened.source, destination, send, left_out).copy_all(found)
 
-    what = f"reading the files of partition {part.stored.number}"
+    what = f"reading the files of partition {part.word}"
     for bundle in stream_apart(produce, what=what, check=cancel.check):
         for record in bundle:
             if isinstance(record, Notice):

@@ -30,6 +30,7 @@ from stillframe.host.linux import is_root
 from stillframe.host.places import is_inside
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.exposing import ExposedImage, ExposedPartition, expose
+from stillframe.jobs.inside import look_inside
 from stillframe.jobs.replayed import HELD, STALE, replayed_view
 from stillframe.repo.records import Manifest, parse_time
 from stillframe.repo.repository import Repository
@@ -43,8 +44,8 @@ _EXPORT: Final = "'stillframe get' may read them; 'stillframe export' makes a di
 _NEXT: Final = {
     "BitLocker": "It is encrypted. Restore it, or export it, and unlock it in Windows or with 'cryptsetup bitlkOpen'.",
     "crypto_LUKS": "It is encrypted: 'losetup' and 'cryptsetup open' work on its file in the folder.",
-    "LVM2_member": "It holds logical volumes: restore it, or start the image with 'stillframe run'.",
-    "linux_raid_member": "It is a part of an array: restore it, then 'mdadm --assemble'.",
+    "LVM2_member": "It holds logical volumes: 'stillframe ls' and 'get' read their files.",
+    "linux_raid_member": "It is a part of an array: 'stillframe ls' and 'get' read the files of a RAID 1.",
 }
 
 
@@ -75,10 +76,12 @@ class MountResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wanted:
-    """A partition and what it is called in the folder."""
+    """A partition, or a volume inside of one, and what it is called in the folder."""
 
     name: str
     part: ExposedPartition
+    is_opened: bool = False
+    """The volumes inside of it are shown."""
 
 
 def mount_image(
@@ -130,8 +133,7 @@ def mounted_files(part: ExposedPartition, events: EventSink) -> Iterator[tuple[s
     """
     if not is_root():
         raise MachineRefusal(
-            f"partition {part.stored.number}: the files of {part.stored.filesystem} are read by the kernel, which asks "
-            "for root",
+            f"partition {part.word}: the files of {part.stored.filesystem} are read by the kernel, which asks for root",
             hint="Run it again with sudo.",
         )
     with Keeper() as keeper:
@@ -165,16 +167,26 @@ def require_place(place: str, repository_folder: str) -> None:
 
 
 def _name_all(image: ExposedImage) -> Iterator[_Wanted]:
+    insides = look_inside(image)
+    opened = {place for one in insides.volumes if one.part is not None for place in one.places}
     for disk in image.disks:
+        first = f"disk{disk.stored.number}-" if len(image.disks) > 1 else ""
         for part in disk.partitions:
-            stored = part.stored
-            if stored.is_left_out:
+            if part.stored.is_left_out:
                 continue
-            words = [f"partition{stored.number}", stored.filesystem, stored.label or stored.name]
-            if len(image.disks) > 1:
-                words.insert(0, f"disk{disk.stored.number}")
-            name = "-".join(_NAME.sub("_", word)[:_LABEL_MAX].strip("_.") for word in words if word)
-            yield _Wanted(name=name.rstrip("-"), part=part)
+            place = disk.stored.number, part.stored.number
+            yield _Wanted(name=first + _name_of(part), part=part, is_opened=place in opened)
+            for one in insides.below(*place):
+                if one.part is not None:
+                    yield _Wanted(name=first + _name_of(one.part), part=one.part)
+
+
+def _name_of(part: ExposedPartition) -> str:
+    stored = part.stored
+    words = [f"partition{stored.number}", stored.filesystem, stored.label or stored.name]
+    if part.volume is not None:
+        words.insert(1, part.volume or "inside")
+    return "-".join(_NAME.sub("_", word)[:_LABEL_MAX].strip("_.") for word in words if word).rstrip("-")
 
 
 def _disk_files(image: ExposedImage) -> Iterator[DiskFile]:
@@ -217,8 +229,8 @@ def _mounted(
 def _may_be_mounted(wanted: _Wanted, notices: list[Notice]) -> bool:
     """Whether to try; why not is noted."""
     stored = wanted.part.stored
-    what = f"partition {stored.number} ({stored.filesystem or stored.type_name or 'unknown contents'})"
-    if stored.filesystem in ("", "swap"):
+    what = f"partition {wanted.part.word} ({stored.filesystem or stored.type_name or 'unknown contents'})"
+    if stored.filesystem in ("", "swap") or wanted.is_opened:
         return False
     if stored.filesystem in _NEXT or not can_mount(stored.filesystem):
         words = f"{what}: there is no way to show its files here"
@@ -266,8 +278,7 @@ def _doubts(part: ExposedPartition, *, is_stale: bool) -> Iterator[Notice]:
     if is_stale:
         yield Notice(
             code=STALE,
-            message=f"partition {part.stored.number}: its journal could not be replayed, so files may be missing or "
-            "out of date",
+            message=f"partition {part.word}: its journal could not be replayed, so files may be missing or out of date",
             hint="Compare with an older image, or restore the partition and let its own system repair it.",
         )
         return

@@ -10,7 +10,8 @@ from types import TracebackType
 
 from stillframe.block.file import FileReader, open_file_reader
 from stillframe.capture.offline import OpenSource
-from stillframe.capture.source import CapturedDisk, CapturedVolume, Selection, StackedVolume, capture_disk
+from stillframe.capture.source import CapturedDisk, CapturedVolume, Selection, capture_disk
+from stillframe.capture.stacking import StackedVolume
 from stillframe.errors import Disturbed
 from stillframe.events import Notice
 from stillframe.extents import ExtentSet
