@@ -4,12 +4,16 @@ Answers: "what happens to the target, step by step, and what should be known bef
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 from stillframe.disk import Placement
 from stillframe.events import Notice
+from stillframe.fs.ext import EXT_NAMES
 from stillframe.jobs.restore_plan import RestorePlan
 from stillframe.repo.records import StoredPartition
 from stillframe.units import format_size
+
+_LINUX: Final = EXT_NAMES | {"xfs", "btrfs"}
 
 
 def placement_words(one: Placement) -> str:
@@ -46,6 +50,14 @@ def restore_notices(plan: RestorePlan) -> Iterator[Notice]:
             code="unreadable", message=f"{format_size(lost)} could not be read from the source and come back as zeros",
             hint="'stillframe show' lists the ranges.",
         )  # fmt: skip
+    linux = any(found.filesystem in _LINUX for found in chosen)
+    if plan.options.new_identity and part is None and linux and disk.scheme != "none":
+        yield Notice(
+            code="partuuids-changed",
+            message="partitions get new PARTUUIDs: a Linux whose fstab or boot menu names them so does not start "
+            "before they are written there; file systems keep their UUIDs and labels",
+            hint="'grep -r PARTUUID /etc/fstab /boot' in that Linux tells whether it does.",
+        )
     gone = [str(found.number) for found in chosen if found.is_left_out]
     if gone:
         yield Notice(
