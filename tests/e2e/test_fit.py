@@ -185,6 +185,25 @@ def test_what_cannot_shrink_says_why(tmp_path: Path) -> None:
         restore(repository, manifest, target, options=FIT)
 
 
+def test_a_file_system_with_errors_keeps_its_size(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.touch()
+    os.truncate(volume, 64 * MIB)
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ("one", "two"):
+        (tree / name).write_text(name * 999)
+    run_tool("mke2fs", "-q", "-F", "-t", "ext2", "-d", str(tree), str(volume))
+    block = run_tool("debugfs", "-R", "bmap one 0", str(volume)).split()[0]
+    run_tool("debugfs", "-w", "-R", f"sif two block[0] {block}", str(volume))  # two files in one place
+    repository = make_repository(LocalStore(str(tmp_path / "repository")))
+    manifest = backup_paths(repository, volume).manifest
+    target = dirty(tmp_path / "target", 40 * MIB)
+    with pytest.raises(TargetError, match=r"e2fsck says: .*fsck MANUALLY"):
+        restore(repository, manifest, target, options=RestoreOptions(partition=1, fit=True))
+    assert target.read_bytes() == b"\xff" * (40 * MIB)
+
+
 def mbr_disk(folder: Path) -> tuple[Path, list[dict[str, str]]]:
     """NTFS and ext4 on an MBR disk, as primary partitions."""
     disk, volumes = folder / "disk", [folder / "one", folder / "two"]

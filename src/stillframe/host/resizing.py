@@ -69,7 +69,7 @@ def _checked(arguments: Sequence[str], accepted: tuple[int, ...] = (0,)) -> Fini
     done = run(arguments, timeout_s=LIMIT_S)
     if done.exit_code not in accepted:
         lines = [line.strip() for line in (done.text + done.errors.decode(errors="replace")).splitlines()]
-        words = [line for line in lines if line]
+        words = [line for line in lines if line and not line.startswith("(")]  # e2fsck explains its options at the end
         raise MachineRefusal(
             f"{arguments[0]} says: {words[-1] if words else f'exit code {done.exit_code}'}", hint=_HINT
         )
@@ -77,7 +77,8 @@ def _checked(arguments: Sequence[str], accepted: tuple[int, ...] = (0,)) -> Fini
 
 
 def _put_ext_in_order(volume: VolumeFile) -> None:
-    _checked(["e2fsck", "-f", "-y", volume.path], (0, _MENDED))
+    """Replay its journal, and do what is done at every start; what asks for more than that is left to a person."""
+    _checked(["e2fsck", "-f", "-p", volume.path], (0, _MENDED))
 
 
 def _smallest_ext(volume: VolumeFile) -> int:

@@ -113,6 +113,8 @@ def _resizer(part: StoredPartition) -> Resizer:
     name = part.filesystem or part.type_name or "unknown contents"
     if resizer is None:
         raise MachineRefusal(f"{name} is kept at its size", hint="Its own system may resize it afterwards.")
+    if part.consistency == "torn":
+        raise MachineRefusal(f"the {name} volume changed while the image was made", hint="Make another image.")
     if part.unreadable:
         raise MachineRefusal(f"bytes of the {name} volume could not be read when the image was made", hint="")
     if resizer.needs_root and not is_root():
