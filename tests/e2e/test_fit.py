@@ -143,20 +143,21 @@ def make_volume(path: Path, kind: str, size: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "room"),
+    ("kind", "size", "room"),
     [
-        ("ext4", 150),
-        ("ntfs", 150),
-        ("btrfs", 330),
-        ("xfs", 600),
-        ("ext4", 600),
-        pytest.param("ntfs", 600, marks=pytest.mark.slow),
-        pytest.param("btrfs", 600, marks=pytest.mark.slow),
+        ("ext4", 160, 100),
+        ("ntfs", 160, 60),
+        ("btrfs", 400, 300),
+        ("xfs", 320, 400),
+        ("ext4", 160, 200),
+        pytest.param("ntfs", 512, 150, marks=pytest.mark.slow),
+        pytest.param("ntfs", 512, 600, marks=pytest.mark.slow),
+        pytest.param("btrfs", 512, 600, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
-def test_one_partition_in_a_place_of_another_size(tmp_path: Path, kind: str, room: int) -> None:
+def test_one_partition_in_a_place_of_another_size(tmp_path: Path, kind: str, size: int, room: int) -> None:
     volume, target = tmp_path / "volume", dirty(tmp_path / "target", room * MIB)
-    files = make_volume(volume, kind, 512 * MIB)
+    files = make_volume(volume, kind, size * MIB)
     repository = make_repository(LocalStore(str(tmp_path / "repository")))
     manifest = backup_paths(repository, volume).manifest
     restore(repository, manifest, target, options=RestoreOptions(partition=1, fit=True))
@@ -219,7 +220,7 @@ def mbr_disk(folder: Path) -> tuple[Path, list[dict[str, str]]]:
     return disk, files
 
 
-@pytest.mark.parametrize("size", [120, 240])
+@pytest.mark.parametrize("size", [110, pytest.param(240, marks=pytest.mark.slow)])
 def test_an_mbr_disk(tmp_path: Path, size: int) -> None:
     disk, files = mbr_disk(tmp_path)
     repository = make_repository(LocalStore(str(tmp_path / "repository")))

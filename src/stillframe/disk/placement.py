@@ -183,6 +183,8 @@ def _moved_table(layout: Layout, table: gpt_copies.GptTable, moved: Layout | Non
 
 def _mbr_patches(layout: Layout, reader: BlockReader, moved: Layout | None) -> tuple[Patch, ...]:
     """Sector 0 with the entries that change; nothing when none does."""
+    if moved is None:
+        return ()
     sector = before = reader.read_at(0, layout.sector_size)
     for index, first, last in _changed(layout, moved):
         sector = mbr.set_entry_place(sector, index=index, first_lba=first, size_sectors=last - first + 1)
