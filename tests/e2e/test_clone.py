@@ -59,6 +59,7 @@ def test_with_wipe_a_dirty_target_becomes_a_clean_one(disks: Disks, clean: Path,
     assert hash_file(tmp_path / "target") == hash_file(clean)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("label", "sector_size"), [("gpt", 4096), ("dos", 512)])
 def test_from_device_to_a_larger_dirty_device(disks: Disks, tmp_path: Path, label: str, sector_size: int) -> None:
     disk = disks(label, sector_size)

@@ -59,6 +59,7 @@ def test_nothing_stays_attached(demo: tuple[Path, list[str]]) -> None:
         assert run(["losetup", "--associated", str(demo[0] / name)]).text == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "name"), [(3, "Users/Anna/Documents/letter 07.txt"), (5, "lost+found/extra")])
 def test_other_file_is_named(demo: tuple[Path, list[str]], number: int, name: str) -> None:
     part = PARTS[number - 1]
@@ -72,6 +73,7 @@ def test_other_file_is_named(demo: tuple[Path, list[str]], number: int, name: st
         (root / name).unlink() if before is None else (root / name).write_bytes(before)
 
 
+@pytest.mark.slow
 def test_paging_file_with_contents_is_named(demo: tuple[Path, list[str]]) -> None:
     for contents in (b"old", bytes(3)):
         with open_restored(demo[0], PARTS[2]) as root, (root / "hiberfil.sys").open("r+b") as file:

@@ -91,7 +91,7 @@ def test_a_named_partition_takes_what_is_left_and_others_what_was_asked(
     assert places[3].size > 150 * MIB
 
 
-@pytest.mark.parametrize("new_identity", [False, True])
+@pytest.mark.parametrize("new_identity", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_smaller_disk_on_which_the_files_fit(
     saved: tuple[RealDisk, Repository, Manifest], tmp_path: Path, new_identity: bool
 ) -> None:
@@ -147,9 +147,9 @@ def make_volume(path: Path, kind: str, size: int) -> dict[str, str]:
     [
         ("ext4", 160, 100),
         ("ntfs", 160, 60),
-        ("btrfs", 400, 300),
+        pytest.param("btrfs", 400, 300, marks=pytest.mark.slow),
         ("xfs", 320, 400),
-        ("ext4", 160, 200),
+        pytest.param("ext4", 160, 200, marks=pytest.mark.slow),
         pytest.param("ntfs", 512, 150, marks=pytest.mark.slow),
         pytest.param("ntfs", 512, 600, marks=pytest.mark.slow),
         pytest.param("btrfs", 512, 600, marks=pytest.mark.slow),

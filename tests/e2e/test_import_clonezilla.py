@@ -307,6 +307,7 @@ def test_a_missing_file_is_named(copy: Path, name: str, words: str) -> None:
     assert all(word in found for word in words.split("|"))
 
 
+@pytest.mark.slow
 def test_without_what_can_be_had_elsewhere_it_is_the_same(gpt_saved: Original, copy: Path) -> None:
     for name in ("sda-gpt-2nd", "sda-pt.parted", "disk"):
         (copy / name).unlink()

@@ -254,6 +254,7 @@ def test_what_is_not_in_the_image_is_refused_by_name(made: Callable[[str], Path]
     assert "partition 5" not in json.dumps(good("verify", image, "--filesystems", "--json").result["filesystems"])
 
 
+@pytest.mark.slow
 def test_images_of_everything_and_of_the_system_live_beside_each_other(
     made: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ def test_the_table_of_a_target_comes_back(tmp_path: Path) -> None:
     assert not check_repository(repository, events=RecordedEvents()).findings
 
 
+@pytest.mark.slow
 def test_a_restore_that_was_cut_off_does_not_hide_what_was_there(tmp_path: Path) -> None:
     disk = build_disk(tmp_path)
     repository = make_repository(MemoryStore())

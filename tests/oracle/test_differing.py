@@ -120,6 +120,7 @@ def two_images(image: Path, tmp_path: Path, kind: str) -> tuple[Repository, Mani
     return repository, older, backup_paths(repository, image).manifest, before, after
 
 
+@pytest.mark.slow
 @pytest.mark.root
 @pytest.mark.parametrize("kind", sorted(MAKERS))
 def test_it_lists_what_two_walks_find(kind: str, tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def test_a_group_is_what_lvm_says_of_it(tmp_path: Path) -> None:
             ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copies", ["1", "2"])
 def test_text_that_wraps_around_its_area_is_what_pvck_shows(tmp_path: Path, copies: str) -> None:
     with two_disks(tmp_path) as (lvm, paths):

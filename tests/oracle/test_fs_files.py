@@ -595,6 +595,7 @@ def find_block(image: Path, thing: str) -> int:
             return debugfs_blocks(image, thing)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "thing"),
     [

@@ -278,6 +278,7 @@ def write_until_full(root: Path, name: str, size: int) -> int:
     raise AssertionError("the volume does not fill up")
 
 
+@pytest.mark.slow
 def test_a_table_in_hundreds_of_pieces_is_read(ntfs_in_pieces: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     image, hashes = ntfs_in_pieces
     reader = open_file_reader(str(image))

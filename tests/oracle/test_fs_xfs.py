@@ -186,6 +186,7 @@ def test_the_shapes_have_trees_of_one_two_and_three_levels(volumes: Made) -> Non
 OLD = ["", "-b size=512", "-b size=512 -l version=1", "-b size=1024 -l lazy-count=0", "-b size=2048 -s size=2048"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OLD)
 @pytest.mark.parametrize("holes", [0, 500])
 def test_version_4(tmp_path: Path, options: str, holes: int) -> None:

@@ -236,6 +236,7 @@ def test_hooks_run_around_the_freeze_and_a_failure_does_what_was_asked(tmp_path:
     assert "/after/" not in names
 
 
+@pytest.mark.slow
 def test_writes_that_were_not_seen_make_it_read_everything_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,6 +177,7 @@ def require_writable(mount: Path, within_s: float = SOON_S) -> None:
     assert program.returncode == 0, "it is frozen still"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_killed_at_any_moment_of_the_freeze(slow: Slow, whole_group: bool) -> None:
     chance, inside = random.Random(1), 0
@@ -203,6 +204,7 @@ def test_a_medium_that_hangs_and_a_backup_that_was_killed_meanwhile(slow: Slow) 
         require_writable(slow.mount)
 
 
+@pytest.mark.slow
 def test_a_medium_that_hangs_for_longer_than_the_limit(slow: Slow) -> None:
     slow.dirty()
     slow.medium.hang()

@@ -119,6 +119,7 @@ def test_changed_volumes(data: bytes) -> None:
     fuzz_xfs(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(len(SHAPES)))
 @pytest.mark.parametrize("value", [0, 1, 0xFF, 0x80000000, 0xFFFFFFFF])
 def test_every_field_may_be_anything(index: int, value: int) -> None:
