@@ -81,6 +81,7 @@ def ext(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     return image, restored_by_partclone(image, target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in SLOW else kind for kind in MAKERS]
 )

@@ -147,6 +147,7 @@ def test_free_is_exactly_what_xfs_db_finds_in_the_trees(volumes: Made, shape: st
     check_exact(volumes(shape)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_map_covers_partclones(volumes: Made, shape: str) -> None:
     image, _ = volumes(shape)
@@ -272,6 +273,7 @@ def write_synced(root: Path, name: str, contents: bytes) -> None:
 SLOW_LOGS = ("-l su=4k -s size=4096", "-b size=1024")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", ["", "-l su=32k", *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW_LOGS)]
 )
