@@ -70,7 +70,7 @@ def test_a_larger_disk_is_filled(saved: tuple[RealDisk, Repository, Manifest], t
     disk, repository, manifest = saved
     target = dirty(tmp_path / "target", 300 * MIB + 7 * 512)
     before = {volume.number: volume.extent for volume in disk.volumes}
-    result = restore(repository, manifest, target, options=FIT)
+    result = restore(repository, manifest, target, options=RestoreOptions(fit=True, wipe=True))
     places = judge(disk, target, tmp_path)
     assert places[2].size > before[2].size + 150 * MIB  # the largest
     assert {number: place.size for number, place in places.items() if number != 2} == {
