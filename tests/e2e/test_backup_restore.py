@@ -16,7 +16,7 @@ from stillframe.store import LocalStore
 from stillframe.testing import real_disks
 from stillframe.testing.disks_partitioned import see_table
 from stillframe.testing.job_runs import backup_paths, make_repository, restore, verify
-from stillframe.testing.real_disks import RealDisk, RealVolume, hash_file, loop_device
+from stillframe.testing.real_disks import RealDisk, RealVolume, hash_file, loop_device, used_file
 from stillframe.testing.volumes_windows import hash_tree, run_tool
 
 pytestmark = pytest.mark.root
@@ -24,14 +24,6 @@ pytestmark = pytest.mark.root
 Disks = Callable[[str, int], RealDisk]
 MIB = 1 << 20
 KINDS = [("gpt", 512), ("gpt", 4096), ("dos", 512)]
-
-
-def dirty_file(path: Path, size: int) -> Path:
-    with path.open("wb") as file:
-        for _ in range(0, size, MIB):
-            file.write(b"\xff" * MIB)
-        file.truncate(size)
-    return path
 
 
 def excluded_of(manifest: Manifest, number: int) -> ExtentSet:
@@ -96,7 +88,7 @@ def test_a_disk_comes_back_on_a_dirty_device(
     assert [part.map for part in manifest.disks[0].partitions] == ["used"] * 5 + ["raw"]
     assert manifest.disks[0].sector_size == sector_size
 
-    restored = dirty_file(tmp_path / "restored", disk.size + growth)
+    restored = used_file(tmp_path / "restored", disk.size + growth)
     with loop_device(restored, sector_size=sector_size) as target:
         restore(repository, manifest, target, folder=str(tmp_path / "repository"))
         found = see_table(target)

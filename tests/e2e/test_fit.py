@@ -17,7 +17,7 @@ from stillframe.repo.repository import Repository
 from stillframe.store import LocalStore
 from stillframe.testing import real_disks
 from stillframe.testing.job_runs import backup_paths, make_repository, restore
-from stillframe.testing.real_disks import RealDisk, build_disk, mounted_kernel
+from stillframe.testing.real_disks import RealDisk, build_disk, mounted_kernel, used_file
 from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, run_tool
 from stillframe.testing.windows_backup import gpt_device
 from stillframe.testing.windows_moved import GPT
@@ -35,15 +35,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[RealDisk, Repositor
     disk = build_disk(folder)
     repository = make_repository(LocalStore(str(folder / "repository")))
     return disk, repository, backup_paths(repository, disk.path).manifest
-
-
-def dirty(path: Path, size: int) -> Path:
-    """A target that was used: nothing may be taken for zeros."""
-    with path.open("wb") as file:
-        for _ in range(0, size, MIB):
-            file.write(b"\xff" * MIB)
-        file.truncate(size)
-    return path
 
 
 def judge(disk: RealDisk, target: Path, folder: Path) -> dict[int, Extent]:
@@ -68,7 +59,7 @@ def judge(disk: RealDisk, target: Path, folder: Path) -> dict[int, Extent]:
 
 def test_a_larger_disk_is_filled(saved: tuple[RealDisk, Repository, Manifest], tmp_path: Path) -> None:
     disk, repository, manifest = saved
-    target = dirty(tmp_path / "target", 300 * MIB + 7 * 512)
+    target = used_file(tmp_path / "target", 300 * MIB + 7 * 512)
     before = {volume.number: volume.extent for volume in disk.volumes}
     result = restore(repository, manifest, target, options=RestoreOptions(fit=True, wipe=True))
     places = judge(disk, target, tmp_path)
@@ -84,7 +75,7 @@ def test_a_named_partition_takes_what_is_left_and_others_what_was_asked(
     saved: tuple[RealDisk, Repository, Manifest], tmp_path: Path
 ) -> None:
     disk, repository, manifest = saved
-    target = dirty(tmp_path / "target", 300 * MIB)
+    target = used_file(tmp_path / "target", 300 * MIB)
     restore(repository, manifest, target, options=RestoreOptions(fit=True, wishes={3: "max", 2: 60 * MIB}))
     places = judge(disk, target, tmp_path)
     assert places[2].size == 60 * MIB
@@ -97,7 +88,7 @@ def test_a_smaller_disk_on_which_the_files_fit(
 ) -> None:
     disk, repository, manifest = saved
     size = 116 * MIB
-    target = dirty(tmp_path / "target", size)
+    target = used_file(tmp_path / "target", size)
     with pytest.raises(TargetError, match="too few"):
         restore(repository, manifest, target, options=RestoreOptions())
     options = RestoreOptions(fit=True, new_identity=new_identity, wipe=new_identity)
@@ -116,7 +107,7 @@ def test_too_small_is_refused_before_anything_is_written(
     saved: tuple[RealDisk, Repository, Manifest], tmp_path: Path
 ) -> None:
     _, repository, manifest = saved
-    target = dirty(tmp_path / "target", 90 * MIB)
+    target = used_file(tmp_path / "target", 90 * MIB)
     with pytest.raises(TargetError, match=r"more than there is: partition 1 .*vfat is kept at its size"):
         restore(repository, manifest, target, options=FIT)
     with pytest.raises(UsageError, match="partition 2 cannot be made"):
@@ -156,7 +147,7 @@ def make_volume(path: Path, kind: str, size: int) -> dict[str, str]:
     ],
 )  # fmt: skip
 def test_one_partition_in_a_place_of_another_size(tmp_path: Path, kind: str, size: int, room: int) -> None:
-    volume, target = tmp_path / "volume", dirty(tmp_path / "target", room * MIB)
+    volume, target = tmp_path / "volume", used_file(tmp_path / "target", room * MIB)
     files = make_volume(volume, kind, size * MIB)
     repository = make_repository(LocalStore(str(tmp_path / "repository")))
     manifest = backup_paths(repository, volume).manifest
@@ -179,7 +170,7 @@ def test_what_cannot_shrink_says_why(tmp_path: Path) -> None:
     run_tool("mkfs.xfs", "-q", str(volume))
     repository = make_repository(LocalStore(str(tmp_path / "repository")))
     manifest = backup_paths(repository, volume).manifest
-    target = dirty(tmp_path / "target", 310 * MIB)
+    target = used_file(tmp_path / "target", 310 * MIB)
     with pytest.raises(TargetError, match="xfs cannot be made smaller"):
         restore(repository, manifest, target, options=RestoreOptions(partition=1, fit=True))
     with pytest.raises(TargetError, match="without a partition table"):
@@ -199,7 +190,7 @@ def test_a_file_system_with_errors_keeps_its_size(tmp_path: Path) -> None:
     run_tool("debugfs", "-w", "-R", f"sif two block[0] {block}", str(volume))  # two files in one place
     repository = make_repository(LocalStore(str(tmp_path / "repository")))
     manifest = backup_paths(repository, volume).manifest
-    target = dirty(tmp_path / "target", 40 * MIB)
+    target = used_file(tmp_path / "target", 40 * MIB)
     with pytest.raises(TargetError, match=r"e2fsck says: .*fsck MANUALLY"):
         restore(repository, manifest, target, options=RestoreOptions(partition=1, fit=True))
     assert target.read_bytes() == b"\xff" * (40 * MIB)
@@ -225,7 +216,7 @@ def test_an_mbr_disk(tmp_path: Path, size: int) -> None:
     disk, files = mbr_disk(tmp_path)
     repository = make_repository(LocalStore(str(tmp_path / "repository")))
     manifest = backup_paths(repository, disk).manifest
-    target = dirty(tmp_path / "target", size * MIB)
+    target = used_file(tmp_path / "target", size * MIB)
     restore(repository, manifest, target, options=FIT)
     run_tool("sfdisk", "--verify", str(target))
     dump = run_tool("sfdisk", "--dump", str(target))
@@ -247,7 +238,7 @@ def test_logical_partitions_are_refused(tmp_path: Path) -> None:
     manifest = backup_paths(repository, disk.path).manifest
     with pytest.raises(TargetError, match="logical partitions"):
         plan_restore(
-            repository, manifest, 1, str(dirty(tmp_path / "target", 300 * MIB)), repository_folder="", options=FIT
+            repository, manifest, 1, str(used_file(tmp_path / "target", 300 * MIB)), repository_folder="", options=FIT
         )
 
 
@@ -258,7 +249,7 @@ def test_a_windows_follows_its_partitions_and_ids(tmp_path: Path, fit: bool) -> 
     source.write_bytes(build_windows(GPT, make_windows_volumes(GPT, tmp_path)))
     repository = make_repository(LocalStore(str(tmp_path / "repository")))
     manifest = backup_paths(repository, source).manifest
-    target = dirty(tmp_path / "target", source.stat().st_size + 64 * MIB)
+    target = used_file(tmp_path / "target", source.stat().st_size + 64 * MIB)
     result = restore(repository, manifest, target, options=RestoreOptions(fit=fit, new_identity=True))
     with open_file_reader(str(source)) as old, open_file_reader(str(target)) as new:
         before, after = read_layout(old), read_layout(new)

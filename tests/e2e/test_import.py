@@ -3,8 +3,6 @@
 import os
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from stillframe.capture.diskfiles import open_file_source
 from stillframe.errors import SourceInUse
 from stillframe.host.disks import describe
 from stillframe.testing.command_line import Outcome, call
+from stillframe.testing.disk_files import held_by_qemu
 
 MIB = 1 << 20
 START = 9 * MIB
@@ -157,20 +156,6 @@ def test_when_a_vhd_was_made_is_kept(raw: Path, repo: Path, tmp_path: Path) -> N
     made = succeeded("import", source, "--json").result["imported"]["made"]
     assert abs(time.mktime(time.strptime(made, "%Y-%m-%dT%H:%M:%SZ")) - time.timezone - time.time()) < 600
     assert repo.is_dir()
-
-
-@contextmanager
-def held_by_qemu(path: Path, form: str, *options: str) -> Iterator[None]:
-    """QEMU has the file open until the block ends."""
-    command = ["qemu-io", "-f", form, *options, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as held:
-        assert held.stdin
-        assert held.stdout
-        held.stdin.write("read 0 512\n")
-        held.stdin.flush()
-        assert "512" in held.stdout.readline()
-        yield
-        held.stdin.close()
 
 
 @pytest.mark.parametrize("form", ["qcow2", "raw"])

@@ -16,7 +16,7 @@ import zstandard
 
 from stillframe.capture.foreign import ImportOptions, find_importable
 from stillframe.errors import DiskFormatError, StillframeError, UsageError
-from stillframe.testing.command_line import call
+from stillframe.testing.command_line import call, init_own
 from stillframe.testing.volumes_windows import run_tool
 
 MIB = 1 << 20
@@ -224,11 +224,7 @@ def mbr_saved(saved: tuple[Original, Original]) -> Original:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("CACHE", "STATE"):
-        monkeypatch.setenv(f"STILLFRAME_{name}_DIR", str(tmp_path / name.lower()))
-    monkeypatch.setenv("STILLFRAME_REPO", str(tmp_path / "repo"))
-    assert call("init", tmp_path / "repo", "--encryption", "none").exit_code == 0
-    return tmp_path / "repo"
+    return init_own(tmp_path, monkeypatch)
 
 
 def import_and_restore(original: Original, target: Path) -> str:

@@ -14,7 +14,7 @@ import zstandard
 from stillframe.block.formats.partclone import PartcloneStream
 from stillframe.capture.foreign import ImportOptions, find_importable
 from stillframe.errors import DiskFormatError
-from stillframe.testing.command_line import call
+from stillframe.testing.command_line import call, init_own
 from stillframe.testing.volumes_windows import run_tool
 
 MIB = 1 << 20
@@ -193,10 +193,7 @@ def test_only_our_own_errors_come_out_of_random_headers(ext: tuple[Path, bytes])
 def test_imported_and_restored_it_is_the_volume(
     ext: tuple[Path, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("CACHE", "STATE"):
-        monkeypatch.setenv(f"STILLFRAME_{name}_DIR", str(tmp_path / name.lower()))
-    monkeypatch.setenv("STILLFRAME_REPO", str(tmp_path / "repo"))
-    assert call("init", tmp_path / "repo", "--encryption", "none").exit_code == 0
+    init_own(tmp_path, monkeypatch)
     done = call("import", ext[0], "--json")
     assert done.exit_code == 0, done.output
     target = tmp_path / "back"

@@ -6,8 +6,6 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +15,8 @@ import pytest
 
 from stillframe.capture.foreign import Importable, ImportOptions, find_importable
 from stillframe.errors import DiskFormatError, SourceInUse, StillframeError, UsageError
-from stillframe.testing.command_line import call
-from stillframe.testing.disk_files import DATA_STATE, Below, build_vhd
+from stillframe.testing.command_line import call, init_own
+from stillframe.testing.disk_files import DATA_STATE, Below, build_vhd, held_by_qemu
 from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, run_tool
 from stillframe.testing.windows_backup import (
     MIB,
@@ -132,11 +130,7 @@ def silent(tmp_path_factory: pytest.TempPathFactory) -> MadeVolume:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("CACHE", "STATE"):
-        monkeypatch.setenv(f"STILLFRAME_{name}_DIR", str(tmp_path / name.lower()))
-    monkeypatch.setenv("STILLFRAME_REPO", str(tmp_path / "repo"))
-    assert call("init", tmp_path / "repo", "--encryption", "none").exit_code == 0
-    return tmp_path / "repo"
+    return init_own(tmp_path, monkeypatch)
 
 
 def linked(case: Case, target: Path) -> Case:
@@ -535,24 +529,10 @@ def test_a_differencing_file_rests_on_one_in_the_folder_only(mbr_copy: Case, tmp
     assert f"leads to {outside}, out of the folder" in refusal(mbr_copy.folder)
 
 
-@contextmanager
-def held_by_qemu(path: Path) -> Iterator[None]:
-    """QEMU has the file open for writing until the block ends."""
-    command = ["qemu-io", "-f", "vhdx", str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as held:
-        assert held.stdin
-        assert held.stdout
-        held.stdin.write("read 0 512\n")
-        held.stdin.flush()
-        assert "512" in held.stdout.readline()
-        yield
-        held.stdin.close()
-
-
 def test_a_backup_in_use_is_refused(gpt_copy: Case) -> None:
     file = gpt_copy.backup / f"{WINDOWS}.vhdx"
     replace_file(file, file.read_bytes())
-    with held_by_qemu(file):
+    with held_by_qemu(file, "vhdx"):
         assert f"{gpt_copy.backup} is in use" in refusal(gpt_copy.folder, SourceInUse)
         with find_importable(str(gpt_copy.folder), ImportOptions(allow_torn=True)) as found:
             assert found.sources[0].consistency == "torn"

@@ -17,7 +17,7 @@ import pytest
 
 from stillframe.host import disks as host_disks
 from stillframe.jobs import looking
-from stillframe.testing.command_line import Outcome, call
+from stillframe.testing.command_line import Outcome, call, init_own
 from stillframe.testing.real_disks import loop_device, mounted_kernel
 from stillframe.testing.system_disks import (
     GPT_DISK,
@@ -71,11 +71,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(autouse=True)
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("CACHE", "STATE"):
-        monkeypatch.setenv(f"STILLFRAME_{name}_DIR", str(tmp_path / name.lower()))
-    monkeypatch.setenv("STILLFRAME_REPO", str(tmp_path / "repo"))
-    assert call("init", tmp_path / "repo", "--encryption", "none").exit_code == 0
-    return tmp_path / "repo"
+    return init_own(tmp_path, monkeypatch)
 
 
 def good(*words: object) -> Outcome:

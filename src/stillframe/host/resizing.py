@@ -16,17 +16,16 @@ from typing import Final
 from stillframe.errors import MachineRefusal
 from stillframe.host.attaching import Keeper
 from stillframe.host.run import Finished, run
-from stillframe.units import align_up
+from stillframe.units import MIB, align_up
 
 LIMIT_S: Final = 24 * 3600.0
 """A volume of many terabytes on a slow disk."""
 _MENDED: Final = 1  # e2fsck(8): file system errors corrected
-_STEP: Final = 1 << 20
-_BTRFS_RESERVE: Final = 64 << 20
+_BTRFS_RESERVE: Final = 64 * MIB
 """Room to move the last of it."""
 _BTRFS_TRIES: Final = (110, 130, 160, 200, 300)
 """Percent of what it uses that are tried."""
-_BTRFS_MIN: Final = 256 << 20  # Linux fs/btrfs/ioctl.c, btrfs_ioctl_resize: SZ_256M
+_BTRFS_MIN: Final = 256 * MIB  # Linux fs/btrfs/ioctl.c, btrfs_ioctl_resize: SZ_256M
 _HINT: Final = "Restore it at its own size, or to a larger disk."
 
 
@@ -50,17 +49,15 @@ class Resizer:
     """How volumes of one kind are resized.
 
     Attributes:
-        programs: What is needed; the first two words are of Debian's package.
-        can_shrink: Whether they can be made smaller at all.
+        programs: What must be installed.
         needs_root: Whether they are mounted for it.
-        smallest: Bytes that a volume needs, by its own tool.
+        smallest: Bytes that a volume needs, by its own tool; ``None`` where it cannot be made smaller at all.
         resize: Makes a volume so large, in bytes.
     """
 
     programs: tuple[str, ...]
-    can_shrink: bool
     needs_root: bool
-    smallest: Callable[[VolumeFile], int]
+    smallest: Callable[[VolumeFile], int] | None
     resize: Callable[[VolumeFile, int], None]
 
 
@@ -118,7 +115,7 @@ def _smallest_btrfs(volume: VolumeFile) -> int:
         if found is None:
             raise MachineRefusal("btrfs did not say how much it uses", hint=_HINT)
         for percent in _BTRFS_TRIES:
-            size = max(_BTRFS_MIN, align_up(int(found[1]) * percent // 100 + _BTRFS_RESERVE, _STEP))
+            size = max(_BTRFS_MIN, align_up(int(found[1]) * percent // 100 + _BTRFS_RESERVE, MIB))
             if size >= os.path.getsize(volume.path):
                 break
             if run(["btrfs", "filesystem", "resize", str(size), volume.folder], timeout_s=LIMIT_S).exit_code == 0:
@@ -129,10 +126,6 @@ def _smallest_btrfs(volume: VolumeFile) -> int:
 def _resize_btrfs(volume: VolumeFile, size: int) -> None:
     with _mounted(volume, "btrfs"):
         _checked(["btrfs", "filesystem", "resize", str(size), volume.folder])
-
-
-def _smallest_xfs(_: VolumeFile) -> int:
-    raise MachineRefusal("an XFS cannot be made smaller", hint=_HINT)
 
 
 def _grow_xfs(volume: VolumeFile, _: int) -> None:
@@ -152,21 +145,14 @@ def _mounted(volume: VolumeFile, filesystem: str) -> Iterator[None]:
 
 
 _EXT: Final = Resizer(
-    programs=("e2fsck", "resize2fs", "dumpe2fs"), can_shrink=True, needs_root=False, smallest=_smallest_ext,
-    resize=_resize_ext,
-)  # fmt: skip
+    programs=("e2fsck", "resize2fs", "dumpe2fs"), needs_root=False, smallest=_smallest_ext, resize=_resize_ext
+)
 RESIZERS: Final[dict[str, Resizer]] = {
     "ext2": _EXT,
     "ext3": _EXT,
     "ext4": _EXT,
-    "ntfs": Resizer(
-        programs=("ntfsresize",), can_shrink=True, needs_root=False, smallest=_smallest_ntfs, resize=_resize_ntfs
-    ),
-    "btrfs": Resizer(
-        programs=("btrfs",), can_shrink=True, needs_root=True, smallest=_smallest_btrfs, resize=_resize_btrfs
-    ),
-    "xfs": Resizer(
-        programs=("xfs_growfs",), can_shrink=False, needs_root=True, smallest=_smallest_xfs, resize=_grow_xfs
-    ),
+    "ntfs": Resizer(programs=("ntfsresize",), needs_root=False, smallest=_smallest_ntfs, resize=_resize_ntfs),
+    "btrfs": Resizer(programs=("btrfs",), needs_root=True, smallest=_smallest_btrfs, resize=_resize_btrfs),
+    "xfs": Resizer(programs=("xfs_growfs",), needs_root=True, smallest=None, resize=_grow_xfs),
 }
 """By what ``blkid`` calls a file system."""

@@ -61,8 +61,8 @@ def find_flexibility(
         resizer = _resizer(part)
         _require_clean_ntfs(repository, manifest, part)
         least = part.size
-        reason = "" if resizer.can_shrink else f"{part.filesystem} cannot be made smaller"
-        if may_shrink and resizer.can_shrink:
+        reason = "" if resizer.smallest else f"{part.filesystem} cannot be made smaller"
+        if may_shrink and resizer.smallest:
             with changeable(repository, manifest, part, part.size, events) as volume:
                 used = resizer.smallest(volume)
             reserve = max(RESERVE_MIN, used // RESERVE_SHARE)

@@ -8,10 +8,14 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from stillframe.cli.main import main
 from stillframe.cli.screen import Streams
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class Terminal(io.StringIO):
@@ -52,3 +56,12 @@ def call(*words: object, typed: Sequence[str] | None = None) -> Outcome:
     given, output, errors = stream("\n".join([*(typed or ()), ""])), io.StringIO(), stream()
     code = main([str(word) for word in words], Streams(input=given, output=output, errors=errors))
     return Outcome(exit_code=code, output=output.getvalue(), errors=errors.getvalue())
+
+
+def init_own(folder: Path, monkeypatch: "pytest.MonkeyPatch") -> Path:
+    """A new repository in a folder, which calls use until the test ends; so are its cache and its state."""
+    for name in ("CACHE", "STATE"):
+        monkeypatch.setenv(f"STILLFRAME_{name}_DIR", str(folder / name.lower()))
+    monkeypatch.setenv("STILLFRAME_REPO", str(folder / "repo"))
+    assert call("init", folder / "repo", "--encryption", "none").exit_code == 0
+    return folder / "repo"

@@ -1,14 +1,17 @@
 """Disk files that no tool at hand can make: differencing VHD and VHDX, VHDX with large sectors or a log to replay.
 
-Answers: "how would Hyper-V write this?" Built from the specifications named in ``block.formats``, byte by byte and by
-other code than reads them; tests have them checked by an independent reader.
+Answers: "how would Hyper-V write this?", and "what if QEMU has one open?" Built from the specifications named in
+``block.formats``, byte by byte and by other code than reads them; tests have them checked by an independent reader.
 """
 
 import functools
 import struct
+import subprocess
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from stillframe.units import KIB, MIB
@@ -264,3 +267,18 @@ def _log_entry(changes: Sequence[LogChange], sequence: int, *, tail: int, file_s
     )
     head = (header + descriptors).ljust(size - len(sectors), b"\0")
     return _sealed(head + sectors)
+
+
+@contextmanager
+def held_by_qemu(path: Path, form: str, *options: str) -> Iterator[None]:
+    """QEMU has the file open until the block ends, for writing if no option says otherwise."""
+    command = ["qemu-io", "-f", form, *options, str(path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as held:  # noqa: S603 - a test's tool
+        assert held.stdin
+        assert held.stdout
+        held.stdin.write("read 0 512\n")
+        held.stdin.flush()
+        assert "512" in held.stdout.readline()
+        yield
+        held.stdin.close()

@@ -50,6 +50,15 @@ class RealDisk:
         return self.path.stat().st_size
 
 
+def used_file(path: Path, size: int) -> Path:
+    """A target that was used: nothing may be taken for zeros."""
+    with path.open("wb") as file:
+        for _ in range(0, size, MIB):
+            file.write(b"\xff" * MIB)
+        file.truncate(size)
+    return path
+
+
 def build_disk(folder: Path, *, sector_size: int = 512, seed: int = 1, label: str = "gpt") -> RealDisk:
     """A disk with EFI system, ext4, NTFS, exFAT, swap and unknown partitions, all filled, about 180 MiB.
 
