@@ -68,7 +68,7 @@ class Attached:
     is_stale: bool
 
 
-_Kind = Literal["mount", "loop", "folder"]
+_Kind = Literal["mount", "loop", "partitions", "folder"]
 
 
 class Keeper:
@@ -101,7 +101,10 @@ class Keeper:
             os.waitpid(self._pid, 0)
 
     def will(self, kind: _Kind, thing: str) -> None:
-        """Say what is about to be done: mount at a place, attach a loop device to a file, make a folder."""
+        """Say what is about to be done: mount at a place, attach a loop device to a file, make a folder.
+
+        ``partitions`` are those that the kernel is told of a device.
+        """
         self._done.append((kind, thing))
         with contextlib.suppress(BrokenPipeError):  # it is gone; this process still undoes
             os.write(self._pipe, f"{kind} {thing.encode().hex()}\n".encode())
@@ -222,7 +225,12 @@ def _loops_of(file: str) -> list[str]:
 
 def _undo(kind: _Kind, thing: str) -> None:
     """Undo one step, if it was made; a mount that stays busy is taken out of sight and ends when it is free."""
-    steps: dict[_Kind, Callable[[str], None]] = {"mount": _unmount, "loop": _detach, "folder": _remove}
+    steps: dict[_Kind, Callable[[str], None]] = {
+        "mount": _unmount,
+        "loop": _detach,
+        "partitions": _forget_partitions,
+        "folder": _remove,
+    }
     with contextlib.suppress(StillframeError, OSError):
         steps[kind](thing)
 
@@ -244,6 +252,10 @@ def _detach(file: str) -> None:
         for device in found:
             run(["losetup", "--detach", device])
         time.sleep(_STEP_S / 2)
+
+
+def _forget_partitions(device: str) -> None:
+    run(["partx", "--delete", device])
 
 
 def _remove(path: str) -> None:

@@ -33,11 +33,11 @@ from stillframe.jobs.restore_plan import (
     stored_layout,
 )
 from stillframe.jobs.restore_words import placement_words, restore_notices, restore_steps
+from stillframe.jobs.starting import StartWishes, WrittenDisk, make_ready
 from stillframe.jobs.staying import LeftPlace, find_left_places, staying
 from stillframe.jobs.tables import TableWriter
 from stillframe.jobs.targets import describe_contents, refuse_repository, require_same_sectors
 from stillframe.jobs.undo_table import keep_table
-from stillframe.jobs.windows_starts import repair_windows
 from stillframe.repo.losses import LostPart
 from stillframe.repo.map_reader import MapReader
 from stillframe.repo.records import Manifest, StoredPartition
@@ -190,9 +190,11 @@ def _write_disk(
     last = PlacedMap(root=disk.outside.root(), offset=0, allowed=outside_only)
     written = [part for part in disk.partitions if part.number not in stay]
     _place_partitions(placer, plan, views, written, [last])
-    changes += repair_windows(
-        target, layout, after, context, written=[part.number for part in written], resized=frozenset(views)
-    )
+    copied = WrittenDisk(
+        target=target, table=table, before=layout, after=after, written=tuple(part.number for part in written),
+        resized=frozenset(views),
+    )  # fmt: skip
+    changes += make_ready(copied, StartWishes(new_identity=plan.options.new_identity), context)
     if plan.options.wipe and plan.target is not None:
         kept = ExtentSet.from_extents(plan.place_of(part) for part in disk.partitions) | outside_only
         for extent in kept.complement(Extent(0, plan.target_size)) - table.held:

@@ -57,6 +57,17 @@ class TableWriter:
         places = held | ExtentSet.from_extents(patch.extent for patch in self._patches)
         self._loaded = [(extent.start, self._contents(extent)) for extent in places]
 
+    def lay(self, onto: BlockWriter) -> None:
+        """Write the table onto a view of the target, whose changes are not yet made there."""
+        if self._loaded is None:
+            self.load()
+        for offset, data in self._loaded or ():
+            onto.write_at(offset, data)
+
+    def take(self, changed: BlockReader) -> None:
+        """From now on the table is what such a view holds: tools have worked on it, boot code lies in its sectors."""
+        self._loaded = [(offset, changed.read_at(offset, len(data))) for offset, data in self._loaded or ()]
+
     def write(self) -> int:
         """Write the table, the first sector of the disk at the very end; returns the bytes written."""
         if self._loaded is None:

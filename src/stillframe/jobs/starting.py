@@ -1,0 +1,57 @@
+"""A restored disk is made ready to start, when it lies elsewhere, is another one, or goes into another computer.
+
+Answers: "what must be changed in the systems on this target so that they start?" The partitions have been written, the
+table has not: a run that ends here leaves no disk that starts. Each kind of system has a module of its own; this one
+says in which order they come.
+"""
+
+from dataclasses import dataclass
+
+from stillframe.block import BlockWriter
+from stillframe.disk import Layout
+from stillframe.jobs.context import JobContext
+from stillframe.jobs.tables import TableWriter
+from stillframe.jobs.windows_starts import repair_windows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenDisk:
+    """A target between its partitions and its table.
+
+    Attributes:
+        target: The disk.
+        table: What will be its table.
+        before: The layout of the source.
+        after: That of the target.
+        written: Numbers of partitions that came from the image; others are not looked into.
+        resized: Of those, whose file systems were resized.
+    """
+
+    target: BlockWriter
+    table: TableWriter
+    before: Layout
+    after: Layout
+    written: tuple[int, ...]
+    resized: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartWishes:
+    """What the systems have to get along with.
+
+    Attributes:
+        new_identity: The disk and its partitions have new ids.
+        adapt: The disk goes into another computer.
+    """
+
+    new_identity: bool = False
+    adapt: bool = False
+
+
+def make_ready(disk: WrittenDisk, wishes: StartWishes, context: JobContext) -> tuple[str, ...]:  # noqa: ARG001
+    """Change what the systems on a disk need changed; what was done, in sentences. What cannot be done is a notice."""
+    if disk.before.scheme == "none":
+        return ()
+    return repair_windows(
+        disk.target, disk.before, disk.after, context, written=disk.written, resized=disk.resized
+    )  # fmt: skip
