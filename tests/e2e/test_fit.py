@@ -16,6 +16,7 @@ from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository
 from stillframe.store import LocalStore
 from stillframe.testing import real_disks
+from stillframe.testing.disks_partitioned import see_table
 from stillframe.testing.job_runs import backup_paths, make_repository, restore
 from stillframe.testing.real_disks import RealDisk, build_disk, mounted_kernel, used_file
 from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, run_tool
@@ -43,6 +44,12 @@ def judge(disk: RealDisk, target: Path, folder: Path) -> dict[int, Extent]:
     with open_file_reader(str(target)) as reader:
         places = {part.number: part.extent for part in read_layout(reader).partitions}
     assert sorted(places) == [volume.number for volume in disk.volumes]
+    judge_volumes(disk, target, places, folder)
+    return places
+
+
+def judge_volumes(disk: RealDisk, target: Path, places: dict[int, Extent], folder: Path) -> None:
+    """File systems are whole, and files are the same."""
     for volume in disk.volumes:
         copy = real_disks.extract(target, places[volume.number], folder / f"{volume.number}-after")
         if volume.kind in ("vfat", "ext4", "ntfs", "exfat"):
@@ -54,7 +61,6 @@ def judge(disk: RealDisk, target: Path, folder: Path) -> dict[int, Extent]:
             run_tool("e2fsck", "-fn", str(copy))
         if volume.kind == "ntfs":
             run_tool("ntfsresize", "--info", "--force", str(copy))
-    return places
 
 
 def test_a_larger_disk_is_filled(saved: tuple[RealDisk, Repository, Manifest], tmp_path: Path) -> None:
@@ -232,14 +238,18 @@ def test_an_mbr_disk(tmp_path: Path, size: int) -> None:
             assert hash_tree(root) == expected
 
 
-def test_logical_partitions_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [120, pytest.param(300, marks=pytest.mark.slow)])
+def test_logical_partitions_get_a_chain_made_anew(tmp_path: Path, size: int) -> None:
     disk = build_disk(tmp_path, label="dos")
     repository = make_repository(LocalStore(str(tmp_path / "repository")))
     manifest = backup_paths(repository, disk.path).manifest
-    with pytest.raises(TargetError, match="logical partitions"):
-        plan_restore(
-            repository, manifest, 1, str(used_file(tmp_path / "target", 300 * MIB)), repository_folder="", options=FIT
-        )
+    target = used_file(tmp_path / "target", size * MIB)
+    restore(repository, manifest, target, options=FIT)
+    assert "No errors detected" in run_tool("sfdisk", "--verify", str(target))
+    seen = {part.number: part.extent for part in see_table(target).partitions}
+    assert sorted(seen) == [1, 2, 3, 5, 6, 7]
+    assert (seen[2].size > disk.volumes[1].extent.size) == (size == 300)
+    judge_volumes(disk, target, seen, tmp_path)
 
 
 @pytest.mark.parametrize("fit", [False, True])

@@ -8,7 +8,7 @@ Source: UEFI Specification 2.10, section 5.3.2 "GPT Header": software must look 
 
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
@@ -137,12 +137,24 @@ def rename(table: GptTable, *, disk_guid: UUID, guids: Mapping[int, UUID]) -> Gp
 
 def move(table: GptTable, places: Mapping[int, tuple[int, int]]) -> GptTable:
     """The table with other first and last sectors by slot, everything else bit for bit; headers as by ``rename``."""
-    entries = replace_places(table.chosen.entries, entry_size=table.chosen.header.entry_size, places=places)
+    return _with_entries(
+        table, replace_places(table.chosen.entries, entry_size=table.chosen.header.entry_size, places=places)
+    )
 
-    def moved(copy: GptCopy | None) -> GptCopy | None:
+
+def drop(table: GptTable, slots: Iterable[int]) -> GptTable:
+    """The table with some slots empty, everything else bit for bit; headers as by ``rename``."""
+    size, array = table.chosen.header.entry_size, bytearray(table.chosen.entries)
+    for index in slots:
+        array[index * size : (index + 1) * size] = bytes(size)
+    return _with_entries(table, bytes(array))
+
+
+def _with_entries(table: GptTable, entries: bytes) -> GptTable:
+    def changed(copy: GptCopy | None) -> GptCopy | None:
         return copy and GptCopy(header=copy.header, entries=entries)
 
-    return replace(table, primary=moved(table.primary), backup=moved(table.backup))
+    return replace(table, primary=changed(table.primary), backup=changed(table.backup))
 
 
 def locate_primary_entries(reader: BlockReader, backup: GptCopy) -> int:

@@ -250,6 +250,13 @@ def set_entry_place(sector: bytes, *, index: int, first_lba: int, size_sectors: 
     return bytes(changed)
 
 
+def clear_entry(sector: bytes, *, index: int) -> bytes:
+    """Sector 0 without one entry."""
+    changed = bytearray(sector)
+    _ENTRY.pack_into(changed, _TABLE_OFFSET + index * _ENTRY.size, 0, bytes(3), 0, bytes(3), 0, 0)
+    return bytes(changed)
+
+
 _REPAIR: Final = "Look at the disk with `sfdisk --dump`; have the table repaired, or back up the disk as one piece."
 _FIXED_MEDIA: Final = range(0xF8, 0x100)
 

@@ -13,6 +13,7 @@ from uuid import UUID
 from stillframe.block import BlockReader, ReadFault
 from stillframe.disk import gpt, gpt_copies, mbr
 from stillframe.disk.layout import Layout
+from stillframe.disk.logical import chain_sectors, move_chain
 from stillframe.errors import DiskFormatError, TargetError
 from stillframe.extents import Extent, ExtentSet
 from stillframe.units import format_size
@@ -50,15 +51,18 @@ class NewIdentity:
 
 
 def moved_layout(layout: Layout, places: Mapping[int, Extent]) -> Layout:
-    """The layout with partitions elsewhere, by their numbers.
+    """The layout with partitions elsewhere, by their numbers; those without a place are not in it.
 
     Raises:
-        ValueError: A logical partition is among them, whose chain of records is not made anew: a bug of the caller.
+        ValueError: A logical partition would get another number: a bug of the caller.
+        DiskFormatError: The chain of logical partitions cannot lie so.
     """
-    if any(part.logical and places[part.number] != part.extent for part in layout.partitions):
-        raise ValueError("logical partitions are not moved")
-    parts = tuple(replace(part, extent=places[part.number]) for part in layout.partitions)
-    return replace(layout, partitions=parts)
+    parts = tuple(replace(part, extent=places[part.number]) for part in layout.partitions if part.number in places)
+    logical = [part.number for part in parts if part.logical]
+    if logical != list(range(5, 5 + len(logical))):
+        raise ValueError("logical partitions would get other numbers")
+    moved = replace(layout, partitions=parts)
+    return layout if parts == layout.partitions else replace(moved, table=layout.table | chain_sectors(moved))
 
 
 def room_for_partitions(layout: Layout, reader: BlockReader, target_size: int) -> Extent:
@@ -68,7 +72,10 @@ def room_for_partitions(layout: Layout, reader: BlockReader, target_size: int) -
         DiskFormatError: No copy of the table is good.
     """
     step = layout.sector_size
-    start = min((part.extent.start for part in layout.partitions), default=step)
+    first = min(layout.partitions, key=lambda part: part.extent.start, default=None)
+    start = first.extent.start if first else step
+    if first is not None and first.logical:  # behind the record that opens its chain
+        start = min((extent.start for extent in layout.table if 0 < extent.start < start), default=step)
     if layout.scheme != "gpt":
         return Extent(start, max(start, min(target_size // step, mbr.LBA_MAX) * step))
     header = gpt_copies.read_table(reader, sector_size=step).chosen.header
@@ -99,7 +106,7 @@ def fit_table(
     """
     if layout.scheme != "gpt":
         _check_fits(_size_needed(layout, reader) if moved is None else _last_end(moved), target_size)
-        return _mbr_patches(layout, reader, moved)
+        return _mbr_patches(layout, reader, moved, target_size)
     table = gpt_copies.read_table(reader, sector_size=layout.sector_size)
     if target_size == layout.size and table.is_whole and moved in (None, layout):
         return ()
@@ -130,17 +137,20 @@ def new_identity(
     if layout.scheme == "mbr":
         _check_fits(_size_needed(layout, reader) if moved is None else _last_end(moved), target_size)
         signature = next_uuid().int & 0xFFFFFFFF or 1
-        placed = [patch.data for patch in _mbr_patches(layout, reader, moved)]
-        sector = mbr.set_disk_signature(placed[0] if placed else reader.read_at(0, layout.sector_size), signature)
-        return NewIdentity(patches=(Patch(offset=0, data=sector),), disk_id=f"{signature:08X}", guids=())
+        placed = _mbr_patches(layout, reader, moved, target_size)
+        sector = next((patch.data for patch in placed if not patch.offset), reader.read_at(0, layout.sector_size))
+        first = Patch(offset=0, data=mbr.set_disk_signature(sector, signature))
+        others = tuple(patch for patch in placed if patch.offset)
+        return NewIdentity(patches=(first, *others), disk_id=f"{signature:08X}", guids=())
     table = gpt_copies.read_table(reader, sector_size=layout.sector_size)
     disk_guid = next_uuid()
-    fresh = {partition.index: next_uuid() for partition in layout.partitions}
+    partitions = (moved or layout).partitions
+    fresh = {partition.index: next_uuid() for partition in partitions}
     renamed = gpt_copies.rename(_moved_table(layout, table, moved), disk_guid=disk_guid, guids=fresh)
     return NewIdentity(
         patches=_place_gpt(moved or layout, reader, renamed, target_size),
         disk_id=str(disk_guid).upper(),
-        guids=tuple((partition.guid, str(fresh[partition.index]).upper()) for partition in layout.partitions),
+        guids=tuple((partition.guid, str(fresh[partition.index]).upper()) for partition in partitions),
     )
 
 
@@ -170,25 +180,49 @@ def clear_table_patches(layout: Layout, *, target_size: int | None = None) -> Ex
 
 
 def _changed(layout: Layout, moved: Layout | None) -> Iterator[tuple[int, int, int]]:
-    """Of partitions that go elsewhere: slot, first sector, last sector (inclusive)."""
+    """Of partitions with a slot of the table that go elsewhere: slot, first sector, last sector (inclusive)."""
     step = layout.sector_size
-    for before, after in zip(layout.partitions, moved.partitions if moved else (), strict=moved is not None):
-        if before.extent != after.extent:
-            yield before.index, after.extent.start // step, after.extent.end // step - 1
+    after = {part.number: part.extent for part in (moved or layout).partitions}
+    for part in layout.partitions:
+        place = after.get(part.number)
+        if place is not None and place != part.extent and not part.logical:
+            yield part.index, place.start // step, place.end // step - 1
+
+
+def _gone(layout: Layout, moved: Layout | None) -> tuple[int, ...]:
+    """The slots of partitions that are not to be there any more."""
+    stay = {part.number for part in (moved or layout).partitions}
+    return tuple(part.index for part in layout.partitions if part.number not in stay and not part.logical)
 
 
 def _moved_table(layout: Layout, table: gpt_copies.GptTable, moved: Layout | None) -> gpt_copies.GptTable:
-    return gpt_copies.move(table, {index: (first, last) for index, first, last in _changed(layout, moved)})
+    changed = gpt_copies.move(table, {index: (first, last) for index, first, last in _changed(layout, moved)})
+    return gpt_copies.drop(changed, _gone(layout, moved))
 
 
-def _mbr_patches(layout: Layout, reader: BlockReader, moved: Layout | None) -> tuple[Patch, ...]:
-    """Sector 0 with the entries that change; nothing when none does."""
-    if moved is None:
+def _mbr_patches(layout: Layout, reader: BlockReader, moved: Layout | None, target_size: int) -> tuple[Patch, ...]:
+    """Sector 0 with the entries that change, and the chain of logical partitions; nothing when none does."""
+    is_same = moved is None or moved.partitions == layout.partitions
+    if moved is None or layout.scheme != "mbr" or (is_same and _size_needed(layout, reader) <= target_size):
         return ()
-    sector = before = reader.read_at(0, layout.sector_size)
+    step = layout.sector_size
+    sector = reader.read_at(0, step)
     for index, first, last in _changed(layout, moved):
         sector = mbr.set_entry_place(sector, index=index, first_lba=first, size_sectors=last - first + 1)
-    return (Patch(offset=0, data=sector),) if sector != before else ()
+    for index in _gone(layout, moved):
+        sector = mbr.clear_entry(sector, index=index)
+    chain = move_chain(layout, reader, moved)
+    if chain is not None and chain.container is None:
+        sector = mbr.clear_entry(sector, index=chain.index)
+    elif chain is not None and (place := chain.container) is not None:
+        sector = mbr.set_entry_place(
+            sector, index=chain.index, first_lba=place.start // step, size_sectors=place.size // step
+        )
+    records = [Patch(offset=at, data=data.ljust(step, b"\0")) for at, data in (chain.records if chain else ())]
+    patches = [Patch(offset=0, data=sector), *records]
+    # Old records that lie in no partition now would be taken for those of a chain by who looks for lost ones.
+    patches += _stale_patches(replace(moved, table=layout.table), patches, target_size)
+    return tuple(sorted(patches, key=lambda patch: patch.offset))
 
 
 def _last_end(layout: Layout) -> int:

@@ -28,9 +28,9 @@ def fit_disk(stored: DiskInImage, target_size: int, wishes: Mapping[int, Wish]) 
             "a disk without a partition table is not made to fit as a whole",
             hint="Its only volume is partition 1: '--partition 1 --fit' does it.",
         )
-    if any(part.logical for part in layout.partitions):
+    if any(notice.code == "mbr-hybrid" for notice in layout.notices):
         raise TargetError(
-            "a disk with logical partitions is not made to fit: the chain of their records is not made anew",
+            "a disk with a hybrid MBR is not made to fit: some partitions are in both tables",
             hint="Restore it as it is, or single partitions with '--partition N:M --fit'.",
         )
     room = room_for_partitions(layout, stored.outside(), target_size)
