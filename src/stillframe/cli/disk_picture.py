@@ -19,9 +19,10 @@ def fit_picture(plan: RestorePlan) -> list[str]:
     """Source and target, both in the scale of the larger one."""
     disk = plan.source_disk
     names = {part.number: part.label or part.filesystem or part.type_name for part in disk.partitions}
-    before = [(str(part.number), names[part.number], Extent(part.start, part.start + part.size))
-              for part in disk.partitions]  # fmt: skip
-    after = [(str(one.partition.number), names[one.partition.number], one.place) for one in plan.placements]
+    stored = [*disk.partitions, *plan.left_out]
+    names |= {part.number: part.label or part.filesystem or part.type_name for part in plan.left_out}
+    before = [(str(part.number), names[part.number], Extent(part.start, part.start + part.size)) for part in stored]
+    after = [(str(part.number), names[part.number], plan.place_of(part)) for part in disk.partitions]
     scale = max(disk.size, plan.target_size)
     return [
         "",

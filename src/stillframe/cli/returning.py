@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from stillframe.capture import Selection, open_source
 from stillframe.cli.call import Call, refuse_later, running
-from stillframe.cli.disk_picture import fit_picture
+from stillframe.cli.restoring import edit, restore_lines, restore_options, target_lines
 from stillframe.cli.results import notice_fields
 from stillframe.cli.saving import SKIPPED
 from stillframe.cli.words import local_time, plan_lines
@@ -13,12 +13,12 @@ from stillframe.clock import SystemClock
 from stillframe.errors import TargetError, UsageError
 from stillframe.events import Notice
 from stillframe.host.machine import machine
-from stillframe.host.target import TargetIdentity
 from stillframe.jobs.clone import CloneOptions, ClonePlan, apply_clone, plan_clone
-from stillframe.jobs.listing import ListedImage, find_image, look_at_image
+from stillframe.jobs.listing import find_image, look_at_image
 from stillframe.jobs.looking import require_target
 from stillframe.jobs.lost_files import name_lost_files
-from stillframe.jobs.restore import RestoreOptions, RestorePlan, apply_restore, plan_restore
+from stillframe.jobs.restore import RestorePlan, RestoreResult, apply_restore
+from stillframe.jobs.restore_planning import RestorePlanner
 from stillframe.jobs.targets import describe_contents
 from stillframe.jobs.undo_table import apply_undo, plan_undo
 from stillframe.units import format_duration, format_rate, format_size
@@ -46,18 +46,16 @@ def restore(call: Call) -> int:
     if options.target is None:
         raise UsageError("an image and a target are needed", hint="Write 'stillframe restore IMAGE TARGET'.")
     require_target(options.target)
+    wanted = restore_options(options)
     repository = call.open_repository()
     manifest = find_image(repository, options.image, machine_id=machine().id)
-    partition, onto = options.partition
-    plan = plan_restore(
-        repository, manifest, options.disk, os.path.abspath(options.target),
-        repository_folder=call.folder,
-        options=RestoreOptions(
-            partition=partition, onto=onto, delta=options.delta, wipe=options.wipe, new_identity=options.new_identity,
-            salvage=options.salvage, fit=options.fit or bool(options.resize), wishes=dict(options.resize),
-        ),
-    )  # fmt: skip
-    lines = _restore_lines(plan, look_at_image(repository, manifest))
+    planner = RestorePlanner(
+        repository, manifest, options.disk, os.path.abspath(options.target), repository_folder=call.folder
+    )
+    if options.edit:
+        wanted = edit(planner.plan, wanted, screen)
+    plan = planner.plan(wanted)
+    lines = restore_lines(plan, look_at_image(repository, manifest), explain=options.explain)
     if options.dry_run:
         fields = {"image": manifest.image, "disk": plan.source_disk.number, **_plan_fields(plan)}
         screen.finish("restore", fields, lines)
@@ -67,17 +65,24 @@ def restore(call: Call) -> int:
         screen.confirm(_QUESTION, "restore", yes=options.yes)
     with running(screen) as context:
         result = apply_restore(repository, plan, context)
-    fields = {
-        "image": manifest.image, "target": plan.target_path, "bytes_written": result.bytes_written,
-        "bytes_skipped": result.bytes_skipped, "seconds": result.seconds, "changes": list(result.changes),
-        "lost": [{"partition": part.partition_number, "bytes": part.lost.size} for part in result.lost],
-    }  # fmt: skip
     for finding in name_lost_files(repository.reader(), manifest, result.lost):
         screen.emit(finding)
+    screen.finish("restore", {"image": manifest.image, **_result_fields(plan, result)}, _result_lines(plan, result))
+    return SKIPPED if result.lost else 0
+
+
+def _result_fields(plan: RestorePlan, result: RestoreResult) -> dict[str, Any]:
+    return {
+        "target": plan.target_path, "bytes_written": result.bytes_written, "bytes_skipped": result.bytes_skipped,
+        "seconds": result.seconds, "changes": list(result.changes),
+        "lost": [{"partition": part.partition_number, "bytes": part.lost.size} for part in result.lost],
+    }  # fmt: skip
+
+
+def _result_lines(plan: RestorePlan, result: RestoreResult) -> list[str]:
     words = _done_lines(plan.target_path, result.bytes_written, result.bytes_skipped, result.seconds)
     words += [f"Lost          {part.words}: zeros are there now" for part in result.lost]
-    screen.finish("restore", fields, [*words, *(f"Changed       {change}" for change in result.changes)])
-    return SKIPPED if result.lost else 0
+    return [*words, *(f"Changed       {change}" for change in result.changes)]
 
 
 def _undo_table(call: Call) -> int:
@@ -94,7 +99,7 @@ def _undo_table(call: Call) -> int:
     kept = plan.kept
     lines = plan_lines(
         f"Put back the partition table of {local_time(kept.created)} on",
-        _target_lines(plan.target, path, plan.target.size),
+        target_lines(plan.target, path, plan.target.size),
         steps=[f"write the first and the last MiB, and the table, with: {'; '.join(kept.contents) or 'no partitions'}"],
         lost=plan.lost, notices=[_GONE],
     )  # fmt: skip
@@ -123,7 +128,7 @@ def clone(call: Call) -> int:
         plan = plan_clone(source, os.path.abspath(options.target), wanted)
         lines = plan_lines(
             f"Clone {source.facts.path} ({format_size(plan.disk.layout.size)}) to",
-            _target_lines(plan.target, plan.target_path, plan.target_size),
+            target_lines(plan.target, plan.target_path, plan.target_size),
             steps=plan.steps, lost=plan.lost, notices=plan.notices,
         )  # fmt: skip
         if options.dry_run:
@@ -145,25 +150,6 @@ def clone(call: Call) -> int:
     return 0 if result.is_complete else SKIPPED
 
 
-def _restore_lines(plan: RestorePlan, listed: ListedImage) -> list[str]:
-    manifest = plan.manifest
-    title = (
-        f"Restore image {manifest.image[:8]} of {manifest.machine.name}, {manifest.created} ({listed.verdict}), "
-        f"disk {plan.source_disk.number}, {format_size(plan.source_disk.size)}, to"
-    )
-    identity = _target_lines(plan.target, plan.target_path, plan.target_size)
-    lines = plan_lines(title, identity, steps=plan.steps, lost=plan.lost, notices=plan.notices)
-    return [*lines, *fit_picture(plan)] if plan.placements else lines
-
-
-def _target_lines(target: TargetIdentity | None, path: str, size: int) -> list[str]:
-    if target is None:
-        return [f"{path}, a new file of {format_size(size)}"]
-    named = [("model", target.model), ("serial number", target.serial)]
-    known = [f"{name} {value}" for name, value in named if value]
-    return [", ".join([f"{target.path} ({target.kind})", format_size(target.size), *known])]
-
-
 def _plan_fields(plan: RestorePlan | ClonePlan) -> dict[str, Any]:
     target = plan.target
     return {
@@ -178,6 +164,10 @@ def _plan_fields(plan: RestorePlan | ClonePlan) -> dict[str, Any]:
             for one in (plan.placements if isinstance(plan, RestorePlan) else ())
         ],
         "steps": list(plan.steps),
+        "reasons": [
+            {"partition": reason.partition, "text": reason.text}
+            for reason in (plan.reasons if isinstance(plan, RestorePlan) else ())
+        ],
         "lost": list(plan.lost),
         "notices": notice_fields(plan.notices),
     }

@@ -97,6 +97,18 @@ class Screen:
         if self._streams.input.readline().strip().lower() != word:
             raise Cancelled("stopped: nothing was changed")
 
+    def ask(self, question: str) -> str:
+        """One line from the person at the terminal; empty when there is no more.
+
+        Raises:
+            UsageError: There is nobody to ask.
+        """
+        if self.is_json or not self._streams.has_person:
+            raise UsageError("there is nobody to ask", hint="Run it on a terminal, without '--json'.")
+        self._streams.errors.write(question)
+        self._streams.errors.flush()
+        return self._streams.input.readline().strip()
+
     def ask_secret(self, question: str) -> str:
         """Ask for a secret; it is not shown while it is typed."""
         try:

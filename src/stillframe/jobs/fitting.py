@@ -5,43 +5,104 @@ something has to shrink; what they need is in the plan, so that it holds.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
-from stillframe.disk import Flexibility, Placement, Wish, fit_partitions, fit_table, moved_layout, room_for_partitions
+from stillframe.disk import (
+    Flexibility,
+    Layout,
+    Placement,
+    fit_partitions,
+    fit_table,
+    moved_layout,
+    room_for_partitions,
+)
 from stillframe.errors import TargetError
 from stillframe.events import NoEvents
-from stillframe.jobs.resizing import find_flexibility
-from stillframe.jobs.restore_plan import DiskInImage, RestorePlan
+from stillframe.extents import Extent
+from stillframe.jobs.resizing import find_flexibility, is_fixed
+from stillframe.jobs.restore_plan import DiskInImage, RestoreOptions, RestorePlan, Start
 from stillframe.repo.records import StoredPartition
 from stillframe.units import MIB, align_down, format_size
 
 
-def fit_disk(stored: DiskInImage, target_size: int, wishes: Mapping[int, Wish]) -> tuple[Placement, ...]:
-    """Where the partitions of a disk go on a target.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """Where the partitions of a disk go, and what was known when it was decided.
+
+    Attributes:
+        placements: In order of their places.
+        layout: Of the source, without what is left out.
+        room: Where partitions may lie on the target.
+        flexibility: How far each could be changed, by its number.
+    """
+
+    placements: tuple[Placement, ...]
+    layout: Layout
+    room: Extent
+    flexibility: Mapping[int, Flexibility]
+
+
+class Flexibilities:
+    """What was found out about partitions, so that changing a plan does not ask the tools again."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, bool], Flexibility] = {}
+
+    def of(self, stored: DiskInImage, part: StoredPartition, *, may_shrink: bool) -> Flexibility:
+        """How far a partition of the disk may be changed; of one disk only."""
+        key = (part.number, may_shrink)
+        if key not in self._known:
+            self._known[key] = find_flexibility(
+                stored.repository, stored.manifest, part, NoEvents(), may_shrink=may_shrink
+            )
+        return self._known[key]
+
+
+def fit_disk(stored: DiskInImage, target_size: int, options: RestoreOptions, asked: Flexibilities) -> Fitted:
+    """Where the partitions of a disk go on a target that they are to fill.
 
     Raises:
         UsageError: A wish cannot be.
         TargetError: They do not fit, by how much; or the disk has no table.
     """
-    layout = stored.layout()
-    if layout.scheme == "none":
-        raise TargetError(
-            "a disk without a partition table is not made to fit as a whole",
-            hint="Its only volume is partition 1: '--partition 1 --fit' does it.",
-        )
-    if any(notice.code == "mbr-hybrid" for notice in layout.notices):
-        raise TargetError(
-            "a disk with a hybrid MBR is not made to fit: some partitions are in both tables",
-            hint="Restore it as it is, or single partitions with '--partition N:M --fit'.",
-        )
-    room = room_for_partitions(layout, stored.outside(), target_size)
-    may_shrink = max((part.extent.end for part in layout.partitions), default=0) > room.end
-    found = fit_partitions(layout, room, _flexibility(stored, wishes, may_shrink=may_shrink), wishes)
-    moved = moved_layout(layout, {one.partition.number: one.place for one in found})
-    fit_table(layout, stored.outside(), target_size, moved=moved)  # what it would refuse is refused now
-    return found
+    layout = _movable_layout(stored)
+    room = room_for_partitions(stored.layout(), stored.outside(), target_size)
+    before = {part.number: part.extent.size for part in layout.partitions}
+    grows = any(isinstance(wish, int) and wish > before.get(number, wish) for number, wish in options.wishes.items())
+    end = max((part.extent.end for part in layout.partitions), default=0)
+    may_shrink = end > room.end or grows or bool(options.moves)
+    may = {}
+    for part in stored.disk.partitions:
+        wish = options.wishes.get(part.number)
+        shrinks = wish < part.size if isinstance(wish, int) else may_shrink and wish != "keep"
+        may[part.number] = asked.of(stored, part, may_shrink=shrinks)
+    moves = _starts(layout, options.moves)
+    found = fit_partitions(layout, room, may, options.wishes, moves)
+    return _checked(stored, Fitted(placements=found, layout=layout, room=room, flexibility=may), target_size)
 
 
-def fit_partition(stored: DiskInImage, part: StoredPartition, room_size: int) -> int:
+def place_disk(stored: DiskInImage, target_size: int, options: RestoreOptions) -> Fitted:
+    """Where the partitions of a disk go when they keep their sizes, and only what was named moves.
+
+    Raises:
+        UsageError: A wish cannot be.
+        TargetError: They do not fit, or two are in each other's way.
+    """
+    layout = _movable_layout(stored)
+    room = room_for_partitions(stored.layout(), stored.outside(), target_size)
+    may = {
+        part.number: Flexibility(
+            smallest=part.size, can_move=part.number in options.moves and not is_fixed(part),
+            reason="it was not asked for another size",
+        )
+        for part in stored.disk.partitions
+    }  # fmt: skip
+    keep = dict.fromkeys(may, "keep")
+    found = fit_partitions(layout, room, may, keep, _starts(layout, options.moves))  # type: ignore[arg-type]
+    return _checked(stored, Fitted(placements=found, layout=layout, room=room, flexibility=may), target_size)
+
+
+def fit_partition(stored: DiskInImage, part: StoredPartition, room_size: int, asked: Flexibilities) -> int:
     """The size of a partition in a place of another size.
 
     Raises:
@@ -50,7 +111,7 @@ def fit_partition(stored: DiskInImage, part: StoredPartition, room_size: int) ->
     size = align_down(room_size, MIB) if room_size < part.size else align_down(room_size, stored.disk.sector_size)
     if size == part.size:
         return size
-    may = find_flexibility(stored.repository, stored.manifest, part, NoEvents(), may_shrink=size < part.size)
+    may = asked.of(stored, part, may_shrink=size < part.size)
     if size < may.smallest:
         reason = f" ({may.reason})" if may.reason else ""
         raise TargetError(
@@ -67,11 +128,35 @@ def resized_parts(plan: RestorePlan) -> Iterator[StoredPartition]:
     yield from (part for part in parts if plan.place_of(part).size != part.size)
 
 
-def _flexibility(stored: DiskInImage, wishes: Mapping[int, Wish], *, may_shrink: bool) -> dict[int, Flexibility]:
-    """Of each partition of a disk."""
-    found = {}
-    for part in stored.disk.partitions:
-        wish = wishes.get(part.number)
-        shrinks = wish < part.size if isinstance(wish, int) else may_shrink and wish != "keep"
-        found[part.number] = find_flexibility(stored.repository, stored.manifest, part, NoEvents(), may_shrink=shrinks)
-    return found
+def _movable_layout(stored: DiskInImage) -> Layout:
+    """The layout of a disk without what is left out.
+
+    Raises:
+        TargetError: Its table cannot be made anew.
+    """
+    layout = stored.layout()
+    if layout.scheme == "none":
+        raise TargetError(
+            "a disk without a partition table is not made to fit as a whole",
+            hint="Its only volume is partition 1: '--partition 1 --fit' does it.",
+        )
+    if any(notice.code == "mbr-hybrid" for notice in layout.notices):
+        raise TargetError(
+            "the table of a disk with a hybrid MBR is not changed: some partitions are in both of its tables",
+            hint="Restore it as it is, or single partitions with '--partition N:M --fit'.",
+        )
+    stay = {part.number for part in stored.disk.partitions}
+    return replace(layout, partitions=tuple(part for part in layout.partitions if part.number in stay))
+
+
+def _starts(layout: Layout, moves: Mapping[int, Start]) -> dict[int, int]:
+    before = {part.number: part.extent.start for part in layout.partitions}
+    return {number: before[number] if start == "keep" else start for number, start in moves.items()}
+
+
+def _checked(stored: DiskInImage, fitted: Fitted, target_size: int) -> Fitted:
+    """What the table would refuse is refused now."""
+    layout = stored.layout()
+    moved = moved_layout(layout, {one.partition.number: one.place for one in fitted.placements})
+    fit_table(layout, stored.outside(), target_size, moved=moved)
+    return fitted

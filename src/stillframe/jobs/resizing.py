@@ -40,6 +40,11 @@ _KEPT_TYPES: Final = frozenset({"Windows recovery"})
 """Of partitions that Windows keeps as large as it made them."""
 
 
+def is_fixed(part: StoredPartition) -> bool:
+    """Whether a partition must begin where it did."""
+    return part.type_name in _FIXED_TYPES
+
+
 def find_flexibility(
     repository: Repository, manifest: Manifest, part: StoredPartition, events: EventSink, *, may_shrink: bool
 ) -> Flexibility:
@@ -52,7 +57,7 @@ def find_flexibility(
         events: Is told of reads that fail.
         may_shrink: Whether its smallest size is wanted, which takes seconds.
     """
-    can_move = part.type_name not in _FIXED_TYPES
+    can_move = not is_fixed(part)
     if part.is_left_out:
         return Flexibility(smallest=part.size, can_move=can_move, reason="it is not in this image")
     if part.type_name in _KEPT_TYPES:

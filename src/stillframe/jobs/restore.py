@@ -1,46 +1,39 @@
 """The verb ``restore``: an image, or one partition of it, goes back onto a target.
 
-Answers: "what will be written where, and what is lost there?" (``plan_restore``: looks only), then does it
-(``apply_restore``: checks the target's identity again before the first byte; partition table last). A restore that was
-killed leaves no valid table; it is run again with ``delta`` and writes what is missing.
+Carries out what ``plan_restore`` (``restore_planning``) has decided: the target's identity is checked again before the
+first byte, the partition table is written last. A restore that was killed leaves no valid table; it is run again with
+``delta`` and writes what is missing.
 """
 
-import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 
 from stillframe.block import BlockReader, BlockWriter
-from stillframe.block.file import FileWriter, open_file_reader
-from stillframe.disk import Layout, Patch, Placement, fit_table, moved_layout, new_identity, read_layout, renamed_layout
-from stillframe.errors import TargetError, UsageError
+from stillframe.block.file import FileWriter
+from stillframe.disk import Layout, Patch, fit_table, moved_layout, new_identity, renamed_layout
 from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
-from stillframe.host.target import create_target_file, identify_target, open_target
+from stillframe.host.target import create_target_file, open_target
 from stillframe.jobs.context import JobContext
-from stillframe.jobs.fitting import fit_disk, fit_partition, resized_parts
-from stillframe.jobs.listing import find_disk, find_partition
+from stillframe.jobs.fitting import resized_parts
 from stillframe.jobs.placing import PlacedMap, Placer, PlacingOptions
 from stillframe.jobs.resizing import resized
 from stillframe.jobs.restore_plan import (
-    DiskInImage,
     RestoreOptions,
     RestorePlan,
     RestoreResult,
-    manifest_bytes,
     outside_reader,
     stored_layout,
 )
-from stillframe.jobs.restore_words import placement_words, restore_notices, restore_steps
+from stillframe.jobs.restore_planning import plan_restore
+from stillframe.jobs.restore_words import placement_words
 from stillframe.jobs.starting import StartWishes, WrittenDisk, make_ready
-from stillframe.jobs.staying import LeftPlace, find_left_places, staying
 from stillframe.jobs.tables import TableWriter
-from stillframe.jobs.targets import describe_contents, refuse_repository, require_same_sectors
 from stillframe.jobs.undo_table import keep_table
 from stillframe.repo.losses import LostPart
 from stillframe.repo.map_reader import MapReader
-from stillframe.repo.records import Manifest, StoredPartition
+from stillframe.repo.records import StoredPartition
 from stillframe.repo.repository import Repository
 from stillframe.repo.writing import ChunkNamer
 from stillframe.units import format_size
@@ -49,50 +42,6 @@ __all__ = ["RestoreOptions", "RestorePlan", "RestoreResult", "apply_restore", "p
 
 Views = Mapping[int, BlockReader]
 """Partitions at another size, by their numbers."""
-
-
-def plan_restore(
-    repository: Repository, manifest: Manifest, disk_number: int | None, target_path: str, *, repository_folder: str,
-    options: RestoreOptions,
-) -> RestorePlan:  # fmt: skip
-    """Look at the image and the target, and decide what goes where. Writes nothing.
-
-    Raises:
-        UsageError: The image has no such disk or partition.
-        TargetError: The target holds the repository, is too small, or has sectors of another size.
-    """
-    disk = find_disk(manifest, disk_number)
-    part = find_partition(disk, options.partition) if options.partition is not None else None
-    if options.onto is not None and part is None:
-        raise UsageError("a target partition without a source partition", hint="Write '--partition N:M'.")
-    size = part.size if part else disk.size
-    refuse_repository(repository_folder, target_path)
-    if not os.path.exists(target_path):
-        if options.onto is not None:
-            raise TargetError(f"{target_path} does not exist, so it has no partition", hint="Name an existing disk.")
-        target, target_size, lost = None, size, tuple[str, ...]()
-        places = find_left_places(disk, None, wipe=options.wipe) if part is None else ()
-    else:
-        target = identify_target(target_path)
-        target_size = target.size
-        require_same_sectors(target_path, disk.sector_size)
-        places = find_left_places(disk, target_path, wipe=options.wipe) if part is None else ()
-        lost = tuple(describe_contents(target_path, staying(places)))
-    stored = DiskInImage(repository=repository, manifest=manifest, disk=disk)
-    place = _choose_place(target_path, target_size, stored, part, options)
-    placements = tuple[Placement, ...]()
-    if part is None and options.fit:
-        _refuse_to_move(places)
-        placements = fit_disk(stored, target_size, options.wishes)
-    elif part is None:
-        _check_table_fits(stored, target_size)
-    plan = RestorePlan(
-        manifest=manifest, source_disk=disk, partition=part, target=target, target_path=target_path,
-        target_size=target_size, place=place, options=options, steps=(), lost=lost,
-        bytes_to_write=part.bytes_used if part else manifest_bytes(disk), placements=placements, notices=(),
-        left_places=places,
-    )  # fmt: skip
-    return replace(plan, steps=tuple(restore_steps(plan)), notices=tuple(restore_notices(plan)))
 
 
 def apply_restore(repository: Repository, plan: RestorePlan, context: JobContext) -> RestoreResult:
@@ -186,6 +135,7 @@ def _write_disk(
     stay = {place.partition.number for place in plan.left_places if place.stays}
     # What was outside and still is. A disk without a table is one volume, and has no outside.
     inside = ExtentSet.from_extents(Extent(part.start, part.start + part.size) for part in disk.partitions)
+    inside |= ExtentSet.from_extents(part.extent for part in layout.partitions)  # and those that are left out
     outside_only = table.outside_without_table - inside
     last = PlacedMap(root=disk.outside.root(), offset=0, allowed=outside_only)
     written = [part for part in disk.partitions if part.number not in stay]
@@ -250,54 +200,3 @@ def _placer(repository: Repository, plan: RestorePlan, target: BlockWriter, cont
     return Placer(
         target, repository.reader(), namer, chunk_size=plan.manifest.chunk_size, options=options, context=context
     )
-
-
-def _choose_place(
-    path: str, target_size: int, stored: DiskInImage, part: StoredPartition | None, options: RestoreOptions
-) -> Extent:
-    room, name = Extent(0, target_size), path
-    if options.onto is not None:
-        with open_file_reader(path) as reader:
-            layout = read_layout(reader)
-        found = [target.extent for target in layout.partitions if target.number == options.onto]
-        if not found:
-            raise TargetError(f"{path} has no partition {options.onto}", hint="'stillframe disks' lists them.")
-        room, name = found[0], f"partition {options.onto} of {path}"
-    if part is None:
-        return room
-    if options.fit:
-        return Extent(room.start, room.start + fit_partition(stored, part, room.size))
-    size = part.size
-    if room.size < size:
-        raise TargetError(
-            f"{name} is too small: {format_size(room.size)}, and the partition needs {format_size(size)} "
-            f"({format_size(size - room.size)} more)",
-            hint="Choose a larger one; '--fit' makes what is in it smaller where that is possible.",
-        )
-    return Extent(room.start, room.start + size)
-
-
-def _refuse_to_move(places: Sequence[LeftPlace]) -> None:
-    """Refuse to move partitions of a target that stay as they are.
-
-    Raises:
-        TargetError: There are such.
-    """
-    stay = [str(place.partition.number) for place in places if place.stays]
-    if stay:
-        raise TargetError(
-            f"partition {', '.join(stay)} is not in this image, and what lies in its place on the target stays there: "
-            "'--fit' would move it",
-            hint="Restore without '--fit', or onto another disk.",
-        )
-
-
-def _check_table_fits(stored: DiskInImage, target_size: int) -> None:
-    outside, disk = stored.outside(), stored.disk
-    layout = stored_layout(disk, outside)
-    if layout.scheme == "none" and target_size < disk.size:
-        raise TargetError(
-            f"the target is too small by {format_size(disk.size - target_size)}",
-            hint="Choose a larger one; '--fit' makes partitions smaller where that is possible.",
-        )
-    fit_table(layout, outside, target_size)

@@ -5,6 +5,7 @@ Answers: "what goes where?" Planned and carried out in ``restore``, said in ``re
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from stillframe.disk import Layout, Placement, Wish, read_layout
 from stillframe.events import Notice
@@ -34,6 +35,10 @@ class DiskInImage:
         return stored_layout(self.disk, self.outside())
 
 
+Start = int | Literal["keep"]
+"""Where a person wants a partition to begin: at this byte, or where it did."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreOptions:
     """What a person asked for.
@@ -47,6 +52,9 @@ class RestoreOptions:
         salvage: Of a damaged image restore what can be had; the rest becomes zeros.
         fit: Make partitions smaller or larger, so that they fill the target.
         wishes: What single partitions are to be then, by their numbers.
+        moves: At which byte single partitions are to begin, by their numbers.
+        leave_out: Partitions of the image that are not restored; they are not in the new table.
+        added: Only these partitions of the image, as new ones in free space of the target; its own are not touched.
     """
 
     partition: int | None = None
@@ -57,6 +65,17 @@ class RestoreOptions:
     salvage: bool = False
     fit: bool = False
     wishes: Mapping[int, Wish] = field(default_factory=dict)
+    moves: Mapping[int, Start] = field(default_factory=dict)
+    leave_out: frozenset[int] = frozenset()
+    added: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Why something is as it is in a plan, in a sentence; ``partition`` is ``None`` for what is about the disk."""
+
+    partition: int | None
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +83,14 @@ class RestorePlan:
     """What a restore is going to do. ``target`` is ``None`` when ``target_path`` is a file to be made.
 
     Attributes:
+        source_disk: The disk in the image, without partitions that are left out on request.
         place: Bytes of the target that the image, or the partition, will occupy.
         steps: What will be done, in words.
         lost: What is on the target now and will be overwritten, in words.
         placements: Where each partition goes; empty where all stay as they were.
         left_places: Places of partitions that the image does not hold, and whether they stay as they are.
+        left_out: Partitions that are not restored on request.
+        reasons: Why the plan is as it is.
     """
 
     manifest: Manifest
@@ -85,6 +107,8 @@ class RestorePlan:
     notices: tuple[Notice, ...]
     placements: tuple[Placement, ...] = ()
     left_places: tuple[LeftPlace, ...] = ()
+    left_out: tuple[StoredPartition, ...] = ()
+    reasons: tuple[Reason, ...] = ()
 
     def place_of(self, part: StoredPartition) -> Extent:
         """Where a partition goes on the target."""

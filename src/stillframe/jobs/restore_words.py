@@ -28,6 +28,11 @@ def placement_words(one: Placement) -> str:
     return f"partition {one.partition.number} was {' and '.join(words)}" if words else ""
 
 
+def part_words(part: StoredPartition) -> str:
+    """What is in a partition: its file system, or its type, and its label."""
+    return f"{part.filesystem or part.type_name or 'unknown'}{', ' + repr(part.label) if part.label else ''}"
+
+
 def _size_words(part: StoredPartition, size: int) -> str:
     if size == part.size:
         return ""
@@ -97,11 +102,13 @@ def restore_steps(plan: RestorePlan) -> Iterator[str]:
             yield places[found.number].step
             continue
         yield (
-            f"write partition {found.number}: {found.filesystem or found.type_name or 'unknown'}"
-            f"{', ' + repr(found.label) if found.label else ''}, {format_size(found.bytes_used)} of "
+            f"write partition {found.number}: {part_words(found)}, {format_size(found.bytes_used)} of "
             f"{format_size(found.size)}{_size_words(found, plan.place_of(found).size)}"
             f"{', moved' if plan.place_of(found).start != found.start else ''}"
         )
+    for gone in plan.left_out:
+        then = "is cleared" if plan.options.wipe else "stays, and no table names it"
+        yield f"leave out partition {gone.number}, {part_words(gone)}: what lies in its place on the target {then}"
     is_moved = any(plan.place_of(found).start != found.start for found in plan.source_disk.partitions)
     if (is_moved or plan.options.new_identity) and any(one.filesystem == "ntfs" for one in plan.source_disk.partitions):
         yield "change what Windows notes of its partitions, where there is one"

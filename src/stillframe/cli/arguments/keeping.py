@@ -18,9 +18,11 @@ from stillframe.cli.arguments.words import (
     add_storing,
     add_verify,
     add_yes,
+    disk_target,
     number,
-    partition_pair,
+    partition_choice,
     size,
+    start,
     verb,
     wish,
 )
@@ -98,14 +100,15 @@ def _add_restore(verbs: Verbs) -> None:
     )  # fmt: skip
     restore.add_argument("--disk", metavar="N", type=number, help="which disk of an image of several")
     restore.add_argument(
-        "--partition", metavar="N[:M]", type=partition_pair, default=(None, None),
-        help="only partition N of the image; onto partition M of the target disk, else onto the whole TARGET",
+        "--to", metavar="N=TARGET", action="append", type=disk_target, default=[],
+        help="instead of TARGET: where disk N of the image goes; may be repeated, for all disks in one plan",
     )  # fmt: skip
-    restore.add_argument("--fit", action="store_true", help="shrink or grow partitions so that they fill the target")
     restore.add_argument(
-        "--resize", metavar="N=SIZE", action="append", type=wish, default=[],
-        help="with --fit: make partition N so large: 100GB, keep, or max; may be repeated",
+        "--partition", metavar="N[:M|:new]", action="append", type=partition_choice, default=[],
+        help="only partition N of the image; onto partition M of the target disk, or as a new one in its free space "
+        "(may be repeated), else onto the whole TARGET",
     )  # fmt: skip
+    _add_wishes(restore)
     restore.add_argument(
         "--salvage", action="store_true", help="of a damaged image restore what can be had; says what is lost (exit 3)"
     )
@@ -120,6 +123,24 @@ def _add_restore(verbs: Verbs) -> None:
     add_selection(clone)
     clone.add_argument("--fit", action="store_true", help=f"shrink or grow to the target ({LATER})")
     _add_writing(clone)
+
+
+def _add_wishes(restore: argparse.ArgumentParser) -> None:
+    restore.add_argument("--fit", action="store_true", help="shrink or grow partitions so that they fill the target")
+    restore.add_argument(
+        "--resize", metavar="N=SIZE", action="append", type=wish, default=[],
+        help="with --fit: make partition N so large: 100GB, keep, or max; may be repeated",
+    )  # fmt: skip
+    restore.add_argument(
+        "--move", metavar="N=START", action="append", type=start, default=[],
+        help="let partition N begin there: 100GB from the start of the disk, or keep; may be repeated",
+    )  # fmt: skip
+    restore.add_argument(
+        "--leave-out", metavar="N", action="append", type=number, default=[],
+        help="do not restore partition N of the image, and leave it out of the table; may be repeated",
+    )  # fmt: skip
+    restore.add_argument("--explain", action="store_true", help="show with the plan why it is so, for each partition")
+    restore.add_argument("--edit", action="store_true", help="change the plan on the terminal before it is carried out")
 
 
 def _add_writing(parser: argparse.ArgumentParser) -> None:

@@ -134,10 +134,28 @@ def size(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def partition_pair(text: str) -> tuple[int, int | None]:
-    """``N`` or ``N:M``."""
+def partition_choice(text: str) -> tuple[int, int | str | None]:
+    """``N``, ``N:M`` or ``N:new``."""
     first, colon, second = text.partition(":")
+    if second == "new":
+        return number(first), second
     return number(first), number(second) if colon else None
+
+
+def disk_target(text: str) -> tuple[int, str]:
+    """``N=TARGET``: where a disk of an image goes."""
+    first, equals, second = text.partition("=")
+    if not equals or not second:
+        raise argparse.ArgumentTypeError(f"{text!r}: write N=TARGET, such as 1=/dev/sdb")
+    return number(first), second
+
+
+def start(text: str) -> tuple[int, int | str]:
+    """``N=START``: at which byte a partition is to begin on the target, or ``keep``."""
+    first, equals, second = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r}: write N=START, such as 3=100GB or 3=keep")
+    return number(first), second if second == "keep" else size(second)
 
 
 def wish(text: str) -> tuple[int, int | str]:
