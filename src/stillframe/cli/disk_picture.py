@@ -23,6 +23,10 @@ def fit_picture(plan: RestorePlan) -> list[str]:
     names |= {part.number: part.label or part.filesystem or part.type_name for part in plan.left_out}
     before = [(str(part.number), names[part.number], Extent(part.start, part.start + part.size)) for part in stored]
     after = [(str(part.number), names[part.number], plan.place_of(part)) for part in disk.partitions]
+    if plan.beside is not None:
+        there = [(str(part.number), part.name or part.type_name, part.extent) for part in plan.beside.layout.partitions]
+        new = zip(disk.partitions, plan.beside.added, strict=True)
+        after = [*there, *((str(added.number), names[part.number], added.extent) for part, added in new)]
     scale = max(disk.size, plan.target_size)
     return [
         "",

@@ -194,14 +194,19 @@ def build_header(
     return bytes(sector)
 
 
+def build_entry(entry: GptEntry) -> bytes:
+    """One slot of an array, 128 bytes."""
+    return _ENTRY.pack(
+        entry.type_guid.bytes_le, entry.guid.bytes_le, entry.first_lba, entry.last_lba, entry.attributes,
+        entry.name.encode("utf-16-le"),
+    )  # fmt: skip
+
+
 def new_copy(entries: Iterable[GptEntry], *, disk_guid: UUID, sector_size: int) -> GptCopy:
     """The array of a new table, and a header that is only a template for ``build_header``: it has no place yet."""
     array = bytearray(_ENTRIES_USUAL * _ENTRY.size)
     for entry in entries:
-        _ENTRY.pack_into(
-            array, entry.index * _ENTRY.size, entry.type_guid.bytes_le, entry.guid.bytes_le, entry.first_lba,
-            entry.last_lba, entry.attributes, entry.name.encode("utf-16-le"),
-        )  # fmt: skip
+        array[entry.index * _ENTRY.size : (entry.index + 1) * _ENTRY.size] = build_entry(entry)
     first_usable_lba = PRIMARY_LBA + 1 + -(-len(array) // sector_size)
     raw = _HEADER.pack(SIGNATURE, _REVISION, _HEADER.size, 0, 0, 0, 0, first_usable_lba, 0, bytes(16), 0, 0, 0, 0)
     header = GptHeader(

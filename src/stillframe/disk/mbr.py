@@ -250,6 +250,16 @@ def set_entry_place(sector: bytes, *, index: int, first_lba: int, size_sectors: 
     return bytes(changed)
 
 
+def set_entry(sector: bytes, entry: MbrEntry) -> bytes:
+    """Sector 0 with another entry, counted in sectors only."""
+    changed = bytearray(sector)
+    _ENTRY.pack_into(
+        changed, _TABLE_OFFSET + entry.index * _ENTRY.size, entry.status, _FAR[0], entry.type_code, _FAR[1],
+        entry.first_lba, entry.size_sectors,
+    )  # fmt: skip
+    return bytes(changed)
+
+
 def clear_entry(sector: bytes, *, index: int) -> bytes:
     """Sector 0 without one entry."""
     changed = bytearray(sector)

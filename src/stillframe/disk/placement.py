@@ -110,7 +110,7 @@ def fit_table(
     table = gpt_copies.read_table(reader, sector_size=layout.sector_size)
     if target_size == layout.size and table.is_whole and moved in (None, layout):
         return ()
-    return _place_gpt(moved or layout, reader, _moved_table(layout, table, moved), target_size)
+    return place_gpt(moved or layout, reader, _moved_table(layout, table, moved), target_size)
 
 
 def new_identity(
@@ -148,7 +148,7 @@ def new_identity(
     fresh = {partition.index: next_uuid() for partition in partitions}
     renamed = gpt_copies.rename(_moved_table(layout, table, moved), disk_guid=disk_guid, guids=fresh)
     return NewIdentity(
-        patches=_place_gpt(moved or layout, reader, renamed, target_size),
+        patches=place_gpt(moved or layout, reader, renamed, target_size),
         disk_id=str(disk_guid).upper(),
         guids=tuple((partition.guid, str(fresh[partition.index]).upper()) for partition in partitions),
     )
@@ -277,7 +277,7 @@ def _lost_entries_lba(layout: Layout, reader: BlockReader, backup: gpt.GptCopy) 
     return lba
 
 
-def _place_gpt(layout: Layout, reader: BlockReader, table: gpt_copies.GptTable, target_size: int) -> tuple[Patch, ...]:
+def place_gpt(layout: Layout, reader: BlockReader, table: gpt_copies.GptTable, target_size: int) -> tuple[Patch, ...]:
     """The patches that put a table on a target. ``table`` may differ from what the reader holds: it is written."""
     copy, sector_size = table.chosen, layout.sector_size
     places = _choose_places(layout, reader, table, target_size)

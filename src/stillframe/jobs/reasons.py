@@ -12,7 +12,7 @@ from stillframe.disk import Flexibility, Placement
 from stillframe.disk.fitting import ALIGNMENT
 from stillframe.jobs.fitting import Fitted
 from stillframe.jobs.resizing import RESERVE_SHARE
-from stillframe.jobs.restore_plan import Reason, RestorePlan
+from stillframe.jobs.restore_plan import Beside, Reason, RestorePlan
 from stillframe.repo.records import StoredPartition
 from stillframe.units import format_size
 
@@ -35,7 +35,14 @@ def plan_reasons(plan: RestorePlan, fitted: Fitted | None) -> Iterator[Reason]:
         return
     stays = {place.partition.number: place for place in plan.left_places}
     lines = {one.partition.number: list(_part_lines(plan, fitted, one)) for one in fitted.placements} if fitted else {}
-    for part in plan.source_disk.partitions:
+    for part in sorted([*plan.source_disk.partitions, *plan.left_out], key=lambda part: part.number):
+        if part.number in plan.options.leave_out:
+            yield Reason(
+                partition=part.number,
+                text="It is left out, as '--leave-out' asks: it is neither written nor in the table. The others keep "
+                "their numbers.",
+            )
+            continue
         if part.number in stays:
             place = stays[part.number]
             kept = "so nothing is written there: it may be the only copy" if place.stays else "and '--wipe' clears it"
@@ -43,13 +50,35 @@ def plan_reasons(plan: RestorePlan, fitted: Fitted | None) -> Iterator[Reason]:
         unchanged = ["It keeps its place and its size: without '--fit' nothing is moved or resized."]
         for text in lines.get(part.number, unchanged):
             yield Reason(partition=part.number, text=text)
-    for gone in plan.left_out:
-        yield Reason(
-            partition=gone.number,
-            text="It is left out, as '--leave-out' asks: it is neither written nor in the table. The others keep their "
-            "numbers.",
-        )
     yield from (Reason(partition=None, text=text) for text in _disk_lines(plan, fitted))
+
+
+def beside_reasons(plan: RestorePlan, beside: Beside) -> Iterator[Reason]:
+    """Every decision of a plan that adds partitions to those of a target."""
+    for part, added in zip(plan.source_disk.partitions, beside.added, strict=True):
+        lines = []
+        if added.extent.start == part.start:
+            lines.append(f"It begins at byte {part.start}, as in the image: that place is free on the target.")
+        elif part.number in plan.options.moves:
+            lines.append(f"It begins at byte {added.extent.start}, as '--move' asks.")
+        else:
+            lines.append(f"It begins at byte {added.extent.start}, a multiple of 1 MiB in room that is free there.")
+        if added.extent.size == part.size:
+            lines.append(f"It keeps its size, {format_size(part.size)}.")
+        else:
+            asked = "--resize" if part.number in plan.options.wishes else "--fit"
+            lines += [f"It is made {format_size(added.extent.size)}, as '{asked}' asks.", _tool_line(part)]
+        if added.number != part.number:
+            lines.append(f"It becomes partition {added.number}: the target has a partition {part.number} of its own.")
+        if added.guid != part.guid and part.guid:
+            why = "'--new-identity' asks for it" if plan.options.new_identity else "the target has one of that id"
+            lines.append(f"It gets an id of its own: {why}.")
+        yield from (Reason(partition=part.number, text=text) for text in lines)
+    yield Reason(
+        partition=None,
+        text="The partitions of the target stay as they are, and its table is good at any time: the new ones are "
+        "written first, and named last.",
+    )
 
 
 def _single_reasons(plan: RestorePlan, part: StoredPartition) -> Iterator[Reason]:

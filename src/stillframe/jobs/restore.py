@@ -15,6 +15,7 @@ from stillframe.disk import Layout, Patch, fit_table, moved_layout, new_identity
 from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.target import create_target_file, open_target
+from stillframe.jobs.beside import require_same_table, write_table
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.fitting import resized_parts
 from stillframe.jobs.placing import PlacedMap, Placer, PlacingOptions
@@ -63,7 +64,7 @@ def apply_restore(repository: Repository, plan: RestorePlan, context: JobContext
             open_target(plan.target) if plan.target else create_target_file(plan.target_path, plan.target_size)
         )
         if plan.target is not None and plan.partition is None:
-            keep_table(repository, target, plan.target, plan.lost, context.events)
+            keep_table(repository, target, plan.target, plan.was_there, context.events)
         try:
             placer, changes = _write(repository, plan, views, target, context)
         except BaseException:
@@ -102,7 +103,9 @@ def _write(
     repository: Repository, plan: RestorePlan, views: Views, target: FileWriter, context: JobContext
 ) -> tuple[Placer, tuple[str, ...]]:
     """Write everything, and wait until it would survive a power cut."""
-    if plan.partition is None:
+    if plan.beside is not None:
+        placer, changes = _write_beside(repository, plan, views, target, context), tuple[str, ...]()
+    elif plan.partition is None:
         placer, changes = _write_disk(repository, plan, views, target, context)
     else:
         placer, changes = _placer(repository, plan, target, context), tuple[str, ...]()
@@ -112,7 +115,28 @@ def _write(
     return placer, changes
 
 
+def _write_beside(
+    repository: Repository, plan: RestorePlan, views: Views, target: FileWriter, context: JobContext
+) -> Placer:
+    """New partitions in free space; the table that is there stays good until they are in it."""
+    beside = plan.beside
+    if beside is None:
+        raise ValueError("nothing is added")
+    require_same_table(target, beside, plan.target_path)
+    placer = _placer(repository, plan, target, context)
+    _place_partitions(placer, plan, views, plan.source_disk.partitions, [])
+    target.flush()
+    context.cancel.check()
+    placer.written.add(written=write_table(target, beside, plan.target_path))
+    return placer
+
+
 def _incomplete(plan: RestorePlan) -> Notice:
+    if plan.beside is not None:
+        return Notice(
+            code="target-incomplete", message=f"{plan.target_path} is as it was, without the new partitions",
+            hint="Run the same restore again.",
+        )  # fmt: skip
     return Notice(
         code="target-incomplete", message=f"{plan.target_path} is not complete",
         hint="Run the same restore again with '--delta': it goes on where this one stopped.",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stillframe.disk import Layout, Placement, Wish, read_layout
+from stillframe.disk import Layout, Partition, Placement, Wish, read_layout
 from stillframe.events import Notice
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.target import TargetIdentity
@@ -79,6 +79,23 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """The table of a target to which partitions are added.
+
+    Attributes:
+        layout: As it was when the plan was made.
+        added: The new partitions, as they will be in it.
+        contents: What is on the target, in words; all of it stays.
+        notices: What a person should know.
+    """
+
+    layout: Layout
+    added: tuple[Partition, ...]
+    contents: tuple[str, ...]
+    notices: tuple[Notice, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RestorePlan:
     """What a restore is going to do. ``target`` is ``None`` when ``target_path`` is a file to be made.
 
@@ -91,6 +108,7 @@ class RestorePlan:
         left_places: Places of partitions that the image does not hold, and whether they stay as they are.
         left_out: Partitions that are not restored on request.
         reasons: Why the plan is as it is.
+        beside: Where partitions become new ones on the target: its own table.
     """
 
     manifest: Manifest
@@ -109,6 +127,12 @@ class RestorePlan:
     left_places: tuple[LeftPlace, ...] = ()
     left_out: tuple[StoredPartition, ...] = ()
     reasons: tuple[Reason, ...] = ()
+    beside: Beside | None = None
+
+    @property
+    def was_there(self) -> tuple[str, ...]:
+        """What is on the target before anything is written, lost or not, in words."""
+        return self.beside.contents if self.beside else self.lost
 
     def place_of(self, part: StoredPartition) -> Extent:
         """Where a partition goes on the target."""

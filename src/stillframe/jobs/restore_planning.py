@@ -13,11 +13,12 @@ from stillframe.disk import fit_table, read_layout
 from stillframe.errors import TargetError, UsageError
 from stillframe.extents import Extent
 from stillframe.host.target import TargetIdentity, identify_target
+from stillframe.jobs.beside import plan_beside
 from stillframe.jobs.fitting import Fitted, Flexibilities, fit_disk, fit_partition, place_disk
 from stillframe.jobs.listing import find_disk, find_partition
-from stillframe.jobs.reasons import plan_reasons
+from stillframe.jobs.reasons import beside_reasons, plan_reasons
 from stillframe.jobs.restore_plan import DiskInImage, RestoreOptions, RestorePlan, manifest_bytes, stored_layout
-from stillframe.jobs.restore_words import restore_notices, restore_steps
+from stillframe.jobs.restore_words import beside_steps, restore_notices, restore_steps
 from stillframe.jobs.staying import LeftPlace, find_left_places, staying
 from stillframe.jobs.targets import describe_contents, refuse_repository, require_same_sectors
 from stillframe.jobs.wishes import check_wishes
@@ -70,6 +71,8 @@ class RestorePlanner:
             raise UsageError("a target partition without a source partition", hint="Write '--partition N:M'.")
         check_wishes(disk, options)
         refuse_repository(self._folder, self._path)
+        if options.added:
+            return self._plan_beside(disk, options)
         kept = replace(disk, partitions=tuple(one for one in disk.partitions if one.number not in options.leave_out))
         target, size, places, lost = self._look(kept, part, options)
         stored = DiskInImage(repository=self._repository, manifest=self._manifest, disk=kept)
@@ -84,6 +87,23 @@ class RestorePlanner:
         )  # fmt: skip
         plan = replace(plan, steps=tuple(restore_steps(plan)), notices=tuple(restore_notices(plan)))
         return replace(plan, reasons=tuple(plan_reasons(plan, fitted)))
+
+    def _plan_beside(self, disk: StoredDisk, options: RestoreOptions) -> RestorePlan:
+        """New partitions in free space of the target."""
+        if not os.path.exists(self._path):
+            raise TargetError(f"{self._path} does not exist, so it has no free space", hint="Name an existing disk.")
+        chosen = replace(disk, partitions=tuple(find_partition(disk, number) for number in options.added))
+        target = identify_target(self._path)
+        require_same_sectors(self._path, disk.sector_size)
+        stored = DiskInImage(repository=self._repository, manifest=self._manifest, disk=chosen)
+        found = plan_beside(stored, self._path, options, self._asked)
+        plan = RestorePlan(
+            manifest=self._manifest, source_disk=chosen, partition=None, target=target, target_path=self._path,
+            target_size=target.size, place=Extent(0, target.size), options=options, steps=(), lost=(),
+            bytes_to_write=manifest_bytes(chosen), placements=found.placements, notices=(), beside=found.beside,
+        )  # fmt: skip
+        plan = replace(plan, steps=tuple(beside_steps(plan, found.beside)), notices=tuple(restore_notices(plan)))
+        return replace(plan, reasons=tuple(beside_reasons(plan, found.beside)))
 
     def _look(
         self, disk: StoredDisk, part: StoredPartition | None, options: RestoreOptions

@@ -8,8 +8,9 @@ from typing import Final
 
 from stillframe.disk import Placement
 from stillframe.events import Notice
+from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.ext import EXT_NAMES
-from stillframe.jobs.restore_plan import RestorePlan
+from stillframe.jobs.restore_plan import Beside, RestorePlan
 from stillframe.repo.records import StoredPartition
 from stillframe.units import format_size
 
@@ -56,7 +57,9 @@ def restore_notices(plan: RestorePlan) -> Iterator[Notice]:
             hint="'stillframe show' lists the ranges.",
         )  # fmt: skip
     linux = any(found.filesystem in _LINUX for found in chosen)
-    if plan.options.new_identity and part is None and linux and disk.scheme != "none":
+    if plan.beside is not None:
+        yield from plan.beside.notices
+    elif plan.options.new_identity and part is None and linux and disk.scheme != "none":
         yield Notice(
             code="partuuids-changed",
             message="partitions get new PARTUUIDs: a Linux whose fstab or boot menu names them so does not start "
@@ -106,8 +109,11 @@ def restore_steps(plan: RestorePlan) -> Iterator[str]:
             f"{format_size(found.size)}{_size_words(found, plan.place_of(found).size)}"
             f"{', moved' if plan.place_of(found).start != found.start else ''}"
         )
+    written = ExtentSet.from_extents(plan.place_of(found) for found in plan.source_disk.partitions)
     for gone in plan.left_out:
-        then = "is cleared" if plan.options.wipe else "stays, and no table names it"
+        place = Extent(gone.start, gone.start + gone.size)
+        is_lost = plan.options.wipe or written.clipped(place)
+        then = "is lost" if is_lost else "stays, and no table names it"
         yield f"leave out partition {gone.number}, {part_words(gone)}: what lies in its place on the target {then}"
     is_moved = any(plan.place_of(found).start != found.start for found in plan.source_disk.partitions)
     if (is_moved or plan.options.new_identity) and any(one.filesystem == "ntfs" for one in plan.source_disk.partitions):
@@ -117,3 +123,18 @@ def restore_steps(plan: RestorePlan) -> Iterator[str]:
         yield "write the partition table, its second copy at the end of the target"
     elif plan.source_disk.scheme != "none":
         yield "write the partition table"
+
+
+def beside_steps(plan: RestorePlan, beside: Beside) -> Iterator[str]:
+    """What will be done where partitions are added to those of the target, a line for each step."""
+    there = ", ".join(str(part.number) for part in beside.layout.partitions)
+    if there:
+        yield f"leave partition {there} of the target, as it is"
+    for part, added in zip(plan.source_disk.partitions, beside.added, strict=True):
+        yield (
+            f"write partition {part.number} of the image: {part_words(part)}, {format_size(part.bytes_used)} of "
+            f"{format_size(part.size)}{_size_words(part, added.extent.size)}, to bytes {added.extent.start} to "
+            f"{added.extent.end}, which are in no partition"
+        )
+    new = ", ".join(f"{added.number}" for added in beside.added)
+    yield f"write the partition table, with what is in it and the new partition {new}"
