@@ -6,7 +6,7 @@ disk as it was: the bytes that it wrote belong to no partition.
 """
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -156,9 +156,8 @@ def _place(
 
 
 def _entry(
-    stored: DiskInImage, part: StoredPartition, place: Extent, number: int, layout: Layout, *, fresh: bool,
-    next_uuid: Callable[[], uuid.UUID] = uuid.uuid4,
-) -> Partition:  # fmt: skip
+    stored: DiskInImage, part: StoredPartition, place: Extent, number: int, layout: Layout, *, fresh: bool
+) -> Partition:
     """What a partition is in the table of the target."""
     kind = part.type
     if layout.scheme != stored.disk.scheme:
@@ -173,7 +172,7 @@ def _entry(
     guid = ""
     if layout.scheme == "gpt":
         taken = {other.guid for other in layout.partitions}
-        guid = part.guid if part.guid and part.guid not in taken and not fresh else str(next_uuid()).upper()
+        guid = part.guid if part.guid and part.guid not in taken and not fresh else str(uuid.uuid4()).upper()
     attributes = int(part.attributes, 16) if layout.scheme == stored.disk.scheme == "gpt" else 0
     return Partition(
         number=number, extent=place, type=kind, type_name=name_type(kind), name=part.name if guid else "", guid=guid,

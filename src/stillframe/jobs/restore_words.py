@@ -86,6 +86,16 @@ def restore_notices(plan: RestorePlan) -> Iterator[Notice]:
         )
 
 
+def _left_out_steps(plan: RestorePlan) -> Iterator[str]:
+    """What becomes of the places of partitions that are left out on request."""
+    written = ExtentSet.from_extents(plan.place_of(found) for found in plan.source_disk.partitions)
+    for gone in plan.left_out:
+        place = Extent(gone.start, gone.start + gone.size)
+        is_lost = plan.options.wipe or written.clipped(place)
+        then = "is lost" if is_lost else "stays, and no table names it"
+        yield f"leave out partition {gone.number}, {part_words(gone)}: what lies in its place on the target {then}"
+
+
 def restore_steps(plan: RestorePlan) -> Iterator[str]:
     """What will be done, a line for each step."""
     part = plan.partition
@@ -109,12 +119,7 @@ def restore_steps(plan: RestorePlan) -> Iterator[str]:
             f"{format_size(found.size)}{_size_words(found, plan.place_of(found).size)}"
             f"{', moved' if plan.place_of(found).start != found.start else ''}"
         )
-    written = ExtentSet.from_extents(plan.place_of(found) for found in plan.source_disk.partitions)
-    for gone in plan.left_out:
-        place = Extent(gone.start, gone.start + gone.size)
-        is_lost = plan.options.wipe or written.clipped(place)
-        then = "is lost" if is_lost else "stays, and no table names it"
-        yield f"leave out partition {gone.number}, {part_words(gone)}: what lies in its place on the target {then}"
+    yield from _left_out_steps(plan)
     is_moved = any(plan.place_of(found).start != found.start for found in plan.source_disk.partitions)
     if (is_moved or plan.options.new_identity) and any(one.filesystem == "ntfs" for one in plan.source_disk.partitions):
         yield "change what Windows notes of its partitions, where there is one"
