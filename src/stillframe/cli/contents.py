@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from stillframe.jobs.catalogue import FILE_SYSTEMS_READ
 from stillframe.repo.records import Manifest, StoredCatalogue, StoredPartition, StoredSystem
+from stillframe.systems import InstalledSystem
 from stillframe.units import format_count, format_size
 
 _INDENT: Final = " " * 14
@@ -38,14 +39,22 @@ def _partition_lines(part: StoredPartition) -> Iterator[str]:
 
 
 def _system_lines(system: StoredSystem) -> Iterator[str]:
-    build = f" (build {system.build})" if system.build else ""
-    yield f"System        {system.name}{build}"
+    yield f"System        {system_words(system)}"
     if system.host:
         yield f"Computer      {system.host}"
+    if system.machine_id:
+        yield f"Machine id    {system.machine_id}"
     if system.kernels:
         yield f"Kernels       {', '.join(system.kernels)}"
     if system.elsewhere:
         yield f"On others     {', '.join(system.elsewhere)} lie on partitions of their own"
+
+
+def system_words(system: StoredSystem | InstalledSystem) -> str:
+    """A system with its build and processor, as people say it."""
+    more = [f"build {system.build}" if system.build else "", system.architecture]
+    words = ", ".join(word for word in more if word)
+    return f"{system.name} ({words})" if words else system.name
 
 
 def _count_lines(counts: StoredCatalogue) -> Iterator[str]:
@@ -60,7 +69,7 @@ def _count_lines(counts: StoredCatalogue) -> Iterator[str]:
         label = _INDENT
 
 
-def installed_fields(system: StoredSystem | None) -> dict[str, Any] | None:
+def installed_fields(system: StoredSystem | InstalledSystem | None) -> dict[str, Any] | None:
     """An operating system."""
     if system is None:
         return None
@@ -72,6 +81,7 @@ def installed_fields(system: StoredSystem | None) -> dict[str, Any] | None:
         "edition": system.edition,
         "host": system.host,
         "machine_id": system.machine_id,
+        "architecture": system.architecture,
         "kernels": list(system.kernels),
         "root": system.root,
         "elsewhere": list(system.elsewhere),

@@ -35,11 +35,12 @@ from stillframe.repo.records import (
     stored_notice,
 )
 from stillframe.systems import InstalledSystem, LinuxTraces, NamedTraces, find_windows, join_linux, read_traces
+from stillframe.systems.evidence import MAY_BE_WINDOWS
 
 CATALOGUE_TIMEOUT_S: Final = 60.0
 """For all volumes together. Two million files take about as long on a slow machine."""
 FILE_SYSTEMS_READ: Final = EXT_NAMES | CASE_FREE | {"hfsplus"}
-SYSTEMS_READ: Final = EXT_NAMES | {"ntfs"}
+SYSTEMS_READ: Final = EXT_NAMES | MAY_BE_WINDOWS
 _WORD_MAX: Final = 200
 _HINT: Final = "The image is whole all the same: only its page of contents lacks this."
 
@@ -63,7 +64,8 @@ def find_traces(reader: BlockReader, volume: Volume) -> VolumeTraces | None:
     files = open_lookup(reader, volume)
     if files is None:
         return None
-    return VolumeTraces(windows=find_windows(files) if volume.filesystem == "ntfs" else None, linux=read_traces(files))
+    windows = find_windows(files) if volume.filesystem in MAY_BE_WINDOWS else None
+    return VolumeTraces(windows=windows, linux=read_traces(files))
 
 
 def names_of(*, uuid: str, label: str, guid: str, name: str) -> frozenset[str]:
@@ -205,8 +207,8 @@ def _stored_system(system: InstalledSystem) -> StoredSystem:
     return StoredSystem(
         family=system.family, name=system.name[:_WORD_MAX], version=system.version[:_WORD_MAX],
         build=system.build[:_WORD_MAX], edition=system.edition[:_WORD_MAX], host=system.host[:_WORD_MAX],
-        machine_id=system.machine_id, root=system.root[:_WORD_MAX], kernels=tuple(words(system.kernels)),
-        elsewhere=tuple(words(system.elsewhere)),
+        machine_id=system.machine_id, architecture=system.architecture, root=system.root[:_WORD_MAX],
+        kernels=tuple(words(system.kernels)),        elsewhere=tuple(words(system.elsewhere)),
     )  # fmt: skip
 
 

@@ -22,11 +22,10 @@ from stillframe.jobs.catalogue import names_of
 from stillframe.jobs.replayed import replayed_view
 from stillframe.systems import NamedTraces, join_linux
 from stillframe.systems.boot_way import has_boot_code
-from stillframe.systems.evidence import FILES_ASKED, FileEvidence, PartEvidence, read_file_evidence
+from stillframe.systems.evidence import FILES_ASKED, MAY_BE_WINDOWS, FileEvidence, PartEvidence, read_file_evidence
 
 _TIMEOUT_S: Final = 15.0
 """For all volumes of a disk together."""
-_UNDER_WINDOWS: Final = "ntfs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +75,14 @@ def _names(volume: CapturedVolume) -> frozenset[str]:
 
 def _files(found: FoundHere, seconds: float) -> FileEvidence | None:
     inside, reader = found.volume.volume, found.volume.reader
-    is_ntfs = inside.filesystem == _UNDER_WINDOWS
+    may_be_windows = inside.filesystem in MAY_BE_WINDOWS
     if not found.uses:
         if inside.filesystem not in FILES_ASKED or seconds <= 0:
             return None
 
         def look() -> FileEvidence | None:
             files = open_lookup(replayed_view(CachedReader(reader), inside)[0], inside)
-            return None if files is None else read_file_evidence(files, may_be_windows=is_ntfs)
+            return None if files is None else read_file_evidence(files, may_be_windows=may_be_windows)
 
         try:
             return call_apart(look, what="looking for systems", timeout_s=math.ceil(seconds))
@@ -92,7 +91,7 @@ def _files(found: FoundHere, seconds: float) -> FileEvidence | None:
     for use in found.uses:
         if use.kind == "mounted" and is_mounted_at(use.device, use.where):
             try:
-                return read_file_evidence(MountedTree(use.where), may_be_windows=is_ntfs)
+                return read_file_evidence(MountedTree(use.where), may_be_windows=may_be_windows)
             except StillframeError:
                 return None
     return None

@@ -124,6 +124,7 @@ class StoredSystem:
     edition: Word = ""
     host: Word = ""
     machine_id: Word = ""
+    architecture: Word = ""
     root: Word = ""
     kernels: Annotated[tuple[Word, ...], Meta(max_length=KERNELS_MAX)] = ()
     elsewhere: Annotated[tuple[Word, ...], Meta(max_length=FOLDERS_MAX)] = ()

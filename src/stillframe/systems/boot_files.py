@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from stillframe.errors import StillframeError
+from stillframe.systems.boot_ini import SIZE_MAX, BootIni, parse_boot_ini
 from stillframe.systems.fstab import plain
 from stillframe.systems.records import SystemFiles
 
@@ -23,6 +24,7 @@ _MENUS: Final = (
 )  # fmt: skip
 _ENTRIES: Final = ("/loader/entries", "/boot/loader/entries")
 _NTLDR: Final = "/ntldr"
+_BOOT_INI: Final = "/boot.ini"
 _UNIFIED: Final = "linux"
 _FILE_MAX: Final = 256 << 10
 _FOLDERS_MAX: Final = 16
@@ -43,6 +45,7 @@ class BootFiles:
     Attributes:
         loaders: Folders below ``EFI`` that hold a program for UEFI, as they are written.
         has_ntldr: It holds the loader of Windows NT to 2003.
+        ini: The ``boot.ini`` beside it; ``None`` when there is none.
         menus: Boot menus of Linux on it, by their paths.
         named: The volumes that those menus name, such as ``UUID=...``.
         is_unified: It holds kernels that are programs for UEFI.
@@ -50,6 +53,7 @@ class BootFiles:
 
     loaders: tuple[str, ...] = ()
     has_ntldr: bool = False
+    ini: BootIni | None = None
     menus: tuple[str, ...] = ()
     named: frozenset[str] = frozenset()
     is_unified: bool = False
@@ -75,9 +79,11 @@ def read_boot_files(files: SystemFiles) -> BootFiles:
             found = sorted(name for name in _names(files, entries) if name.endswith(".conf"))[:_ENTRIES_MAX]
             menus += [f"{entries}/{name}" for name in found]
     named = frozenset(name for path in menus for name in parse_menu(_text(files, path)))
+    ini = _bytes(files, _BOOT_INI, SIZE_MAX) if _BOOT_INI[1:] in top else b""
     return BootFiles(
         loaders=tuple(plain(name) for name in loaders), has_ntldr=_is_there(files, _NTLDR, top), menus=tuple(menus),
-        named=named, is_unified=any(name.lower() == _UNIFIED for name in loaders),
+        ini=parse_boot_ini(ini) if ini else None, named=named,
+        is_unified=any(name.lower() == _UNIFIED for name in loaders),
     )  # fmt: skip
 
 
@@ -108,10 +114,14 @@ def _is_there(files: SystemFiles, path: str, top: set[str]) -> bool:
 
 
 def _text(files: SystemFiles, path: str) -> str:
+    return _bytes(files, path, _FILE_MAX).decode(errors="replace")
+
+
+def _bytes(files: SystemFiles, path: str, size_max: int) -> bytes:
     try:
-        return (files.read_file(path, 0, _FILE_MAX) or b"").decode(errors="replace")
+        return files.read_file(path, 0, size_max) or b""
     except StillframeError:
-        return ""
+        return b""
 
 
 def _names(files: SystemFiles, path: str) -> tuple[str, ...]:

@@ -18,6 +18,8 @@ from stillframe.systems.windows_disks import VolumeClues, read_clues
 
 FILES_ASKED: Final = EXT_NAMES | {"ntfs", "vfat"}
 """File systems whose files are looked at without mounting them."""
+MAY_BE_WINDOWS: Final = frozenset({"ntfs", "vfat"})
+"""File systems that Windows is installed on; FAT until 2003."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

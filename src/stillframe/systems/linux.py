@@ -17,12 +17,20 @@ from typing import Final
 
 from stillframe.errors import StillframeError
 from stillframe.events import Notice
+from stillframe.systems.architecture import find_linux_architecture
 from stillframe.systems.fstab import LINES_MAX, FstabLine, parse_crypttab, parse_lines, plain
 from stillframe.systems.records import InstalledSystem, SystemFiles
 
 _OS_RELEASE: Final = ("/etc/os-release", "/usr/lib/os-release")
 _USR_RELEASE: Final = "/lib/os-release"
 """Of a volume that is ``/usr`` itself."""
+_OLDER: Final = (("/etc/redhat-release", ""), ("/etc/SuSE-release", ""), ("/etc/debian_version", "Debian GNU/Linux "))
+"""What a Linux of before 2012 has in place of an ``os-release``, and what to put before its first line."""
+_NIXOS: Final = "NIXOS"
+"""A file in ``/etc`` that marks NixOS, whose ``os-release`` is a link into its store."""
+_MACHINE_IDS: Final = ("/etc/machine-id", "/var/lib/dbus/machine-id")
+_HOSTNAMES: Final = ("/etc/hostname", "/etc/HOSTNAME")
+_NETWORK: Final = "/etc/sysconfig/network"
 _MODULES: Final = ("/lib/modules", "/usr/lib/modules")
 _ENTRIES: Final = ("/boot/loader/entries", "/loader/entries")
 # os-release(5): "double or single quotes", and in double quotes the escapes of a shell.
@@ -49,6 +57,7 @@ class LinuxTraces:
         hostname, machine_id: Of ``/etc``.
         fstab: Every line of it that counts.
         crypttab: What ``/etc/crypttab`` opens: the new name, and the volume below.
+        architecture: Of the processor that its programs are for.
         kernels: Versions of kernels in ``/boot``, or with modules, or of the boot loader's entries.
         boot_kernels: Likewise, should it be ``/boot`` itself.
         notices: What could not be read.
@@ -61,6 +70,7 @@ class LinuxTraces:
     machine_id: str = ""
     fstab: tuple[FstabLine, ...] = ()
     crypttab: tuple[tuple[str, str], ...] = ()
+    architecture: str = ""
     kernels: tuple[str, ...] = ()
     boot_kernels: tuple[str, ...] = ()
     notices: tuple[Notice, ...] = ()
@@ -84,6 +94,7 @@ def read_traces(files: SystemFiles) -> LinuxTraces:
     reading = _Reading(files)
     roots = set(reading.names("/"))
     release = next((fields for path in _OS_RELEASE if (fields := parse_release(reading.text(path)))), {})
+    release = release or _older_release(reading)
     boot = [*reading.names("/boot")] if "boot" in roots else []
     fstab = reading.text("/etc/fstab")
     modules = [name for path in _MODULES for name in reading.names(path)]
@@ -93,8 +104,9 @@ def read_traces(files: SystemFiles) -> LinuxTraces:
         mounts=parse_fstab(fstab),
         fstab=parse_lines(fstab),
         crypttab=parse_crypttab(reading.text("/etc/crypttab")),
-        hostname=_first_word(reading.text("/etc/hostname")),
-        machine_id=_machine_id(reading.text("/etc/machine-id")),
+        hostname=_hostname(reading),
+        machine_id=next((found for path in _MACHINE_IDS if (found := _machine_id(reading.text(path)))), ""),
+        architecture=find_linux_architecture(files),
         kernels=(*_kernels(boot), *(one for one in modules if _VERSION.fullmatch(one)), *reading.entries(_ENTRIES[0])),
         boot_kernels=(*_kernels(sorted(roots)), *reading.entries(_ENTRIES[1])),
         notices=tuple(dict.fromkeys(reading.notices)),
@@ -127,6 +139,7 @@ def join_linux(traces: LinuxTraces, others: Sequence[NamedTraces]) -> InstalledS
         edition=release.get("VARIANT_ID", ""),
         host=traces.hostname,
         machine_id=traces.machine_id,
+        architecture=traces.architecture or (usr.architecture if usr else ""),
         kernels=tuple(sorted(kernels, key=_order)[-KERNELS_MAX:]),
         root=traces.mounts.get("/", ""),
         elsewhere=tuple(folder for folder in _APART if folder in traces.mounts),
@@ -191,6 +204,26 @@ class _Reading:
 
     def _note(self, path: str, error: StillframeError) -> None:
         self.notices.append(Notice(code="system-not-read", message=f"{path}: {error.message}", hint=error.hint))
+
+
+def _older_release(reading: _Reading) -> dict[str, str]:
+    """The name of a Linux without an ``os-release`` that could be read."""
+    etc = set(reading.names("/etc"))
+    if _NIXOS in etc:
+        return {"NAME": "NixOS", "ID": "nixos"}
+    for path, before in _OLDER:
+        words = _first_word(reading.text(path)) if path.rpartition("/")[2] in etc else ""
+        if words:
+            return {"PRETTY_NAME": plain(f"{before}{words}")}
+    return {}
+
+
+def _hostname(reading: _Reading) -> str:
+    """The computer's name; Red Hat kept it among the settings of the network until 2014."""
+    found = next((name for path in _HOSTNAMES if (name := _first_word(reading.text(path)))), "")
+    network = "" if found else reading.text(_NETWORK)
+    named = re.search(r"^HOSTNAME=\"?([^\s\"]{1,100})", network, re.MULTILINE)
+    return plain(named[1]) if named else found
 
 
 def _kernels(names: Sequence[str]) -> tuple[str, ...]:

@@ -3,13 +3,15 @@
 Answers: "which partition does this name mean?" What it means cannot always be told: a logical volume has no partition
 of its own.
 
-Sources: fstab(5); Linux ``block/partitions/core.c`` (a ``p`` before the number where the disk's name ends in a digit).
+Sources: Microsoft, KB 102873 (how ``boot.ini`` counts); fstab(5); Linux ``block/partitions/core.c`` (a ``p`` before the
+number where the disk's name ends in a digit).
 """
 
 import re
 from collections.abc import Sequence
 from typing import Final
 
+from stillframe.systems.boot_ini import ArcPath
 from stillframe.systems.evidence import PartEvidence
 from stillframe.systems.windows_disks import PartitionRecord
 
@@ -50,3 +52,25 @@ def find_recorded(record: PartitionRecord, parts: Sequence[PartEvidence]) -> Par
         if record.scheme == part.scheme == "mbr" and is_there:
             return part
     return None
+
+
+def find_arc(place: ArcPath, start: PartEvidence, parts: Sequence[PartEvidence]) -> PartEvidence | None:
+    """The partition that a place in ``boot.ini`` means; ``None`` when it is on no disk that is known.
+
+    Disks are counted as the firmware shows them, the one that starts first; of several others nobody knows the order.
+    Partitions are counted in the order of the table, those that are logical last; extended ones are not counted.
+
+    Args:
+        place: What is written.
+        start: Where the ``boot.ini`` is.
+        parts: All that there are.
+    """
+    others = sorted({part.disk for part in parts} - {start.disk})
+    if place.signature:
+        disk = next((part.disk for part in parts if part.scheme == "mbr" and part.disk_id == place.signature), None)
+    elif place.disk:
+        disk = others[0] if len(others) == 1 and place.disk == 1 else None
+    else:
+        disk = start.disk
+    on_disk = sorted((p for p in parts if p.disk == disk and p.scheme == "mbr"), key=lambda p: p.partition.number)
+    return on_disk[place.partition - 1] if 0 < place.partition <= len(on_disk) else None

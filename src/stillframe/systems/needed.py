@@ -16,7 +16,7 @@ from typing import Final
 from stillframe.systems.boot_files import iter_titles
 from stillframe.systems.evidence import FILES_ASKED, PartEvidence
 from stillframe.systems.linux import LinuxTraces, NamedTraces, join_linux
-from stillframe.systems.names import find_parts, find_recorded, is_volume_name
+from stillframe.systems.names import find_arc, find_parts, find_recorded, is_volume_name
 
 _FOLDERS: Final = ("/boot", "/efi", "/usr", "/var", "/opt")
 _CONTAINERS: Final = frozenset({"LVM2_member", "crypto_LUKS", "linux_raid_member", "bcache", "zfs_member"})
@@ -77,6 +77,7 @@ class _Case:
         for rule in (_by_mount, self._by_system, _by_loader):
             self._apply(rule)
         self._follow_stores()
+        self._follow_inis()
         for root, name in self._roots:
             self._follow_tables(root, name)
         self._follow_menus()
@@ -133,6 +134,17 @@ class _Case:
                     self._take([found], f"{what}{sealed}, named by {place}")
                 elif what == "a Windows":
                     self._missing.append(f"{place} names a Windows that is on none of these disks")
+
+    def _follow_inis(self) -> None:
+        """What a ``boot.ini`` names, where the loader that reads it is."""
+        for part in self._parts:
+            boot = part.files.boot if part.files is not None else None
+            for place in boot.ini.places if boot is not None and boot.ini is not None and boot.has_ntldr else ():
+                found, where = find_arc(place, part, self._parts), f"boot.ini of partition {part.partition.number}"
+                if found is not None:
+                    self._take([found], f"a Windows, named by {where}")
+                else:
+                    self._missing.append(f"{where} names {place.text}, which is on none of these disks")
 
     def _follow_tables(self, root: PartEvidence, name: str) -> None:
         """What the ``fstab`` and ``crypttab`` of a Linux name."""

@@ -16,8 +16,9 @@ class InstalledSystem:
     Attributes:
         family: Of which kind.
         name: As people say it: ``Debian GNU/Linux 12 (bookworm)``, ``Windows 11 Pro 23H2``.
-        version: Linux: ``VERSION_ID``; Windows: ``23H2`` and the like.
+        version: Linux: ``VERSION_ID``; Windows: ``23H2``, ``Service Pack 3``, or ``5.1``.
         build: Windows: build and update, ``22631.3007``.
+        architecture: Of the processor it is made for: ``x86-64``, ``x86``, ``arm64`` and the like.
         edition: Windows: ``Professional``; Linux: the ``VARIANT_ID``.
         host: The computer's name.
         machine_id: Linux: what systemd calls the machine.
@@ -32,6 +33,7 @@ class InstalledSystem:
     version: str = ""
     build: str = ""
     edition: str = ""
+    architecture: str = ""
     host: str = ""
     machine_id: str = ""
     kernels: tuple[str, ...] = ()

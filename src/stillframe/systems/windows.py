@@ -3,21 +3,29 @@ r"""An installed Windows, from its registry.
 Answers: "which Windows is on this volume, and what is the computer called?"
 
 Source: Microsoft, "Registry hives" (file names); the values are those that ``winver`` and ``systeminfo`` show. That
-``ProductName`` still says "Windows 10" on Windows 11: libguestfs, ``daemon/inspect_fs_windows.ml``.
+``ProductName`` still says "Windows 10" on Windows 11, and the folders: libguestfs, ``daemon/inspect_fs_windows.ml``.
+That ``CurrentBuild`` is no number on XP: registries of XP that were published ("Obsolete data - do not use").
 """
 
+from dataclasses import replace
 from typing import Final
 
 from stillframe.errors import StillframeError
 from stillframe.events import Notice
+from stillframe.systems.architecture import find_windows_architecture, name_registry_architecture
 from stillframe.systems.hive import Hive
 from stillframe.systems.records import InstalledSystem, SystemFiles
 
-_FOLDER: Final = "/Windows/System32/config"
+_FOLDERS: Final = ("/Windows", "/WINNT")
+"""The second one is where Windows NT and 2000 are, and an XP that was put over them."""
+_CONFIG: Final = "System32/config"
+_ENVIRONMENT: Final = r"Control\Session Manager\Environment"
 _VERSION_KEY: Final = r"Microsoft\Windows NT\CurrentVersion"
 _FIRST_BUILD_OF_11: Final = 22000
 _SERVER: Final = "Server"
 _TEXT_MAX: Final = 100
+_NT_VERSIONS: Final = ("4.", "5.", "6.0", "6.1")
+"""What ``CurrentVersion`` says before it stood still at 6.3."""
 _LOGS_HINT: Final = "That Windows was not shut down. What it says of itself here may be older than its last start."
 
 
@@ -26,25 +34,40 @@ def find_windows(files: SystemFiles) -> InstalledSystem | None:
 
     A registry that is broken gives what is readable, and a notice. What cannot be read at all is a notice too.
     """
-    names = {name.upper() for name in _list(files)}
-    if "SOFTWARE" not in names or "SYSTEM" not in names:
+    folder = find_windows_folder(files)
+    if not folder:
         return None
-    notices: list[Notice] = []
+    notices, config = list[Notice](), f"{folder}/{_CONFIG}"
     version = _read_values(
-        files, "SOFTWARE", _VERSION_KEY,
-        ("ProductName", "DisplayVersion", "ReleaseId", "CurrentBuild", "CurrentBuildNumber", "UBR", "EditionID",
-         "CSDVersion"), notices,
+        files, f"{config}/SOFTWARE", _VERSION_KEY,
+        ("ProductName", "DisplayVersion", "ReleaseId", "CurrentBuild", "CurrentBuildNumber", "CurrentVersion", "UBR",
+         "EditionID", "CSDVersion"), notices,
     )  # fmt: skip
-    current = _read_values(files, "SYSTEM", "Select", ("Current",), notices).get("Current")
-    host = ""
+    system = f"{config}/SYSTEM"
+    current = _read_values(files, system, "Select", ("Current",), notices).get("Current")
+    host, made_for = "", ""
     if isinstance(current, int) and 0 < current < 1000:
-        path = rf"ControlSet{current:03}\Control\ComputerName\ComputerName"
-        host = _text(_read_values(files, "SYSTEM", path, ("ComputerName",), notices).get("ComputerName"))
-    return _describe(version, host, notices)
+        control = f"ControlSet{current:03}"
+        path = rf"{control}\Control\ComputerName\ComputerName"
+        host = _text(_read_values(files, system, path, ("ComputerName",), notices).get("ComputerName"))
+        value = _read_values(files, system, rf"{control}\{_ENVIRONMENT}", ("PROCESSOR_ARCHITECTURE",), notices)
+        made_for = name_registry_architecture(value.get("PROCESSOR_ARCHITECTURE"))
+    made_for = made_for or find_windows_architecture(files, folder)
+    return replace(_describe(version, notices), host=host, architecture=made_for)
 
 
-def _describe(version: dict[str, str | int | bytes], host: str, notices: list[Notice]) -> InstalledSystem:
-    build = _text(version.get("CurrentBuild")) or _text(version.get("CurrentBuildNumber"))
+def find_windows_folder(files: SystemFiles) -> str:
+    """The folder of the Windows that is installed on a volume, as ``/Windows``; empty when there is none."""
+    for folder in _FOLDERS:
+        names = {name.upper() for name in _list(files, f"{folder}/{_CONFIG}")}
+        if {"SOFTWARE", "SYSTEM"} <= names:
+            return folder
+    return ""
+
+
+def _describe(version: dict[str, str | int | bytes], notices: list[Notice]) -> InstalledSystem:
+    build = _text(version.get("CurrentBuildNumber")) or _text(version.get("CurrentBuild"))
+    known = _text(version.get("CurrentVersion"))
     update = version.get("UBR")
     product = _text(version.get("ProductName")) or "Windows"
     is_eleven = build.isascii() and build.isdecimal() and len(build) < 10 and int(build) >= _FIRST_BUILD_OF_11
@@ -55,26 +78,25 @@ def _describe(version: dict[str, str | int | bytes], host: str, notices: list[No
     return InstalledSystem(
         family="windows",
         name=" ".join(word for word in (product, release) if word),
-        version=release,
+        version=release or (known if known.startswith(_NT_VERSIONS) else ""),
         build=f"{build}.{update}" if build and isinstance(update, int) else build,
         edition=_text(version.get("EditionID")),
-        host=host,
         notices=tuple(dict.fromkeys(notices)),
     )
 
 
-def _list(files: SystemFiles) -> tuple[str, ...]:
+def _list(files: SystemFiles, folder: str) -> tuple[str, ...]:
     try:
-        return files.list_names(_FOLDER)
+        return files.list_names(folder)
     except StillframeError:
         return ()
 
 
 def _read_values(
-    files: SystemFiles, name: str, key_path: str, wanted: tuple[str, ...], notices: list[Notice]
+    files: SystemFiles, path: str, key_path: str, wanted: tuple[str, ...], notices: list[Notice]
 ) -> dict[str, str | int | bytes]:
     """Those of some values that are there and can be read."""
-    path, found = f"{_FOLDER}/{name}", dict[str, str | int | bytes]()
+    found = dict[str, str | int | bytes]()
 
     def note(message: str, hint: str) -> None:
         notices.append(Notice(code="registry-not-read", message=f"{path}: {message}", hint=hint))

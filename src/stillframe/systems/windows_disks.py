@@ -22,7 +22,7 @@ from stillframe.events import Notice
 from stillframe.systems.hive import Hive
 from stillframe.systems.records import SystemFiles
 
-_SYSTEM: Final = "/Windows/System32/config/SYSTEM"
+_SYSTEMS: Final = ("/Windows/System32/config/SYSTEM", "/WINNT/System32/config/SYSTEM")
 _EFI_FOLDER: Final = "/EFI/Microsoft/Boot"
 _STORES: Final = (f"{_EFI_FOLDER}/BCD", "/Boot/BCD")
 _WINRE: Final = "/Recovery/WindowsRE/Winre.wim"
@@ -93,12 +93,13 @@ def read_clues(files: SystemFiles, names: Sequence[str]) -> VolumeClues:
         names: Values of ``MountedDevices`` that are of interest, such as ``\DosDevices\C:``.
     """
     notices = list[Notice]()
-    mounted = _read_mounted(files, names, notices)
+    hive = next((path for path in _SYSTEMS if _is_file(files, path)), "")
+    mounted = _read_mounted(files, hive, names, notices) if hive else ()
     store = next((path for path in _STORES if _is_file(files, path)), "")
     loader, systems, recoveries = _read_store(files, store, notices)
     return VolumeClues(
         is_esp=bool(_names(files, _EFI_FOLDER)), has_bootmgr=_is_file(files, "/bootmgr"), has_store=bool(store),
-        has_windows=_is_file(files, _SYSTEM), has_winre=_is_file(files, _WINRE), mounted=mounted, loader=loader,
+        has_windows=bool(hive), has_winre=_is_file(files, _WINRE), mounted=mounted, loader=loader,
         systems=systems, recoveries=recoveries, notices=tuple(notices),
     )  # fmt: skip
 
@@ -175,18 +176,18 @@ def _parse_descriptor(raw: bytes) -> PartitionRecord | None:
 
 
 def _read_mounted(
-    files: SystemFiles, names: Sequence[str], notices: list[Notice]
+    files: SystemFiles, path: str, names: Sequence[str], notices: list[Notice]
 ) -> tuple[tuple[str, PartitionRecord], ...]:
     found = list[tuple[str, PartitionRecord]]()
     try:
-        hive = _open(files, _SYSTEM)
+        hive = _open(files, path)
         key = hive.find_key("MountedDevices") if hive else None
         for name in names if hive and key else ():
             value = hive.read_value(key, name) if hive and key else None
             record = parse_mounted_device(value) if isinstance(value, bytes) else None
             found += [(name, record)] if record else []
     except StillframeError as error:
-        notices.append(_not_read(_SYSTEM, error))
+        notices.append(_not_read(path, error))
     return tuple(found)
 
 
