@@ -47,6 +47,8 @@ class PartEvidence:
         mounted: Where the running system has it, or a volume that rests on it.
         has_boot_code: The first sector of its disk holds code for what its table is.
         is_swapped_to: The running system swaps to it, or to a volume that rests on it.
+        inner: Of a volume inside of it, such as ``vg/root``, its name; empty for the partition itself.
+        beneath: Of a volume inside, all partitions that hold a part of it: disk and number.
     """
 
     disk: int
@@ -59,6 +61,8 @@ class PartEvidence:
     mounted: tuple[str, ...] = ()
     has_boot_code: bool = False
     is_swapped_to: bool = False
+    inner: str = ""
+    beneath: tuple[tuple[int, int], ...] = ()
 
 
 def read_file_evidence(files: SystemFiles, *, may_be_windows: bool) -> FileEvidence:

@@ -33,6 +33,9 @@ def find_parts(what: str, root: PartEvidence, parts: Sequence[PartEvidence]) -> 
         root: Where that Linux is: a number is one of its disk's, as the names of disks come and go.
         parts: All that there are.
     """
+    opened = tuple(part for part in parts if what in part.names)
+    if opened:
+        return opened
     if what.startswith(_MAPPED) and root.files is not None:
         below = dict(root.files.linux.crypttab).get(what.removeprefix(_MAPPED), "")
         return find_parts(below, root, parts) if below and not below.startswith(_MAPPED) else ()
