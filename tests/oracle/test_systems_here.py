@@ -25,15 +25,15 @@ def test_a_system_is_named_whether_its_volume_is_mounted_or_not(tmp_path: Path) 
     image, place = tmp_path / "image", tmp_path / "place"
     linux(image, place)
     with loop_device(image) as device:
-        assert [one.system for one in look_at_disks(str(device))[0].partitions] == ["Little Linux 3"]
+        assert [one.system for one in look_at_disks(str(device)).disks[0].partitions] == ["Little Linux 3"]
         run_tool("mount", str(device), str(place))
         try:
             (place / "etc/os-release").write_text('PRETTY_NAME="Little Linux 4"\n')
-            assert [one.system for one in look_at_disks(str(device))[0].partitions] == ["Little Linux 4"]
+            assert [one.system for one in look_at_disks(str(device)).disks[0].partitions] == ["Little Linux 4"]
             run_tool("mount", "-t", "tmpfs", "none", str(place))
             try:
                 assert not is_mounted_at(str(device), str(place))
-                assert [one.system for one in look_at_disks(str(device))[0].partitions] == [None]
+                assert [one.system for one in look_at_disks(str(device)).disks[0].partitions] == [None]
             finally:
                 run_tool("umount", str(place))
         finally:

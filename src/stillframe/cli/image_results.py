@@ -9,7 +9,7 @@ from stillframe.cli.backup_results import held_fields, imported_fields
 from stillframe.cli.contents import catalogue_fields, installed_fields
 from stillframe.cli.results import Fields, notice_fields
 from stillframe.jobs.listing import ListedImage
-from stillframe.jobs.looking import SeenDisk, SeenPartition
+from stillframe.jobs.looking import SeenDisk, SeenInside, SeenPartition
 from stillframe.repo.records import Manifest, ProofRecord, StoredDisk, StoredNotice, StoredPartition
 
 
@@ -50,6 +50,7 @@ def image_fields(listed: ListedImage) -> Fields:
         **imported_fields(manifest.imported),
         "chunk_size": manifest.chunk_size,
         "disks": [_stored_disk_fields(disk) for disk in manifest.disks],
+        "boot": None,
         "notices": notice_fields(_all_notices(manifest)),
     }
 
@@ -145,9 +146,24 @@ def _seen_partition_fields(found: SeenPartition) -> Fields:
         "uuid": inside.uuid,
         "bytes_used": found.bytes_used,
         "system": found.system,
+        "installed": installed_fields(found.installed),
+        "inside": [_seen_inside_fields(one) for one in found.inside],
         "in_use_at": list(dict.fromkeys(use.where for use in found.uses)),
         "in_system_backup": found.in_system_backup,
         "reason": found.reason,
+    }
+
+
+def _seen_inside_fields(found: SeenInside) -> Fields:
+    return {
+        "name": found.name,
+        "filesystem": found.volume.filesystem,
+        "label": found.volume.label,
+        "uuid": found.volume.uuid,
+        "size": found.size,
+        "in_use_at": list(found.uses),
+        "installed": installed_fields(found.installed),
+        "refusal": found.refusal or None,
     }
 
 

@@ -3,11 +3,11 @@
 Answers: "which images are there, what is in this one, and what is on the disks of this computer?" Pure: lines out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from stillframe.cli.backup_words import held_lines, imported_lines
-from stillframe.cli.contents import contents_lines
+from stillframe.cli.contents import contents_lines, system_words
 from stillframe.cli.words import local_time, notice_lines, table
 from stillframe.jobs.listing import ListedImage
 from stillframe.jobs.looking import SeenDisk
@@ -129,10 +129,21 @@ def disk_lines(seen: SeenDisk) -> list[str]:
         label = inside.label or part.name
         rows.append((str(part.number), kind, label, format_size(size), used, free, where, f"{taken}: {found.reason}"))
     head = ("no.", "file system", "label", "size", "used", "free", "in use at", "in a system backup")
-    systems = [
-        f"System on {found.volume.partition.number}: {found.system}" for found in seen.partitions if found.system
-    ]
-    return [title, *table(head, rows, right=(0, 3, 4, 5)), *systems, *notice_lines(seen.notices)]
+    return [title, *table(head, rows, right=(0, 3, 4, 5)), *_system_lines(seen), *notice_lines(seen.notices)]
+
+
+def _system_lines(seen: SeenDisk) -> Iterator[str]:
+    """The volumes inside of partitions, and the systems on all."""
+    for found in seen.partitions:
+        number = found.volume.partition.number
+        if found.installed is not None:
+            yield f"System on {number}: {system_words(found.installed)}"
+        for one in found.inside:
+            words = [one.volume.filesystem, one.volume.label, format_size(one.size), ", ".join(one.uses)]
+            shown = ", ".join(word for word in words if word)
+            yield f"Inside {number}: {one.name}, {shown}" + (f"; not read: {one.refusal}" if one.refusal else "")
+            if one.installed is not None:
+                yield f"System on {number} ({one.name}): {system_words(one.installed)}"
 
 
 def _disk_lines(disk: StoredDisk) -> list[str]:

@@ -1,11 +1,13 @@
 """The verbs that only look: ``disks``, ``images``, ``show``."""
 
+from stillframe.cli.boot_words import boot_fields, boot_lines
 from stillframe.cli.call import Call
 from stillframe.cli.image_results import image_fields, listed_fields, seen_disk_fields
 from stillframe.cli.image_words import disk_lines, image_lines, image_table
 from stillframe.cli.results import finding_fields
 from stillframe.cli.words import local_time
 from stillframe.host.machine import machine
+from stillframe.jobs.boot_of_image import follow_image
 from stillframe.jobs.listing import find_image, list_images, look_at_image, save_screenshot
 from stillframe.jobs.looking import look_at_disks
 from stillframe.jobs.repositories import last_seen
@@ -14,8 +16,11 @@ from stillframe.jobs.repositories import last_seen
 def disks(call: Call) -> int:
     """Show disks and what is on them."""
     found = look_at_disks(call.options.source)
-    lines = [line for seen in found for line in (*disk_lines(seen), "")]
-    call.screen.finish("disks", {"disks": [seen_disk_fields(seen) for seen in found]}, lines or ["No disk was found."])
+    lines = [line for seen in found.disks for line in (*disk_lines(seen), "")]
+    read = [seen.facts.path for seen in found.disks if seen.disk is not None]
+    start = boot_lines(found.boot, read, in_full=call.options.boot) if found.disks else ()
+    fields = {"disks": [seen_disk_fields(seen) for seen in found.disks], "boot": boot_fields(found.boot, read)}
+    call.screen.finish("disks", fields, [*lines, *start] if lines else ["No disk was found."])
     return 0
 
 
@@ -43,9 +48,13 @@ def show(call: Call) -> int:
     repository = call.open_repository()
     manifest = find_image(repository, call.options.image, machine_id=machine().id)
     listed = look_at_image(repository, manifest)
-    lines = image_lines(listed)
+    lines, fields = image_lines(listed), image_fields(listed)
+    if call.options.boot:
+        boot, names = follow_image(repository, manifest), [f"disk {disk.number}" for disk in manifest.disks]
+        lines += ["", *boot_lines(boot, names, in_full=True)]
+        fields["boot"] = boot_fields(boot, names)
     if call.options.screenshot:
         proof = save_screenshot(repository, listed, call.options.screenshot)
         lines = [f"The screenshot of {local_time(proof.created)} is in {call.options.screenshot}.", "", *lines]
-    call.screen.finish("show", image_fields(listed), lines)
+    call.screen.finish("show", fields, lines)
     return 0

@@ -40,6 +40,7 @@ class InnerVolume:
 
     Attributes:
         name: Of the logical volume; empty for what a RAID 1 holds.
+        group: Of LVM; empty for what a RAID 1 holds.
         places: The partitions by which it can be named; it is listed below the first.
         size: In bytes.
         part: As if it were a partition; ``None`` when it is not read.
@@ -51,6 +52,7 @@ class InnerVolume:
     size: int
     part: ExposedPartition | None
     refusal: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +89,15 @@ class Insides:
 
 def look_inside(image: ExposedImage) -> Insides:
     """Find the volumes inside all partitions of an image. What is broken becomes a notice."""
+    return look_inside_disks(image.disks)
+
+
+def look_inside_disks(disks: Iterable[ExposedDisk]) -> Insides:
+    """The same for disks that are looked at together."""
     notices = list[Notice]()
     volumes, carriers = list[InnerVolume](), list[Carrier]()
     members = list[tuple[Carrier, ArrayMember]]()
-    for carrier in _iter_partitions(image):
+    for carrier in _iter_partitions(disks):
         if carrier.part.stored.filesystem == _LVM:
             carriers.append(carrier)
             continue
@@ -141,8 +148,8 @@ def _not_searched(number: int, volume: InnerVolume) -> Notice:
     return Notice(code="partition-not-searched", message=message, hint=_WHOLE_HINT)
 
 
-def _iter_partitions(image: ExposedImage) -> Iterator[Carrier]:
-    for disk in image.disks:
+def _iter_partitions(disks: Iterable[ExposedDisk]) -> Iterator[Carrier]:
+    for disk in disks:
         for part in disk.partitions:
             if part.stored.filesystem in _MAY_HOLD:
                 excluded = extents_of(part.stored.excluded)
@@ -195,7 +202,9 @@ def _logical_volume(group: Group, volume: LogicalVolume) -> InnerVolume:
             part = _as_partition(volume.name, join_volume(volume, readers), carriers, excluded)
         except _FAULTS as error:
             refusal = error.message
-    return InnerVolume(name=volume.name, places=tuple(places), size=volume.size, part=part, refusal=refusal)
+    return InnerVolume(
+        name=volume.name, places=tuple(places), size=volume.size, part=part, refusal=refusal, group=group.group.name
+    )  # fmt: skip
 
 
 def _as_partition(

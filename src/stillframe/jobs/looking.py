@@ -6,7 +6,8 @@ What a system needs is judged for all disks together (``systems.needed``): it ma
 
 import os
 import shutil
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Final
 
 from stillframe.block.file import FileReader, open_file_reader
@@ -15,11 +16,13 @@ from stillframe.capture import CapturedDisk, CapturedVolume, Selection, capture_
 from stillframe.capture.diskfiles import facts_of
 from stillframe.errors import DeviceError, MachineRefusal, TargetError, UsageError
 from stillframe.events import Notice
+from stillframe.fs.base import Volume
 from stillframe.host.blocks import THIS_MACHINE, KernelPaths, read_block_tree
 from stillframe.host.disks import DiskFacts, describe, list_disks
 from stillframe.host.mounts import Use, users_of_place
-from stillframe.jobs.systems_here import find_evidence, name_systems
-from stillframe.systems.evidence import PartEvidence
+from stillframe.jobs.system_reading import BootWaysFound, find_installed
+from stillframe.jobs.systems_here import LookedDisk, SystemsHere, find_systems
+from stillframe.systems import InstalledSystem
 from stillframe.systems.needed import Verdict, judge_parts
 
 _DEVICE_FOLDERS: Final = ("/dev/", "/proc/", "/sys/", "\\\\.\\")
@@ -35,7 +38,8 @@ class SeenPartition:
         uses: What it is used for at the moment.
         in_system_backup: Whether ``backup --system`` takes it.
         reason: Why, or why not.
-        system: The operating system on it, in words; ``None`` where there is none, or nobody can tell.
+        installed: The operating system on it; ``None`` where there is none, or nobody can tell.
+        inside: The volumes inside of it that are listed below it.
     """
 
     volume: CapturedVolume
@@ -43,7 +47,35 @@ class SeenPartition:
     uses: tuple[Use, ...]
     in_system_backup: bool
     reason: str
-    system: str | None = None
+    installed: InstalledSystem | None = None
+    inside: tuple["SeenInside", ...] = ()
+
+    @property
+    def system(self) -> str | None:
+        """The operating system on it, or the first one inside of it, in words."""
+        found = [self.installed, *(one.installed for one in self.inside)]
+        return next((one.name for one in found if one is not None), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenInside:
+    """A volume inside a partition.
+
+    Attributes:
+        name: Such as ``vg/root``.
+        volume: What is in it.
+        size: In bytes.
+        uses: Where the running system has it mounted.
+        installed: The operating system on it.
+        refusal: Why it is not read; empty when it is.
+    """
+
+    name: str
+    volume: Volume
+    size: int
+    uses: tuple[str, ...]
+    installed: InstalledSystem | None
+    refusal: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,26 +88,48 @@ class SeenDisk:
     notices: tuple[Notice, ...]
 
 
-def look_at_disks(path: str | None, *, kernel: KernelPaths = THIS_MACHINE) -> tuple[SeenDisk, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenDisks:
+    """Disks as they are now, in the order of their numbers, and how a computer starts from them."""
+
+    disks: tuple[SeenDisk, ...]
+    boot: BootWaysFound
+
+
+def look_at_disks(path: str | None, *, kernel: KernelPaths = THIS_MACHINE) -> SeenDisks:
     """Look at one disk, partition or disk file, or with ``None`` at every disk of this machine.
 
-    A disk that cannot be read does not hide the others.
+    A disk that cannot be read does not hide the others. The steps of the ways in which a computer starts count the
+    disks that could be read, from 0.
 
     Raises:
         UsageError: There is nothing at the path.
         DiskFormatError: It is a disk file of another program, and broken.
         MachineRefusal, DeviceError: The one that was named cannot be read.
     """
-    if path is not None:
-        looked = [_look(describe(path, kernel=kernel), 0, kernel)]
-    else:
-        looked = [_look_bravely(facts, number, kernel) for number, facts in enumerate(list_disks(kernel=kernel))]
-    judged = judge_parts([part for one in looked for part in one.evidence])
-    verdicts = iter(judged.verdicts)
-    return tuple(
-        replace(one.seen, partitions=tuple(_judged(part, next(verdicts)) for part in one.seen.partitions))
-        for one in looked
-    )
+    with ExitStack() as stack:
+        if path is not None:
+            opened: list[_Opened | SeenDisk] = [_open(describe(path, kernel=kernel), stack, kernel)]
+        else:
+            opened = [_open_bravely(facts, stack, kernel) for facts in list_disks(kernel=kernel)]
+        read = [one for one in opened if isinstance(one, _Opened)]
+        here = find_systems([one.looked for one in read], read_block_tree(kernel))
+        boot = here.follow()
+    verdicts, installed = iter(judge_parts(here.evidence).verdicts), iter(find_installed(here.asked))
+    inside = _seen_inside(here)
+    disks, number = list[SeenDisk](), 0
+    for one in opened:
+        if isinstance(one, SeenDisk):
+            disks.append(one)
+            continue
+        parts = tuple(
+            _seen(volume, uses, next(verdicts), next(installed), inside.get((number, volume.partition.number), ()))
+            for volume, uses in zip(one.looked.disk.volumes, one.looked.uses, strict=True)
+        )
+        facts = one.looked.disk.facts
+        disks.append(SeenDisk(facts=facts, disk=one.looked.disk, partitions=parts, notices=one.looked.disk.notices))
+        number += 1
+    return SeenDisks(disks=tuple(disks), boot=boot)
 
 
 def require_raw(path: str) -> None:
@@ -110,42 +164,54 @@ def require_target(path: str) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Looked:
-    """A disk before it is judged."""
+class _Opened:
+    """A disk that is read, until the end of looking."""
 
-    seen: SeenDisk
-    evidence: tuple[PartEvidence, ...] = ()
+    looked: LookedDisk
 
 
-def _look_bravely(facts: DiskFacts, number: int, kernel: KernelPaths) -> _Looked:
+def _open_bravely(facts: DiskFacts, stack: ExitStack, kernel: KernelPaths) -> _Opened | SeenDisk:
     try:
-        return _look(facts, number, kernel)
+        return _open(facts, stack, kernel)
     except (DeviceError, MachineRefusal) as error:
         notice = Notice(code=error.code, message=error.message, hint=error.hint)
-        return _Looked(seen=SeenDisk(facts=facts, disk=None, partitions=(), notices=(notice,)))
+        return SeenDisk(facts=facts, disk=None, partitions=(), notices=(notice,))
 
 
-def _look(facts: DiskFacts, number: int, kernel: KernelPaths) -> _Looked:
-    with open_disk(facts) as reader:
-        if isinstance(reader, DiskFile):
-            facts = facts_of(facts, reader)
-        disk = capture_disk(reader, facts, Selection())
-        tree = read_block_tree(kernel)
-        uses = [users_of_place(facts, one.partition.extent, tree, kernel=kernel) for one in disk.volumes]
-        evidence = find_evidence(number, disk, uses)
-    partitions = tuple(
-        SeenPartition(
-            volume=volume, bytes_used=_bytes_used(volume, used), uses=used, in_system_backup=False, reason="",
-            system=system,
-        )
-        for volume, used, system in zip(disk.volumes, uses, name_systems(evidence), strict=True)
+def _open(facts: DiskFacts, stack: ExitStack, kernel: KernelPaths) -> _Opened:
+    reader = open_disk(facts)
+    stack.enter_context(reader)
+    if isinstance(reader, DiskFile):
+        facts = facts_of(facts, reader)
+    disk = capture_disk(reader, facts, Selection())
+    tree = read_block_tree(kernel)
+    uses = tuple(users_of_place(facts, one.partition.extent, tree, kernel=kernel) for one in disk.volumes)
+    return _Opened(looked=LookedDisk(disk=disk, uses=uses))
+
+
+def _seen(
+    volume: CapturedVolume, uses: tuple[Use, ...], verdict: Verdict, installed: InstalledSystem | None,
+    inside: tuple[SeenInside, ...],
+) -> SeenPartition:  # fmt: skip
+    return SeenPartition(
+        volume=volume, bytes_used=_bytes_used(volume, uses), uses=uses, in_system_backup=verdict.taken,
+        reason=verdict.reason, installed=installed, inside=inside,
     )  # fmt: skip
-    seen = SeenDisk(facts=facts, disk=disk, partitions=partitions, notices=disk.notices)
-    return _Looked(seen=seen, evidence=evidence)
 
 
-def _judged(part: SeenPartition, verdict: Verdict) -> SeenPartition:
-    return replace(part, in_system_backup=verdict.taken, reason=verdict.reason)
+def _seen_inside(here: SystemsHere) -> dict[tuple[int, int], tuple[SeenInside, ...]]:
+    """The volumes inside, by the partition below which they are listed."""
+    found = dict[tuple[int, int], tuple[SeenInside, ...]]()
+    installed = find_installed(here.asked)[len(here.volumes) :]
+    for volume, system in zip(here.inner, installed, strict=True):
+        part = volume.evidence
+        one = SeenInside(
+            name=part.inner, volume=part.volume, size=volume.size, uses=part.mounted, installed=system,
+            refusal=volume.refusal,
+        )  # fmt: skip
+        place = part.disk, part.partition.number
+        found[place] = (*found.get(place, ()), one)
+    return found
 
 
 def open_disk(facts: DiskFacts) -> FileReader | DiskFile:

@@ -15,7 +15,7 @@ from stillframe.events import Notice
 from stillframe.host.blocks import read_block_tree
 from stillframe.host.mounts import Use, users_of, users_of_place
 from stillframe.jobs.looking import look_at_disks
-from stillframe.jobs.systems_here import find_evidence
+from stillframe.jobs.systems_here import LookedDisk, find_systems
 from stillframe.systems.needed import is_system_folder, judge_parts
 
 SERIES: Final = "system"
@@ -41,7 +41,7 @@ def find_system_disks() -> tuple[str, ...]:
         UsageError: It is on none, as on a live stick.
         MachineRefusal: One that it uses cannot be read.
     """
-    seen = look_at_disks(None)
+    seen = look_at_disks(None).disks
     for disk in seen:
         if disk.disk is None and _runs_from(users_of(disk.facts.path, probe=False)):
             raise MachineRefusal(disk.notices[0].message, hint=disk.notices[0].hint)
@@ -73,13 +73,13 @@ def choose_system(sources: Sequence[OpenSource]) -> SystemChoice:
         )
     disks = [source.capture(Selection()) for source in sources]
     tree = read_block_tree()
-    evidence = [
-        find_evidence(
-            number, disk, [users_of_place(disk.facts, volume.partition.extent, tree) for volume in disk.volumes]
+    looked = [
+        LookedDisk(
+            disk=disk, uses=tuple(users_of_place(disk.facts, one.partition.extent, tree) for one in disk.volumes)
         )
-        for number, disk in enumerate(disks)
+        for disk in disks
     ]  # fmt: skip
-    judged = judge_parts([part for parts in evidence for part in parts])
+    judged = judge_parts(find_systems(looked, tree).evidence)
     verdicts, without = iter(judged.verdicts), list[LeftOutPart]()
     for disk in disks:
         path, found = disk.facts.path, [(volume, next(verdicts)) for volume in disk.volumes]

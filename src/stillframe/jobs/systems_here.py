@@ -1,97 +1,215 @@
-"""Operating systems on a disk as it is now.
+"""Operating systems on disks as they are now.
 
 Answers: "which systems are on these disks, and which partitions do they need?" A volume that nobody
 uses is read as it lies there, in a process of its own. A mounted one is read through its mount: its bytes change, its
-folders are always right. What is in use otherwise, or cannot be read, has no answer; nobody guesses.
+folders are always right. What is in use otherwise, or cannot be read, has no answer; nobody guesses. Logical volumes of
+LVM, and what a RAID 1 holds, are volumes like others.
 """
 
-import math
-import time
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from stillframe.block import CachedReader, ReadFault
+from stillframe.block import ReadFault
 from stillframe.capture import CapturedDisk, CapturedVolume
-from stillframe.errors import MachineRefusal, StillframeError
-from stillframe.fs.files.lookup import open_lookup
-from stillframe.host.apart import call_apart
-from stillframe.host.mounted_files import MountedTree, is_mounted_at
+from stillframe.events import Notice
+from stillframe.fs.base import Volume
+from stillframe.host.blocks import BlockTree
+from stillframe.host.mounted_files import is_mounted_at
 from stillframe.host.mounts import Use
 from stillframe.jobs.catalogue import names_of
-from stillframe.jobs.replayed import replayed_view
-from stillframe.systems import NamedTraces, join_linux
+from stillframe.jobs.exposing import ExposedDisk, ExposedPartition
+from stillframe.jobs.inside import InnerVolume, look_inside_disks
+from stillframe.jobs.system_reading import AskedVolume, BootWaysFound, ask_volumes, follow_volumes
+from stillframe.repo.blockmap import Kind
+from stillframe.repo.records import StoredDisk, StoredMap, StoredPartition
 from stillframe.systems.boot_way import has_boot_code
-from stillframe.systems.evidence import FILES_ASKED, MAY_BE_WINDOWS, FileEvidence, PartEvidence, read_file_evidence
+from stillframe.systems.chain_records import BootDisk
+from stillframe.systems.evidence import PartEvidence
 
 _TIMEOUT_S: Final = 15.0
 """For all volumes of a disk together."""
+_SEALED: Final = "crypto_LUKS"
+_MAPPED: Final = re.compile(r"\(([^()]+)\)$")
+_NO_GROUP: Final = "RAID 1"
+"""What a volume that a RAID 1 holds is called."""
+
+Uses = tuple[Use, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FoundHere:
-    """A volume of the disk, and what uses it now."""
+class LookedDisk:
+    """A disk, and for each of its volumes what uses it now."""
 
-    volume: CapturedVolume
-    uses: tuple[Use, ...]
+    disk: CapturedDisk
+    uses: tuple[Uses, ...]
 
 
-def find_evidence(number: int, disk: CapturedDisk, uses: Sequence[tuple[Use, ...]]) -> tuple[PartEvidence, ...]:
-    """What every partition of a disk says of systems.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemsHere:
+    """What the volumes of some disks say of systems.
+
+    Attributes:
+        disks: Those that were asked.
+        volumes: Their partitions, disk by disk, in order.
+        inner: The volumes inside of these.
+        notices: What is inside and could not be read.
+    """
+
+    disks: tuple[CapturedDisk, ...]
+    volumes: tuple[AskedVolume, ...]
+    inner: tuple[AskedVolume, ...]
+    notices: tuple[Notice, ...]
+
+    @property
+    def asked(self) -> tuple[AskedVolume, ...]:
+        """All, partitions first."""
+        return (*self.volumes, *self.inner)
+
+    @property
+    def evidence(self) -> tuple[PartEvidence, ...]:
+        """What all say, partitions first."""
+        return tuple(one.evidence for one in self.asked)
+
+    def follow(self) -> BootWaysFound:
+        """How a computer starts from these disks."""
+        disks = [BootDisk(number=number, reader=disk.reader) for number, disk in enumerate(self.disks)]
+        return follow_volumes(disks, self.asked)
+
+
+def find_systems(disks: Sequence[LookedDisk], tree: BlockTree) -> SystemsHere:
+    """Ask every volume of some disks for systems.
 
     Args:
-        number: Of the disk among those that are judged together, from 0.
-        disk: As it was captured.
-        uses: For each of its volumes what uses it now.
+        disks: Those that are judged together.
+        tree: The devices of this machine, by which volumes inside are known that are open.
     """
-    deadline = time.monotonic() + _TIMEOUT_S
+    insides = look_inside_disks([_as_exposed(number, one.disk) for number, one in enumerate(disks)])
+    opened = {place for one in insides.volumes for place in one.places}
+    closed = {place for one in insides.volumes if one.part is None for place in one.places}
+    asked, inner = list[AskedVolume](), list[AskedVolume]()
+    for number, looked in enumerate(disks):
+        mine = [
+            _partition(number, looked, index, is_opened=(number, volume.partition.number) in opened - closed)
+            for index, volume in enumerate(looked.disk.volumes)
+        ]
+        found = [one for one in insides.volumes if one.places[0][0] == number]
+        both = ask_volumes([*mine, *(_inner(one, disks, tree) for one in found)], timeout_s=_TIMEOUT_S)
+        asked += both[: len(mine)]
+        inner += both[len(mine) :]
+    return SystemsHere(
+        disks=tuple(one.disk for one in disks), volumes=tuple(asked), inner=tuple(inner), notices=insides.notices
+    )  # fmt: skip
+
+
+def mapped_name(group: str, name: str) -> str:
+    """What the device mapper calls a logical volume. Source: LVM2 libdm ``dm_build_dm_name``: a ``-`` is doubled."""
+    return f"{group.replace('-', '--')}-{name.replace('-', '--')}"
+
+
+def inner_names(volume: InnerVolume, found: Volume) -> frozenset[str]:
+    """The names by which an ``fstab`` may call a volume inside."""
+    names = names_of(uuid=found.uuid, label=found.label, guid="", name="")
+    if not volume.group:
+        return names
+    return names | {f"/dev/{volume.group}/{volume.name}", f"/dev/mapper/{mapped_name(volume.group, volume.name)}"}
+
+
+def inner_word(volume: InnerVolume) -> str:
+    """What a volume inside is called: ``vg/root``."""
+    return f"{volume.group}/{volume.name}" if volume.group else _NO_GROUP
+
+
+def _partition(number: int, looked: LookedDisk, index: int, *, is_opened: bool) -> AskedVolume:
+    volume, uses = looked.disk.volumes[index], looked.uses[index]
+    disk = looked.disk
     try:
         starts = has_boot_code(disk.reader, disk.layout)
     except ReadFault:
         starts = False
-    found = [FoundHere(volume=volume, uses=used) for volume, used in zip(disk.volumes, uses, strict=True)]
-    return tuple(
-        PartEvidence(
-            disk=number, disk_id=disk.layout.disk_id, scheme=disk.layout.scheme, partition=one.volume.partition,
-            volume=one.volume.volume, names=_names(one.volume), files=_files(one, deadline - time.monotonic()),
-            has_boot_code=starts, mounted=tuple(use.where for use in one.uses if use.kind == "mounted"),
-            is_swapped_to=any(use.kind == "swap" for use in one.uses),
-        )
-        for one in found
+    evidence = PartEvidence(
+        disk=number, disk_id=disk.layout.disk_id, scheme=disk.layout.scheme, partition=volume.partition,
+        volume=volume.volume, names=_names(volume, uses), files=None, has_boot_code=starts, is_opened=is_opened,
+        mounted=_mounted(uses), is_swapped_to=any(use.kind == "swap" for use in uses),
+    )  # fmt: skip
+    place = "" if is_opened else _read_at(uses)
+    return AskedVolume(
+        evidence=evidence, reader=volume.reader, size=volume.reader.size, mounted_at=place,
+        is_closed=is_opened or bool(uses),
     )  # fmt: skip
 
 
-def name_systems(parts: Sequence[PartEvidence]) -> list[str | None]:
-    """The system on each partition, in words; ``None`` where there is none or nobody can tell."""
-    named = [NamedTraces(names=part.names, traces=part.files.linux) for part in parts if part.files is not None]
-    systems = [part.files and (part.files.windows or join_linux(part.files.linux, named)) for part in parts]
-    return [system.name if system else None for system in systems]
+def _inner(volume: InnerVolume, disks: Sequence[LookedDisk], tree: BlockTree) -> AskedVolume:
+    """A volume inside, as if it were a partition of the first place that it is in."""
+    number, partition = volume.places[0]
+    looked = disks[number]
+    index = next(n for n, one in enumerate(looked.disk.volumes) if one.partition.number == partition)
+    carrier = looked.disk.volumes[index]
+    uses = _inner_uses(volume, looked.uses[index], tree)
+    inside = volume.part.stored if volume.part is not None else None
+    found = Volume(
+        filesystem=inside.filesystem if inside else "", label=inside.label if inside else "",
+        uuid=inside.uuid if inside else "", block_size=inside.block_size if inside else 0,
+    )  # fmt: skip
+    evidence = PartEvidence(
+        disk=number, disk_id=looked.disk.layout.disk_id, scheme=looked.disk.layout.scheme,
+        partition=replace(carrier.partition, attributes=0), volume=found, names=inner_names(volume, found), files=None,
+        mounted=_mounted(uses), is_swapped_to=any(use.kind == "swap" for use in uses), inner=inner_word(volume),
+        beneath=volume.places,
+    )  # fmt: skip
+    return AskedVolume(
+        evidence=evidence, reader=volume.part.reader if volume.part else carrier.reader, size=volume.size,
+        mounted_at=_read_at(uses), is_closed=bool(uses) or volume.part is None, refusal=volume.refusal,
+    )  # fmt: skip
 
 
-def _names(volume: CapturedVolume) -> frozenset[str]:
+def _inner_uses(volume: InnerVolume, uses: Uses, tree: BlockTree) -> Uses:
+    """What uses a volume inside: of a logical volume its own device tells, of a RAID 1 whatever is above."""
+    if not volume.group:
+        return uses
+    wanted = mapped_name(volume.group, volume.name)
+    paths = {node.path for node in tree.nodes.values() if node.mapped_name == wanted}
+    return tuple(use for use in uses if use.device in paths)
+
+
+def _names(volume: CapturedVolume, uses: Uses) -> frozenset[str]:
     part, inside = volume.partition, volume.volume
-    return names_of(uuid=inside.uuid, label=inside.label, guid=part.guid, name=part.name)
+    names = names_of(uuid=inside.uuid, label=inside.label, guid=part.guid, name=part.name)
+    if inside.filesystem != _SEALED:
+        return names
+    opened = (_MAPPED.search(use.where) for use in uses if use.kind == "holder")
+    return names | {f"/dev/mapper/{found[1]}" for found in opened if found}
 
 
-def _files(found: FoundHere, seconds: float) -> FileEvidence | None:
-    inside, reader = found.volume.volume, found.volume.reader
-    may_be_windows = inside.filesystem in MAY_BE_WINDOWS
-    if not found.uses:
-        if inside.filesystem not in FILES_ASKED or seconds <= 0:
-            return None
+def _mounted(uses: Uses) -> tuple[str, ...]:
+    return tuple(use.where for use in uses if use.kind == "mounted")
 
-        def look() -> FileEvidence | None:
-            files = open_lookup(replayed_view(CachedReader(reader), inside)[0], inside)
-            return None if files is None else read_file_evidence(files, may_be_windows=may_be_windows)
 
-        try:
-            return call_apart(look, what="looking for systems", timeout_s=math.ceil(seconds))
-        except MachineRefusal:
-            return None
-    for use in found.uses:
-        if use.kind == "mounted" and is_mounted_at(use.device, use.where):
-            try:
-                return read_file_evidence(MountedTree(use.where), may_be_windows=may_be_windows)
-            except StillframeError:
-                return None
-    return None
+def _read_at(uses: Uses) -> str:
+    """Where the files of a volume in use are read; empty when nowhere."""
+    mounted = (use for use in uses if use.kind == "mounted" and is_mounted_at(use.device, use.where))
+    return next((use.where for use in mounted), "")
+
+
+def _as_exposed(number: int, disk: CapturedDisk) -> ExposedDisk:
+    """A disk as it is now, in the form in which ``inside`` looks at those of images. No map of it is ever read."""
+    parts = tuple(
+        ExposedPartition(
+            stored=StoredPartition(
+                number=volume.partition.number, index=volume.partition.index, start=volume.partition.extent.start,
+                size=volume.reader.size, blocks=_no_map(volume.reader.size), filesystem=volume.volume.filesystem,
+            ),
+            reader=volume.reader,
+        )
+        for volume in disk.volumes
+    )  # fmt: skip
+    stored = StoredDisk(
+        number=number, path=disk.facts.path, size=disk.reader.size, sector_size=disk.layout.sector_size,
+        scheme=disk.layout.scheme, outside=_no_map(disk.reader.size),
+    )  # fmt: skip
+    return ExposedDisk(stored=stored, reader=disk.reader, partitions=parts)
+
+
+def _no_map(size: int) -> StoredMap:
+    return StoredMap(size=size, kind=int(Kind.UNUSED))

@@ -39,6 +39,7 @@ _WORDS: Final = {
     "other": "boot code that is not known here", "grub": "GRUB's boot code", "none": "no boot code",
 }  # fmt: skip
 _PROGRAMS_MAX: Final = 32
+_IN_MEMORY: Final = "/boot/grub"
 _COMPARED: Final = 256 << 10
 
 
@@ -90,15 +91,13 @@ class _Following:
         elif code == "lilo":
             step = _code_step(disk, code, limit="cannot be followed further: LILO keeps no files that could be read")
             yield chain.then(step)
-        elif code == "none":
-            if any(_starts_by_bios(part) for part in active):
-                fault = "the first sector of the disk has no boot code, and its active partition has a loader"
-                yield chain.then(_code_step(disk, code, fault=fault))
-        elif not active and here[0].evidence.scheme == "mbr":
+        elif code != "none" and not active and here[0].evidence.scheme == "mbr":
             yield chain.then(_code_step(disk, code, fault="no partition is active"))
-        for part in active if code in ("windows", "syslinux", "other") else ():
-            leads = f"the active partition, {part.key[1]}"
-            yield from self._follow_sector(chain.then(_code_step(disk, code, leads=leads)), part)
+        fault = "the first sector of the disk has no boot code" if code == "none" else ""
+        for part in active if code not in ("grub", "lilo") else ():
+            if not fault or _starts_by_bios(part):
+                step = _code_step(disk, code, leads=f"the active partition, {part.key[1]}", fault=fault)
+                yield from self._follow_sector(chain.then(step), part)
 
     def by_uefi(self, part: BootPart) -> Iterator[BootChain]:
         """The ways from the programs of a FAT volume."""
@@ -154,15 +153,34 @@ class _Following:
             step = make_step("loader", f"unified kernel '{title}'", part, path, leads=_root_word(unified.options))
             yield from self._linux.follow_options(chain.then(step), part, unified.options)
         elif (grub := read_grub_program(read)) is not None or "/grub" in known:
-            yield from self._follow_grub(chain, part, path, grub)
+            yield from self._follow_grub(chain, part, path, grub, self._twin(part, path))
         else:
-            beside = self._beside(part, folder, "grub")
-            if not beside:
-                limit = "cannot be followed further: what this program starts is not known here"
-                yield chain.then(make_step("loader", name, part, path, limit=limit))
-                return
             word = "shim" if "/shim" in known or self._beside(part, folder, "mm") else name
+            yield from self._follow_shim(chain, part, path, word)
+
+    def _follow_shim(self, chain: BootChain, part: BootPart, path: str, word: str) -> Iterator[BootChain]:
+        """A program that starts the GRUB beside it, or by the lists of others what those name."""
+        folder = path.rpartition("/")[0]
+        beside = self._beside(part, folder, "grub")
+        if beside:
             yield from self.start(chain.then(make_step("code", word, part, path, leads=beside)), part, beside)
+            return
+        lists = list(self._listed(part)) if self._beside(part, folder, "fb") else []
+        for program in lists:
+            step = make_step("code", f"{word} and its fallback", part, path, leads=program)
+            yield from self.start(chain.then(step), part, program)
+        if not lists:
+            limit = "cannot be followed further: what this program starts is not known here"
+            yield chain.then(make_step("loader", word, part, path, limit=limit))
+
+    def _listed(self, part: BootPart) -> Iterator[str]:
+        """The programs of folders with a list for shim's fallback program (``BOOTX64.CSV``)."""
+        top = self._places.written(part, "EFI")
+        for name in (self._places.names(part, top) or ())[:_PROGRAMS_MAX]:
+            files = self._places.names(part, f"{top}/{name}") or ()
+            program = self._pick(part, f"{top}/{name}", is_last=False)
+            if name.lower() != "boot" and program and any(one.lower().endswith(".csv") for one in files):
+                yield program
 
     def _follow_microsoft(self, chain: BootChain, part: BootPart) -> Iterator[BootChain]:
         program, store = (self._places.written(part, f"{_MICROSOFT}/{name}") for name in ("bootmgfw.efi", "BCD"))
@@ -192,17 +210,19 @@ class _Following:
             yield from self.start(chain, part, f"{folder}/{name}")
 
     def _follow_grub(
-        self, chain: BootChain, part: BootPart, path: str, grub: GrubParts | None
+        self, chain: BootChain, part: BootPart, path: str, grub: GrubParts | None, twin: str
     ) -> Iterator[BootChain]:  # fmt: skip
-        """A GRUB for UEFI: what was built into it counts, else the menu beside it."""
-        folder = path.rpartition("/")[0]
-        menu = f"{folder}/grub.cfg"
+        """A GRUB for UEFI: what was built into it counts, else the menu beside it, or beside its twin."""
+        menu, other = (f"{one.rpartition('/')[0]}/grub.cfg" for one in (path, twin))
+        if not self._places.has_file(part, menu) and self._places.has_file(part, other):
+            menu = other
         prefix = grub.prefix if grub is not None else ""
-        if grub is not None and (prefix.startswith("(") or "search" in grub.config):
+        is_here = prefix.startswith("/") and self._places.has_file(part, f"{prefix}/grub.cfg") is True
+        if is_here:
+            menu = self._places.written(part, f"{prefix}/grub.cfg")
+        elif grub is not None and (prefix.startswith("(") or "search" in grub.config):
             yield from self._follow_built_in(chain, part, make_step("loader", "GRUB", part, path), grub)
             return
-        if prefix.startswith("/") and self._places.has_file(part, f"{prefix}/grub.cfg"):
-            menu = self._places.written(part, f"{prefix}/grub.cfg")
         chain = chain.then(make_step("loader", "GRUB", part, path, leads=menu))
         yield from self._linux.follow_menu(chain, part, menu)
 
@@ -210,6 +230,10 @@ class _Following:
         self, chain: BootChain, part: BootPart, step: BootStep, grub: GrubParts
     ) -> Iterator[BootChain]:  # fmt: skip
         """The menu that was built into a GRUB as commands, or as the place of its files."""
+        if grub.menu:
+            inside = parse_grub_menu(grub.menu, folder=_IN_MEMORY)
+            yield from self._linux.follow_parsed(chain.then(step), part, inside, "GRUB's menu, built in", "")
+            return
         built_in = parse_grub_menu(grub.config)
         name, folder = _split_device(built_in.prefix or grub.prefix)
         name = built_in.volume or name

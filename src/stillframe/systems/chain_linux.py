@@ -54,7 +54,7 @@ class LinuxWays:
             yield chain.then(make_step("menu", what, part, path, fault=fault, limit=limit))
             return
         text = self._places.text(part, path)
-        menu = parse_grub_menu(text) if is_grub else parse_syslinux(text)
+        menu = parse_grub_menu(text, folder=path.rpartition("/")[0]) if is_grub else parse_syslinux(text)
         yield from self.follow_parsed(chain, part, menu, what, path)
 
     def follow_parsed(

@@ -42,11 +42,12 @@ class PartEvidence:
         scheme: Of its table.
         partition: Where it is, by the table.
         volume: What is in it.
-        names: By which an ``fstab`` may call it.
+        names: By which an ``fstab`` may call it, paths below ``/dev`` too where they are known.
         files: What its files say; ``None`` where they were not read.
         mounted: Where the running system has it, or a volume that rests on it.
         has_boot_code: The first sector of its disk holds code for what its table is.
         is_swapped_to: The running system swaps to it, or to a volume that rests on it.
+        is_opened: All volumes inside of it are known, and are parts of their own.
         inner: Of a volume inside of it, such as ``vg/root``, its name; empty for the partition itself.
         beneath: Of a volume inside, all partitions that hold a part of it: disk and number.
     """
@@ -61,6 +62,7 @@ class PartEvidence:
     mounted: tuple[str, ...] = ()
     has_boot_code: bool = False
     is_swapped_to: bool = False
+    is_opened: bool = False
     inner: str = ""
     beneath: tuple[tuple[int, int], ...] = ()
 

@@ -9,6 +9,7 @@ Loader Specification", "Type #1"; the SYSLINUX wiki, "Config" (``LABEL``, ``KERN
 ``INITRD``, ``DEFAULT``).
 """
 
+import posixpath
 import re
 from dataclasses import dataclass, replace
 from typing import Final
@@ -73,9 +74,14 @@ class Menu:
     has_entry_files: bool = False
 
 
-def parse_grub_menu(text: str) -> Menu:
-    """A ``grub.cfg``, or what is built into a GRUB."""
-    reader = _GrubReader()
+def parse_grub_menu(text: str, *, folder: str = "") -> Menu:
+    """A ``grub.cfg``, or what is built into a GRUB.
+
+    Args:
+        text: Of it.
+        folder: Where it is, which is what ``$prefix`` means as long as nothing else is said.
+    """
+    reader = _GrubReader(folder)
     for line in text[: LINES_MAX * 100].splitlines()[:LINES_MAX]:
         reader.take(line[:_LINE_MAX].strip())
     return reader.finish()
@@ -84,7 +90,8 @@ def parse_grub_menu(text: str) -> Menu:
 class _GrubReader:
     """Takes the lines of a menu one by one."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
         self._variables: dict[str, str] = {}
         self._volume = ""
         self._outside = ""
@@ -125,7 +132,10 @@ class _GrubReader:
         elif words[0] == "blscfg":
             self._has_entry_files = True
         elif self._entry is not None:
-            self._entry = _with_words(self._entry, words, self._variables)
+            self._entry = _with_words(self._entry, words, self._known())
+
+    def _known(self) -> dict[str, str]:
+        return {"prefix": self._folder, **self._variables}
 
     def _assign(self, name: str, value: str) -> None:
         value = value.replace("'", "").replace('"', "")
@@ -138,8 +148,7 @@ class _GrubReader:
         path = word.strip("\"'")
         is_own = path.endswith("custom.cfg") or len(self._includes) >= ENTRIES_MAX
         if not is_own:
-            path = re.sub(r"\$\{?prefix\}?", lambda _: self._variables.get("prefix", "$prefix"), path)
-            self._includes.append(Include(volume=self._volume, path=plain(_IN_ROOT.sub("", path))))
+            self._includes.append(Include(volume=self._volume, path=_path(path, self._known())))
 
     def _close(self) -> None:
         if self._entry is None:
@@ -154,20 +163,23 @@ def _with_words(entry: MenuEntry, words: list[str], variables: dict[str, str]) -
     """An entry with what one more command says."""
     if words[0] in _KERNELS and len(words) > 1 and not entry.kernel:
         options = " ".join(_filled(word, variables) for word in words[2:])
-        return replace(entry, kernel=_path(words[1]), options=plain_line(options))
+        return replace(entry, kernel=_path(words[1], variables), options=plain_line(options))
     if words[0] in _INITRDS:
-        return replace(entry, initrds=tuple(_path(word) for word in words[1:17]))
+        return replace(entry, initrds=tuple(_path(word, variables) for word in words[1:17]))
     if words[0] in ("chainloader", "ntldr", "chain") and len(words) > 1:
-        return replace(entry, program=_path(words[-1]))
+        return replace(entry, program=_path(words[-1], variables))
     return entry
 
 
 def _filled(word: str, variables: dict[str, str]) -> str:
-    return re.sub(r"\$\{?(\w+)\}?", lambda found: variables.get(found[1], found[0]), word)
+    return re.sub(r"\$\{?(\w+)\}?", lambda found: variables.get(found[1], found[0])[:_LINE_MAX], word[:_LINE_MAX])
 
 
-def _path(word: str) -> str:
-    return plain(_IN_ROOT.sub("", word.strip("\"'")))
+def _path(word: str, variables: dict[str, str]) -> str:
+    """A path without its device, and without ``..`` in it. What ``$root`` is, is not asked: it is where one looks."""
+    known = {name: value for name, value in variables.items() if name != "root"}
+    path = _IN_ROOT.sub("", _filled(_filled(word.strip("\"'"), known), known))
+    return plain(posixpath.normpath(path) if path.startswith("/") else path)
 
 
 def parse_search(words: list[str]) -> str:

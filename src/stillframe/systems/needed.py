@@ -28,6 +28,7 @@ _WITH_THE_DISK: Final = frozenset({
 _DATA_TYPES: Final = frozenset({"Linux home", "Linux server data"})
 _ACTIVE: Final = 0x80
 _LEGACY_BOOT: Final = 1 << 2
+_KEPT_HEADER: Final = ": only its header is kept"
 _NOTHING: Final = "data: nothing that starts lies here"
 _NO_SYSTEM: Final = "nothing that starts was found on this disk"
 
@@ -67,7 +68,7 @@ class _Case:
     def __init__(self, parts: Sequence[PartEvidence]) -> None:
         self._parts = parts
         self._taken: dict[tuple[int, int], str] = {}
-        self._data: dict[tuple[int, int], str] = {}
+        self._data: dict[tuple[int, int, str], str] = {}
         self._missing: list[str] = []
         named = [NamedTraces(names=part.names, traces=part.files.linux) for part in parts if part.files is not None]
         self._roots = [(part, name) for part in parts if (name := _linux_name(part, named))]
@@ -91,25 +92,28 @@ class _Case:
         return Judgement(verdicts=verdicts, missing=tuple(dict.fromkeys(self._missing)))
 
     def _verdict(self, part: PartEvidence, here: set[int]) -> Verdict:
-        reason = self._taken.get(_key(part))
+        reason = self._taken.get(_place(part))
         if reason and here and part.disk not in here:
             return Verdict(taken=False, reason=f"not of the running system: {reason}")
         if reason:
             return Verdict(taken=True, reason=reason)
         has_system = any(number == part.disk for number, _ in self._taken)
         mounted = f"data, mounted at {part.mounted[0]}" if part.mounted else ""
-        reason = self._data.get(_key(part)) or mounted or (_NOTHING if has_system else _NO_SYSTEM)
-        return Verdict(taken=False, reason=reason)
+        known = next((self._data[key] for key in self._data if key == _key(part) or key[:2] == _place(part)), "")
+        return Verdict(taken=False, reason=known or mounted or (_NOTHING if has_system else _NO_SYSTEM))
 
     def _apply(self, rule: Callable[[PartEvidence], str]) -> None:
-        found = [(part, rule(part)) for part in self._parts if _key(part) not in self._taken]
+        found = [(part, rule(part)) for part in self._parts if any(one not in self._taken for one in _places(part))]
         for part, reason in found:
             if reason:
                 self._take([part], reason)
 
     def _take(self, parts: Iterable[PartEvidence], reason: str) -> None:
         for part in parts:
-            self._taken.setdefault(_key(part), reason)
+            # The partition of a volume inside is kept as it is: the volume is in it, whatever it is itself.
+            words = f"{reason.removesuffix(_KEPT_HEADER)}, in {part.inner} on it" if part.inner else reason
+            for place in _places(part):
+                self._taken.setdefault(place, words)
 
     def _by_system(self, part: PartEvidence) -> str:
         if part.files is not None and part.files.windows is not None:
@@ -154,11 +158,11 @@ class _Case:
                 continue
             found = find_parts(line.what, root, self._parts)
             if not line.where:
-                self._take(found, f"swap of {name} by its fstab: only its header is kept")
+                self._take(found, f"swap of {name} by its fstab{_KEPT_HEADER}")
             elif is_system_folder(line.where):
                 self._take(found, f"{line.where} of {name} by its fstab")
                 is_lost |= not found
-                if not found and not any(part.volume.filesystem in _CONTAINERS for part in self._parts):
+                if not found and not self._closed():
                     self._missing.append(f"{name} has {line.where} on {line.what}, which is on none of these disks")
             else:
                 waits = ", though a start waits for it (no 'nofail')" if line.waits else ""
@@ -167,12 +171,17 @@ class _Case:
             closed = [part for part in find_parts(below, root, self._parts) if _key(part) not in self._data]
             self._take(closed, f"'{opened}' of {name} by its crypttab")
         if is_lost:
-            held = [part for part in self._parts if part.volume.filesystem in _CONTAINERS]
-            self._take(held, f"it may hold a folder that {name} needs, by its fstab")
+            self._take(self._closed(), f"it may hold a folder that {name} needs, by its fstab")
+
+    def _closed(self) -> list[PartEvidence]:
+        """The partitions in which something is that nobody sees."""
+        return [part for part in self._parts if part.volume.filesystem in _CONTAINERS and not part.is_opened]
 
     def _note(self, parts: Iterable[PartEvidence], reason: str) -> None:
         for part in parts:
-            self._data.setdefault(_key(part), reason)
+            words = f"{reason}, in {part.inner} on it" if part.inner else reason
+            for disk, number in _places(part):
+                self._data.setdefault((disk, number, part.inner), words)
 
     def _follow_menus(self) -> None:
         """What boot menus name."""
@@ -182,11 +191,13 @@ class _Case:
             wanted = {name.casefold() for name in part.files.boot.named}
             found = [one for one in self._parts if wanted & {name.casefold() for name in one.names}]
             for one in found:
-                kept = ": only its header is kept" if one.volume.filesystem == "swap" else ""
+                kept = _KEPT_HEADER if one.volume.filesystem == "swap" else ""
                 self._take([one], f"named by the boot menu on partition {part.partition.number}{kept}")
 
     def _by_hidden(self, part: PartEvidence) -> str:
         """A system that is started, and is on no volume whose files are read."""
+        if part.is_opened:
+            return ""  # what is inside of it is judged by itself
         inside, is_data = part.volume.filesystem, _key(part) in self._data or part.partition.type_name in _DATA_TYPES
         if inside in _LINUX_VOLUMES and not is_data and not part.mounted:
             if self._has_hidden_linux():
@@ -233,13 +244,22 @@ class _Case:
             return "the active partition: a BIOS starts it"
         if part.scheme == "gpt" and table.attributes & _LEGACY_BOOT:
             return "marked for the start by a BIOS"
-        if part.volume.filesystem == "swap" and has_linux:
+        if part.volume.filesystem == "swap" and has_linux and not part.inner:
             return "swap: only its header is kept, by which a Linux finds it"
         return ""
 
 
-def _key(part: PartEvidence) -> tuple[int, int]:
+def _key(part: PartEvidence) -> tuple[int, int, str]:
+    return part.disk, part.partition.number, part.inner
+
+
+def _place(part: PartEvidence) -> tuple[int, int]:
     return part.disk, part.partition.number
+
+
+def _places(part: PartEvidence) -> tuple[tuple[int, int], ...]:
+    """The partitions that are taken when a part is: its own, or all that a volume inside rests on."""
+    return part.beneath or (_place(part),)
 
 
 def _linux_name(part: PartEvidence, named: Sequence[NamedTraces]) -> str:
@@ -264,7 +284,7 @@ def _by_mount(part: PartEvidence) -> str:
     where = sorted(folder for folder in part.mounted if is_system_folder(folder))
     if where:
         return f"the running system has it at {', '.join(where)}"
-    return "the running system swaps to it: only its header is kept" if part.is_swapped_to else ""
+    return f"the running system swaps to it{_KEPT_HEADER}" if part.is_swapped_to else ""
 
 
 def _by_loader(part: PartEvidence) -> str:

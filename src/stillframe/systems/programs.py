@@ -8,6 +8,7 @@ Sources: Microsoft, "PE Format", sections "COFF File Header" and "Section Table"
 ``include/grub/kernel.h`` (``grub_module_info``, ``grub_module_header``) and ``util/mkimage.c`` (section ``mods``).
 """
 
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,11 @@ _PE_OFFSET_MAX: Final = 1 << 20
 _TEXT_MAX: Final = 16 << 10
 _MODULES_MAX: Final = 512
 _MODULE_MAGIC: Final = 0x676D696D
-_CONFIG_TYPE, _PREFIX_TYPE = 2, 3
+_MEMDISK_TYPE, _CONFIG_TYPE, _PREFIX_TYPE = 1, 2, 3
+_TAR_BLOCK: Final = 512
+_TAR_FILES_MAX: Final = 5000
+_TAR_SIZE: Final = re.compile(rb"[0-7]{1,11}")
+_MENU: Final = "boot/grub/grub.cfg"
 _PREFIX_MAX: Final = 512
 
 
@@ -55,10 +60,12 @@ class GrubParts:
     Attributes:
         prefix: Where its files are, such as ``(,gpt2)/boot/grub``.
         config: Commands that it runs first.
+        menu: Of a GRUB that brings its files along in a memory disk, the menu in there.
     """
 
     prefix: str
     config: str
+    menu: str = ""
 
 
 def parse_sections(read: ReadAt) -> tuple[Section, ...]:
@@ -114,7 +121,7 @@ def read_modules(read: ReadAt, first: int, size: int) -> GrubParts | None:
         first: Where the first module is.
         size: Where the last one ends.
     """
-    at, prefix, config = first, "", ""
+    at, prefix, config, menu = first, "", "", ""
     for _ in range(_MODULES_MAX):
         head = read(at, 8)
         if len(head) < 8 or at + 8 > size:
@@ -126,8 +133,25 @@ def read_modules(read: ReadAt, first: int, size: int) -> GrubParts | None:
             prefix = _cut(read(at + 8, min(length - 8, _PREFIX_MAX)))
         elif kind == _CONFIG_TYPE:
             config = _cut(read(at + 8, min(length - 8, _TEXT_MAX)))
+        elif kind == _MEMDISK_TYPE:
+            menu = _menu_in_tar(read, at + 8, at + length)
         at += length
-    return GrubParts(prefix=plain(prefix), config=config)
+    return GrubParts(prefix=plain(prefix), config=config, menu=menu)
+
+
+def _menu_in_tar(read: ReadAt, start: int, end: int) -> str:
+    """The menu in a memory disk, which is a tar archive (POSIX.1-1988, "ustar": name, size at 124 in octal)."""
+    at = start
+    for _ in range(_TAR_FILES_MAX):
+        head = read(at, _TAR_BLOCK)
+        size = _TAR_SIZE.match(head, 124)
+        if len(head) < _TAR_BLOCK or size is None or at + _TAR_BLOCK > end:
+            return ""
+        length = int(size[0], 8)
+        if _cut(head[:100]).removeprefix("./").lstrip("/") == _MENU:
+            return read(at + _TAR_BLOCK, min(length, _TEXT_MAX)).decode(errors="replace")
+        at += _TAR_BLOCK + -(-length // _TAR_BLOCK) * _TAR_BLOCK
+    return ""
 
 
 def plain_line(text: str) -> str:

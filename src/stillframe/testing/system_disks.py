@@ -152,8 +152,10 @@ def debian_gpt(*, data: Mapping[str, bytes], options: str = "defaults") -> list[
         f"UUID={SWAP} none swap sw 0 0\n/dev/disk/by-uuid/{HOME} /home ext4 {options} 0 2\n"
         "/dev/sr0 /media/cdrom udf,iso9660 user,noauto 0 0\n"
     )
-    early = f"search.fs_uuid {BOOT} root\nconfigfile $prefix/grub.cfg\n"
-    menu = f"linux /vmlinuz-6.1.0-18-amd64 root=UUID={ROOT} ro\n"
+    early = f"search.fs_uuid {BOOT} root hd0,gpt2\nset prefix=($root)'/grub'\nconfigfile $prefix/grub.cfg\n"
+    search = f"search --no-floppy --fs-uuid --set=root --hint-bios=hd0,gpt2 {BOOT}\n"
+    kernel = f"linux\t/vmlinuz-6.1.0-18-amd64 root=UUID={ROOT} ro  quiet\n"
+    menu = f"{search}menuentry 'Debian GNU/Linux' --class debian {{\n\t{search}\t{kernel}}}\n"
     loaders = dict.fromkeys(("EFI/debian/grubx64.efi", "EFI/BOOT/BOOTX64.EFI"), b"MZ")
     return [
         Part(size=36 * MIB, type=TYPES["esp"], kind="vfat", files={**loaders, "EFI/debian/grub.cfg": early.encode()}),

@@ -29,12 +29,14 @@ from stillframe.cli.arguments.words import (
 
 
 def _add_looking(verbs: Verbs) -> None:
-    disks = verb(verbs, "disks", "disks [SOURCE]", "show disks, partitions and what is on them", repo=False)
+    disks = verb(verbs, "disks", "disks [SOURCE] [--boot]", "show disks, partitions and what is on them", repo=False)
     disks.add_argument("source", metavar="SOURCE", nargs="?", help="one disk, partition or disk file; else all disks")
+    disks.add_argument("--boot", action="store_true", help="every step from the firmware to each system")
     images = verb(verbs, "images", "images [--all]", "list the images of this machine")
     images.add_argument("--all", action="store_true", help="of every machine")
-    show = verb(verbs, "show", "show IMAGE [--screenshot FILE]", "show one image in full")
+    show = verb(verbs, "show", "show IMAGE [--boot] [--screenshot FILE]", "show one image in full")
     add_image(show)
+    show.add_argument("--boot", action="store_true", help="how it starts: every step from the firmware to each system")
     show.add_argument(
         "--screenshot", metavar="FILE", default="", help="write the screenshot of its newest start there, a PNG"
     )
