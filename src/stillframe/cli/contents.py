@@ -24,18 +24,28 @@ def contents_lines(manifest: Manifest) -> list[str]:
             found = [] if part.is_left_out else list(_partition_lines(part))
             if found:
                 lines += ["", f"In disk {disk.number}, partition {part.number}:", *found]
+            for inner in part.inside:
+                place = f"In disk {disk.number}, partition {part.number}, volume {inner.name}:"
+                found = list(_volume_lines(inner.installed, inner.catalogue, inner.filesystem))
+                lines += ["", place, *found] if found else []
     return lines
 
 
 def _partition_lines(part: StoredPartition) -> Iterator[str]:
-    if part.installed is not None:
-        yield from _system_lines(part.installed)
-    if part.catalogue is not None:
-        yield from _count_lines(part.catalogue)
-    elif part.filesystem in FILE_SYSTEMS_READ:
+    return _volume_lines(part.installed, part.catalogue, part.filesystem)
+
+
+def _volume_lines(
+    installed: StoredSystem | None, catalogue: StoredCatalogue | None, filesystem: str
+) -> Iterator[str]:  # fmt: skip
+    if installed is not None:
+        yield from _system_lines(installed)
+    if catalogue is not None:
+        yield from _count_lines(catalogue)
+    elif filesystem in FILE_SYSTEMS_READ:
         yield "Files         not counted when this image was made"
-    elif part.filesystem not in _NO_FILES:
-        yield f"Files         not counted: the files of {part.filesystem} are not read in this version"
+    elif filesystem not in _NO_FILES:
+        yield f"Files         not counted: the files of {filesystem} are not read in this version"
 
 
 def _system_lines(system: StoredSystem) -> Iterator[str]:

@@ -10,7 +10,7 @@ from stillframe.cli.contents import catalogue_fields, installed_fields
 from stillframe.cli.results import Fields, notice_fields
 from stillframe.jobs.listing import ListedImage
 from stillframe.jobs.looking import SeenDisk, SeenInside, SeenPartition
-from stillframe.repo.records import Manifest, ProofRecord, StoredDisk, StoredNotice, StoredPartition
+from stillframe.repo.records import Manifest, ProofRecord, StoredDisk, StoredInside, StoredNotice, StoredPartition
 
 
 def listed_fields(listed: ListedImage) -> Fields:
@@ -121,6 +121,7 @@ def _stored_partition_fields(part: StoredPartition) -> Fields:
         "system": part.system,
         "installed": installed_fields(part.installed),
         "catalogue": catalogue_fields(part.catalogue),
+        "inside": [_stored_inside_fields(one) for one in part.inside],
         "consistency": part.consistency,
         "map": part.map,
         "in_image": not part.is_left_out,
@@ -151,6 +152,18 @@ def _seen_partition_fields(found: SeenPartition) -> Fields:
         "in_use_at": list(dict.fromkeys(use.where for use in found.uses)),
         "in_system_backup": found.in_system_backup,
         "reason": found.reason,
+    }
+
+
+def _stored_inside_fields(inside: StoredInside) -> Fields:
+    return {
+        "name": inside.name,
+        "filesystem": inside.filesystem,
+        "label": inside.label,
+        "uuid": inside.uuid,
+        "size": inside.size,
+        "installed": installed_fields(inside.installed),
+        "catalogue": catalogue_fields(inside.catalogue),
     }
 
 

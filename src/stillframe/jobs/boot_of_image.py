@@ -9,11 +9,10 @@ from typing import Final
 from stillframe.disk.layout import Partition
 from stillframe.extents import Extent
 from stillframe.fs.base import Volume
-from stillframe.jobs.catalogue import names_of
 from stillframe.jobs.exposing import ExposedDisk, ExposedPartition, expose
 from stillframe.jobs.inside import InnerVolume, Insides, look_inside
 from stillframe.jobs.system_reading import AskedVolume, BootWaysFound, ask_volumes, follow_volumes
-from stillframe.jobs.systems_here import inner_names, inner_word
+from stillframe.jobs.volume_names import inner_names, inner_word, names_of
 from stillframe.repo.records import Manifest, StoredPartition
 from stillframe.repo.repository import Repository
 from stillframe.systems.chain_records import BootDisk

@@ -21,15 +21,19 @@ from stillframe.fs.files.lookup import open_lookup
 from stillframe.fs.files.names import CASE_FREE
 from stillframe.fs.files.walk import Found
 from stillframe.host.apart import call_apart
-from stillframe.jobs.exposing import expose_from
+from stillframe.jobs.exposing import ExposedDisk, expose_from
+from stillframe.jobs.inside import InnerVolume, look_inside
 from stillframe.jobs.replayed import STALE, replayed_view
+from stillframe.jobs.volume_names import inner_names, inner_word, names_of
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import (
+    INSIDE_MAX,
     PATH_MAX,
     Manifest,
     StoredCatalogue,
     StoredDisk,
     StoredFolder,
+    StoredInside,
     StoredPartition,
     StoredSystem,
     stored_notice,
@@ -68,12 +72,6 @@ def find_traces(reader: BlockReader, volume: Volume) -> VolumeTraces | None:
     return VolumeTraces(windows=windows, linux=read_traces(files))
 
 
-def names_of(*, uuid: str, label: str, guid: str, name: str) -> frozenset[str]:
-    """The names by which an ``fstab`` may call a partition."""
-    names = {"UUID": uuid, "LABEL": label, "PARTUUID": guid.lower(), "PARTLABEL": name}
-    return frozenset(f"{kind}={one}" for kind, one in names.items() if one)
-
-
 def make_catalogue(chunks: ChunkReader, manifest: Manifest, earlier: Manifest | None = None) -> Manifest:
     """The same image with its page of contents. Call it while no other thread is at work.
 
@@ -86,22 +84,33 @@ def make_catalogue(chunks: ChunkReader, manifest: Manifest, earlier: Manifest | 
         image = expose_from(chunks, manifest)
     except StillframeError as error:
         return _with_notice(manifest, error.message)
-    pages = [
-        _Page(disk=disk.stored.number, part=part.stored, reader=part.reader, chunk_size=manifest.chunk_size)
-        for disk in image.disks
-        for part in disk.partitions
-        if not part.stored.is_left_out
-    ]
+    pages = list(_iter_pages(image.disks, look_inside(image).volumes, manifest.chunk_size))
     known = [part for disk in earlier.disks for part in disk.partitions] if earlier is not None else []
-    for page in pages:
-        page.counted = next((part.catalogue for part in known if part.catalogue and _is_same(part, page.part)), None)
+    for page in pages if earlier is not None else []:
+        page.counted = next((one.catalogue for one in known if one.catalogue and page.is_as(one)), None)
     deadline = time.monotonic() + CATALOGUE_TIMEOUT_S
     for ask in (_Page.find, _Page.count):
         for page in pages:
             ask(page, deadline - time.monotonic())
     everything = [page.named for page in pages if page.named]
-    done = {(page.disk, page.part.number): page.finish(everything) for page in pages}
+    done = {(page.disk, page.part.number): page.finish(everything) for page in pages if page.inner is None}
+    for page in pages:
+        place = page.disk, page.part.number
+        if page.inner is not None and place in done:
+            done[place] = page.finish_inside(done[place], page.inner, everything)
     return replace(manifest, disks=tuple(_with_pages(disk, done) for disk in manifest.disks))
+
+
+def _iter_pages(disks: Sequence[ExposedDisk], inner: Sequence[InnerVolume], chunk_size: int) -> Iterator["_Page"]:
+    """The pages of all volumes, those inside of others last."""
+    for disk in disks:
+        for part in disk.partitions:
+            if not part.stored.is_left_out:
+                yield _Page(disk=disk.stored.number, part=part.stored, reader=part.reader, chunk_size=chunk_size)
+    for one in inner:
+        if one.part is not None:
+            number, stored = one.places[0][0], replace(one.part.stored, number=one.places[0][1])
+            yield _Page(disk=number, part=stored, reader=one.part.reader, chunk_size=chunk_size, inner=one)
 
 
 def _is_same(one: StoredPartition, other: StoredPartition) -> bool:
@@ -123,8 +132,12 @@ def _with_notice(manifest: Manifest, words: str) -> Manifest:
 class _Page:
     """The page of one volume while it is made."""
 
-    def __init__(self, *, disk: int, part: StoredPartition, reader: BlockReader, chunk_size: int) -> None:
+    def __init__(
+        self, *, disk: int, part: StoredPartition, reader: BlockReader, chunk_size: int,
+        inner: InnerVolume | None = None,
+    ) -> None:  # fmt: skip
         self.disk = disk
+        self.inner = inner
         self.part = part
         self.traces: VolumeTraces | None = None
         self.counted: StoredCatalogue | None = None
@@ -133,6 +146,10 @@ class _Page:
         self._volume = Volume(filesystem=part.filesystem, label=part.label, uuid=part.uuid, block_size=part.block_size)
         self._counts: Found[FileCounts] | None = None
         self._notices: list[Notice] = []
+
+    def is_as(self, earlier: StoredPartition) -> bool:
+        """Whether a partition of an earlier image has the same bytes. Of volumes inside nobody asks."""
+        return self.inner is None and _is_same(earlier, self.part)
 
     def find(self, seconds: float) -> None:
         """Look for systems."""
@@ -146,10 +163,7 @@ class _Page:
 
     def finish(self, everything: Sequence[NamedTraces]) -> StoredPartition:
         """The partition with its page."""
-        system = None
-        if self.traces is not None:
-            system = self.traces.windows or join_linux(self.traces.linux, everything)
-            self._notices += system.notices if system else ()
+        system = self._system(everything)
         notices = tuple(stored_notice(one) for one in dict.fromkeys(self._notices))
         return replace(
             self.part, system=system.name[:_WORD_MAX] if system else None,
@@ -158,16 +172,41 @@ class _Page:
             notices=(*self.part.notices, *notices)[:1000],
         )  # fmt: skip
 
+    def finish_inside(
+        self, carrier: StoredPartition, inner: InnerVolume, everything: Sequence[NamedTraces]
+    ) -> StoredPartition:  # fmt: skip
+        """The partition that a volume is inside of, with the page of that volume."""
+        system, part = self._system(everything), self.part
+        found = StoredInside(
+            name=inner_word(inner)[:_WORD_MAX], filesystem=part.filesystem, label=part.label, uuid=part.uuid,
+            size=part.size, installed=_stored_system(system) if system else None,
+            catalogue=_stored_catalogue(self._counts) if self._counts else None,
+        )  # fmt: skip
+        notices = tuple(stored_notice(one) for one in dict.fromkeys(self._notices))
+        return replace(
+            carrier, inside=(*carrier.inside, found)[:INSIDE_MAX], notices=(*carrier.notices, *notices)[:1000],
+            system=carrier.system or (system.name[:_WORD_MAX] if system else None),
+        )  # fmt: skip
+
+    def _system(self, everything: Sequence[NamedTraces]) -> InstalledSystem | None:
+        if self.traces is None:
+            return None
+        system = self.traces.windows or join_linux(self.traces.linux, everything)
+        self._notices += system.notices if system else ()
+        return system
+
     @property
     def named(self) -> NamedTraces | None:
         """Its traces with the names of the partition."""
         part = self.part
         names = names_of(uuid=part.uuid, label=part.label, guid=part.guid, name=part.name)
+        names = inner_names(self.inner, self._volume) if self.inner is not None else names
         return NamedTraces(names=names, traces=self.traces.linux) if self.traces else None
 
     def _ask(self, question: Callable[[BlockReader], Answer | None], what: str, seconds: float) -> Answer | None:
         """An answer from a process of its own; nothing, and a notice, when there is none."""
         place = f"{what} disk {self.disk}, partition {self.part.number}"
+        place += f", volume {inner_word(self.inner)}" if self.inner is not None else ""
         if seconds <= 0:
             self._notices.append(_notice(f"{place} was left out: the time for it was over"))
             return None

@@ -24,6 +24,7 @@ from stillframe.host.run import run
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.examining import keep_proof
 from stillframe.jobs.exposing import ExposedPartition, expose
+from stillframe.jobs.inside_all import all_volumes
 from stillframe.repo.records import Manifest, ProofRecord
 from stillframe.repo.repository import Repository
 from stillframe.repo.sealing import make_id
@@ -77,23 +78,25 @@ def check_filesystems(repository: Repository, manifest: Manifest, context: JobCo
         JobStarted(verb="verify", what=f"file systems of {manifest.image[:8]}", bytes_total=manifest.bytes_used)
     )
     findings, checked, skipped = list[Finding](), list[str](), list[Notice]()
-    for disk in expose(repository, manifest).disks:
-        for part in disk.partitions:
-            if part.stored.filesystem not in _CHECKERS or part.stored.is_left_out:
-                continue
-            place = f"disk {disk.stored.number}, partition {part.stored.number} ({part.stored.filesystem})"
-            context.events.emit(PhaseStarted(name=f"checking {place}"))
-            try:
-                said = _check(part, context)
-            except MachineRefusal as error:
-                notice = Notice(code="not-checked", message=f"{place}: {error.message}", hint=error.hint)
-                context.events.emit(notice)
-                skipped.append(notice)
-                continue
-            checked.append(place)
-            if said:
-                findings.append(_finding(manifest, place, said))
-                context.events.emit(findings[-1])
+    volumes, unread = all_volumes(expose(repository, manifest))
+    skipped += [Notice(code="not-checked", message=f"{place}: {why}") for place, why in unread]
+    for notice in skipped:
+        context.events.emit(notice)
+    for place, part in volumes:
+        if part.stored.filesystem not in _CHECKERS:
+            continue
+        context.events.emit(PhaseStarted(name=f"checking {place}"))
+        try:
+            said = _check(part, context)
+        except MachineRefusal as error:
+            notice = Notice(code="not-checked", message=f"{place}: {error.message}", hint=error.hint)
+            context.events.emit(notice)
+            skipped.append(notice)
+            continue
+        checked.append(place)
+        if said:
+            findings.append(_finding(manifest, place, said))
+            context.events.emit(findings[-1])
     result = CheckedImage(
         image=manifest.image, findings=tuple(findings), checked=tuple(checked), skipped=tuple(skipped)
     )

@@ -6,11 +6,14 @@ lies on the disk.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Final
 
-from stillframe.block import CachedReader, WindowReader
+from stillframe.block import BlockReader, CachedReader, WindowReader
+from stillframe.block.file import FileReader
+from stillframe.block.formats import DiskFile
 from stillframe.disk.layout import read_layout
 from stillframe.errors import MachineRefusal, StillframeError
 from stillframe.extents import Extent
@@ -23,9 +26,14 @@ from stillframe.host.blocks import BlockTree, read_block_tree
 from stillframe.host.disks import DiskFacts, describe, list_disks
 from stillframe.host.mounted_files import is_mounted_at
 from stillframe.host.mounts import Use, read_mounts, users_of_place
+from stillframe.jobs.inside import look_inside_disks
+from stillframe.jobs.inside_here import read_here
 from stillframe.jobs.looking import open_disk
 from stillframe.jobs.replayed import replayed_view
+from stillframe.jobs.volume_names import inner_word
 from stillframe.repo.records import Manifest, StoredPartition
+
+_CARRIERS: Final = frozenset({"LVM2_member", "linux_raid_member"})
 
 Key = tuple[str, str]
 """Kind and UUID of a file system."""
@@ -41,6 +49,7 @@ class Original:
         volume: What is in it.
         mounted_at: Where all its files are seen; empty when it is not mounted.
         obstacle: Why its files cannot be read; empty when they can.
+        inner: Of a volume inside of that place, such as ``vg/root``.
     """
 
     disk: DiskFacts
@@ -48,6 +57,7 @@ class Original:
     volume: Volume
     mounted_at: str = ""
     obstacle: str = ""
+    inner: str = ""
 
     @property
     def where(self) -> str:
@@ -60,12 +70,19 @@ def key_of(part: StoredPartition) -> Key | None:
     return (part.filesystem, part.uuid) if part.filesystem and part.uuid else None
 
 
-def find_originals(manifest: Manifest) -> dict[Key, Original]:
-    """The volumes of an image that are on this computer: on the disks it was made of, or on any other."""
-    wanted = {key for disk in manifest.disks for part in disk.partitions if (key := key_of(part))}
+def find_originals(manifest: Manifest, volumes: Iterable[StoredPartition]) -> dict[Key, Original]:
+    """The volumes of an image that are on this computer: on the disks it was made of, or on any other.
+
+    Args:
+        manifest: The image.
+        volumes: Those that are looked for: partitions, and volumes inside of these.
+    """
+    wanted = {key for part in volumes if (key := key_of(part))}
     known = [disk.path for disk in manifest.disks if os.path.exists(disk.path)]
-    paths = dict.fromkeys([*known, *(facts.path for facts in list_disks(loops=True))])
     tree, found = read_block_tree(), dict[Key, Original]()
+    # An open logical volume is a device of its own, whatever it rests on.
+    opened = [node.path for node in tree.nodes.values() if node.mapped_name]
+    paths = dict.fromkeys([*known, *(facts.path for facts in list_disks(loops=True)), *opened])
     for path in paths if wanted else ():
         try:
             for original in _volumes_of(describe(path), tree):
@@ -91,7 +108,10 @@ def original_files(original: Original) -> Iterator[FileSource]:
         yield MountedFiles(original.mounted_at)
         return
     with open_disk(original.disk) as disk:
-        view, _ = replayed_view(WindowReader(disk, original.place), original.volume)
+        reader: BlockReader = WindowReader(disk, original.place)
+        if original.inner:
+            reader = _open_inner(original, disk)
+        view, _ = replayed_view(reader, original.volume)
         source = open_contents(CachedReader(view), original.volume)
         if source is None:
             raise MachineRefusal(
@@ -108,12 +128,44 @@ def _volumes_of(facts: DiskFacts, tree: BlockTree) -> Iterator[Original]:
         layout = read_layout(disk)
         for place in [part.extent for part in layout.partitions] or [Extent(0, disk.size)]:
             volume = identify(WindowReader(disk, place)).volume
-            if volume.uuid:
+            if volume.uuid and volume.filesystem not in _CARRIERS:
                 found = Original(disk=facts, place=place, volume=volume)
                 uses = users_of_place(facts, place, tree)
                 # Of a file it is only known that something in it is used: the loop device on it knows which part.
                 is_known = facts.kind != "file" or place == Extent(0, disk.size)
                 yield _judged(found, uses, whole if is_known else frozenset())
+        yield from _inner_of(facts, disk, tree)
+
+
+def _inner_of(facts: DiskFacts, disk: FileReader | DiskFile, tree: BlockTree) -> Iterator[Original]:
+    """The volumes inside the partitions of a disk that is read by itself; what is open shows as a device."""
+    exposed = read_here(disk)
+    for one in look_inside_disks([exposed]).volumes:
+        if one.part is None or not one.part.stored.uuid:
+            continue
+        carrier = exposed.partition(one.places[0][1]).stored
+        place = Extent(carrier.start, carrier.start + carrier.size)
+        if any(users_of_place(facts, place, tree)):
+            continue
+        stored = one.part.stored
+        volume = Volume(
+            filesystem=stored.filesystem, label=stored.label, uuid=stored.uuid, block_size=stored.block_size
+        )  # fmt: skip
+        yield Original(disk=facts, place=place, volume=volume, inner=inner_word(one))
+
+
+def _open_inner(original: Original, disk: FileReader | DiskFile) -> BlockReader:
+    """The bytes of a volume inside, again.
+
+    Raises:
+        MachineRefusal: It is not there any more.
+    """
+    for one in look_inside_disks([read_here(disk)]).volumes:
+        if one.part is not None and inner_word(one) == original.inner and one.part.stored.uuid == original.volume.uuid:
+            return one.part.reader
+    raise MachineRefusal(
+        f"volume {original.inner} on {original.disk.path} is not there any more", hint="Run this again."
+    )
 
 
 def _judged(found: Original, uses: tuple[Use, ...], whole: frozenset[str]) -> Original:

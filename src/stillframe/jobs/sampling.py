@@ -6,7 +6,7 @@ new one each time. A file that was changed since says nothing, and is only count
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -22,6 +22,7 @@ from stillframe.jobs.browsing import DEPTH_MAX, files_of, find_entry, walk
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.examining import keep_proof
 from stillframe.jobs.exposing import ExposedPartition, expose
+from stillframe.jobs.inside_all import PlacedVolume, all_volumes
 from stillframe.jobs.originals import Original, find_originals, key_of, original_files
 from stillframe.repo.records import Manifest, ProofRecord
 from stillframe.repo.repository import Repository
@@ -82,13 +83,14 @@ def sample_files(repository: Repository, manifest: Manifest, context: JobContext
         DamagedError: The image cannot be read.
     """
     began = repository.clock.monotonic()
-    sampling = _Sampling(manifest, context, count)
+    image = expose(repository, manifest)
+    volumes, unread = all_volumes(image)
+    sampling = _Sampling(manifest, volumes, context, count)
     context.events.emit(JobStarted(verb="verify", what=f"files of {manifest.image[:8]}", bytes_total=0))
-    for disk in expose(repository, manifest).disks:
-        for part in disk.partitions:
-            stored = part.stored
-            if not stored.is_left_out:
-                sampling.sample(part, f"disk {disk.stored.number}, partition {stored.number} ({stored.filesystem})")
+    for place, why in unread:
+        sampling.skip(place, why)
+    for place, part in volumes:
+        sampling.sample(part, place)
     if sampling.result.compared:
         keep_proof(repository, _proof(repository, sampling.result, context), context.events)
     context.events.emit(JobFinished(verb="verify", seconds=repository.clock.monotonic() - began))
@@ -98,9 +100,11 @@ def sample_files(repository: Repository, manifest: Manifest, context: JobContext
 class _Sampling:
     """One run."""
 
-    def __init__(self, manifest: Manifest, context: JobContext, count: int) -> None:
+    def __init__(
+        self, manifest: Manifest, volumes: Sequence[PlacedVolume], context: JobContext, count: int
+    ) -> None:  # fmt: skip
         self.result = SampledImage(image=manifest.image)
-        self._originals = find_originals(manifest)
+        self._originals = find_originals(manifest, [part.stored for _, part in volumes])
         self._context = context
         self._count = count
 
@@ -111,7 +115,7 @@ class _Sampling:
             return
         original = self._originals.get(key)
         if original is None:
-            self._skip(place, "its original is not on this computer, or this user may not read it")
+            self.skip(place, "its original is not on this computer, or this user may not read it")
             return
         self._context.events.emit(PhaseStarted(name=f"comparing files of {place}"))
         before, what = self.result.compared, f"comparing files of {place}"
@@ -124,12 +128,13 @@ class _Sampling:
         except DamagedError:
             raise
         except StillframeError as error:
-            self._skip(place, error.message, error.hint)
+            self.skip(place, error.message, error.hint)
             return
         if self.result.compared > before:
             self.result.places.append(f"{place} with {original.where}")
 
-    def _skip(self, place: str, reason: str, hint: str = "") -> None:
+    def skip(self, place: str, reason: str, hint: str = "") -> None:
+        """Note that a volume is not compared."""
         notice = Notice(code="not-compared", message=f"{place}: {reason}", hint=hint)
         self._context.events.emit(notice)
         self.result.skipped.append(notice)

@@ -18,12 +18,11 @@ from stillframe.fs.base import Volume
 from stillframe.host.blocks import BlockTree
 from stillframe.host.mounted_files import is_mounted_at
 from stillframe.host.mounts import Use
-from stillframe.jobs.catalogue import names_of
-from stillframe.jobs.exposing import ExposedDisk, ExposedPartition
+from stillframe.jobs.exposing import ExposedDisk
 from stillframe.jobs.inside import InnerVolume, look_inside_disks
+from stillframe.jobs.inside_here import expose_here
 from stillframe.jobs.system_reading import AskedVolume, BootWaysFound, ask_volumes, follow_volumes
-from stillframe.repo.blockmap import Kind
-from stillframe.repo.records import StoredDisk, StoredMap, StoredPartition
+from stillframe.jobs.volume_names import inner_names, inner_word, mapped_name, names_of
 from stillframe.systems.boot_way import has_boot_code
 from stillframe.systems.chain_records import BootDisk
 from stillframe.systems.evidence import PartEvidence
@@ -32,8 +31,6 @@ _TIMEOUT_S: Final = 15.0
 """For all volumes of a disk together."""
 _SEALED: Final = "crypto_LUKS"
 _MAPPED: Final = re.compile(r"\(([^()]+)\)$")
-_NO_GROUP: Final = "RAID 1"
-"""What a volume that a RAID 1 holds is called."""
 
 Uses = tuple[Use, ...]
 
@@ -85,7 +82,7 @@ def find_systems(disks: Sequence[LookedDisk], tree: BlockTree) -> SystemsHere:
         disks: Those that are judged together.
         tree: The devices of this machine, by which volumes inside are known that are open.
     """
-    insides = look_inside_disks([_as_exposed(number, one.disk) for number, one in enumerate(disks)])
+    insides = look_inside_disks([_exposed(number, one.disk) for number, one in enumerate(disks)])
     opened = {place for one in insides.volumes for place in one.places}
     closed = {place for one in insides.volumes if one.part is None for place in one.places}
     asked, inner = list[AskedVolume](), list[AskedVolume]()
@@ -101,24 +98,6 @@ def find_systems(disks: Sequence[LookedDisk], tree: BlockTree) -> SystemsHere:
     return SystemsHere(
         disks=tuple(one.disk for one in disks), volumes=tuple(asked), inner=tuple(inner), notices=insides.notices
     )  # fmt: skip
-
-
-def mapped_name(group: str, name: str) -> str:
-    """What the device mapper calls a logical volume. Source: LVM2 libdm ``dm_build_dm_name``: a ``-`` is doubled."""
-    return f"{group.replace('-', '--')}-{name.replace('-', '--')}"
-
-
-def inner_names(volume: InnerVolume, found: Volume) -> frozenset[str]:
-    """The names by which an ``fstab`` may call a volume inside."""
-    names = names_of(uuid=found.uuid, label=found.label, guid="", name="")
-    if not volume.group:
-        return names
-    return names | {f"/dev/{volume.group}/{volume.name}", f"/dev/mapper/{mapped_name(volume.group, volume.name)}"}
-
-
-def inner_word(volume: InnerVolume) -> str:
-    """What a volume inside is called: ``vg/root``."""
-    return f"{volume.group}/{volume.name}" if volume.group else _NO_GROUP
 
 
 def _partition(number: int, looked: LookedDisk, index: int, *, is_opened: bool) -> AskedVolume:
@@ -192,24 +171,6 @@ def _read_at(uses: Uses) -> str:
     return next((use.where for use in mounted), "")
 
 
-def _as_exposed(number: int, disk: CapturedDisk) -> ExposedDisk:
-    """A disk as it is now, in the form in which ``inside`` looks at those of images. No map of it is ever read."""
-    parts = tuple(
-        ExposedPartition(
-            stored=StoredPartition(
-                number=volume.partition.number, index=volume.partition.index, start=volume.partition.extent.start,
-                size=volume.reader.size, blocks=_no_map(volume.reader.size), filesystem=volume.volume.filesystem,
-            ),
-            reader=volume.reader,
-        )
-        for volume in disk.volumes
-    )  # fmt: skip
-    stored = StoredDisk(
-        number=number, path=disk.facts.path, size=disk.reader.size, sector_size=disk.layout.sector_size,
-        scheme=disk.layout.scheme, outside=_no_map(disk.reader.size),
-    )  # fmt: skip
-    return ExposedDisk(stored=stored, reader=disk.reader, partitions=parts)
-
-
-def _no_map(size: int) -> StoredMap:
-    return StoredMap(size=size, kind=int(Kind.UNUSED))
+def _exposed(number: int, disk: CapturedDisk) -> ExposedDisk:
+    found = [(one.partition, one.reader, one.volume.filesystem) for one in disk.volumes]
+    return expose_here(number, disk.reader, disk.layout, found)

@@ -30,6 +30,7 @@ Time = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{
 OptionalTime = Annotated[str, Meta(pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)?\Z")]
 LEFT_OUT_MAX: Final = 1000
 KERNELS_MAX: Final = 32
+INSIDE_MAX: Final = 256
 FOLDERS_MAX: Final = 10
 Ranges = Annotated[tuple[tuple[Size, Size], ...], Meta(max_length=1_000_000)]
 
@@ -142,6 +143,19 @@ class StoredCatalogue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoredInside:
+    """A volume inside of a partition, such as ``vg/root`` of LVM, and what was found in it."""
+
+    name: Word
+    size: Size
+    filesystem: Word = ""
+    label: Word = ""
+    uuid: Word = ""
+    installed: StoredSystem | None = None
+    catalogue: StoredCatalogue | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredPartition:
     """A partition as it was, and where its bytes are. ``start`` and ``size`` in bytes of the disk."""
 
@@ -164,6 +178,7 @@ class StoredPartition:
     system: Word | None = None
     installed: StoredSystem | None = None
     catalogue: StoredCatalogue | None = None
+    inside: Annotated[tuple[StoredInside, ...], Meta(max_length=INSIDE_MAX)] = ()
     consistency: Consistency = "offline"
     map: Literal["used", "raw"] = "raw"
     excluded: Ranges = ()
