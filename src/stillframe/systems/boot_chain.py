@@ -217,9 +217,9 @@ class _Following:
         if not self._places.has_file(part, menu) and self._places.has_file(part, other):
             menu = other
         prefix = grub.prefix if grub is not None else ""
-        is_here = prefix.startswith("/") and self._places.has_file(part, f"{prefix}/grub.cfg") is True
-        if is_here:
-            menu = self._places.written(part, f"{prefix}/grub.cfg")
+        built_in = self._places.written(part, f"{prefix}/grub.cfg") if prefix.startswith("/") else ""
+        if built_in and (self._has(part, built_in) or not self._has(part, menu)):
+            menu = built_in
         elif grub is not None and (prefix.startswith("(") or "search" in grub.config):
             yield from self._follow_built_in(chain, part, make_step("loader", "GRUB", part, path), grub)
             return
@@ -271,7 +271,7 @@ class _Following:
             return
         code, file = name_volume_code(head)
         loader = file or next((name for name in ("bootmgr", "ntldr") if self._has(part, name)), "")
-        is_empty = code == "none" or b"not a bootable disk" in head
+        is_empty = code == "none" or b"not a bootable disk" in head[:512]
         fault = "its boot sector starts nothing: it has no boot code" if is_empty else ""
         chain = chain.then(make_step("code", f"boot sector, {_WORDS[code]}", part, leads=loader, fault=fault))
         disk = self._disks.get(part.key[0])

@@ -30,7 +30,8 @@ _SEARCH_NAMES: Final = {"search.fs_uuid": "UUID", "search.fs_label": "LABEL", "s
 _KERNELS: Final = frozenset({"linux", "linux16", "linuxefi", "kernel", "multiboot"})
 _INITRDS: Final = frozenset({"initrd", "initrd16", "initrdefi"})
 _INCLUDES: Final = frozenset({"configfile", "source", "."})
-_IN_ROOT: Final = re.compile(r"^\(\$\{?root\}?\)")
+_IN_VOLUME: Final = re.compile(r"^\(\$\{?(\w+)\}?\)")
+_ROOT: Final = "root"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +95,7 @@ class _GrubReader:
         self._folder = folder
         self._variables: dict[str, str] = {}
         self._volume = ""
+        self._volumes: dict[str, str] = {}
         self._outside = ""
         self._entry: MenuEntry | None = None
         self._entries: list[MenuEntry] = []
@@ -102,7 +104,7 @@ class _GrubReader:
 
     def finish(self) -> Menu:
         self._close()
-        volume = self._volume
+        volume = self._volume_of(self._variables.get("prefix", ""))
         return Menu(
             entries=tuple(self._entries), includes=tuple(self._includes), volume=volume,
             prefix=self._variables.get("prefix", ""), has_entry_files=self._has_entry_files,
@@ -126,13 +128,26 @@ class _GrubReader:
         if assigned is not None:
             self._assign(assigned[1], assigned[2] or assigned[3] or assigned[4] or "")
         elif words[0] == "search" or words[0] in _SEARCH_NAMES:
-            self._volume = parse_search(words) or self._volume
+            self._search(words)
         elif words[0] in _INCLUDES and len(words) > 1:
             self._include(words[1])
         elif words[0] == "blscfg":
             self._has_entry_files = True
         elif self._entry is not None:
             self._entry = _with_words(self._entry, words, self._known())
+
+    def _search(self, words: list[str]) -> None:
+        """Where one looks from now on, or what another variable stands for."""
+        found, name = parse_search(words), parse_variable(words)
+        if found and name == _ROOT:
+            self._volume = found
+        elif found:
+            self._volumes[name] = found
+
+    def _volume_of(self, path: str) -> str:
+        """The volume of a path: that of its variable, else where one looks."""
+        device = _IN_VOLUME.match(path)
+        return self._volumes.get(device[1], self._volume) if device is not None else self._volume
 
     def _known(self) -> dict[str, str]:
         return {"prefix": self._folder, **self._variables}
@@ -148,7 +163,8 @@ class _GrubReader:
         path = word.strip("\"'")
         is_own = path.endswith("custom.cfg") or len(self._includes) >= ENTRIES_MAX
         if not is_own:
-            self._includes.append(Include(volume=self._volume, path=_path(path, self._known())))
+            filled = _filled(path, {"prefix": self._known()["prefix"]})
+            self._includes.append(Include(volume=self._volume_of(filled), path=_path(path, self._known())))
 
     def _close(self) -> None:
         if self._entry is None:
@@ -177,8 +193,8 @@ def _filled(word: str, variables: dict[str, str]) -> str:
 
 def _path(word: str, variables: dict[str, str]) -> str:
     """A path without its device, and without ``..`` in it. What ``$root`` is, is not asked: it is where one looks."""
-    known = {name: value for name, value in variables.items() if name != "root"}
-    path = _IN_ROOT.sub("", _filled(_filled(word.strip("\"'"), known), known))
+    path = _filled(word.strip("\"'"), {"prefix": variables.get("prefix", "")})
+    path = _filled(_IN_VOLUME.sub("", path), variables)
     return plain(posixpath.normpath(path) if path.startswith("/") else path)
 
 
@@ -194,6 +210,18 @@ def parse_search(words: list[str]) -> str:
         if not word.startswith(("-", "hd")) and before not in ("--set", "-s", "--hint")
     ]  # fmt: skip
     return plain(f"{kind}={named[-1]}") if named else ""
+
+
+def parse_variable(words: list[str]) -> str:
+    """Which variable a ``search`` of GRUB sets."""
+    if words[0] in _SEARCH_NAMES:
+        return words[2] if len(words) > 2 else _ROOT
+    for before, word in zip(("", *words), words, strict=False):
+        if word.startswith("--set="):
+            return word.removeprefix("--set=")
+        if before in ("--set", "-s") and not word.startswith("-"):
+            return word
+    return _ROOT
 
 
 def parse_entry_file(text: str) -> MenuEntry | None:
