@@ -18,7 +18,8 @@ from stillframe.testing.system_files import MIB, FilesInMemory, boot_part
 from stillframe.testing.windows_backup import mbr_device
 
 MENU = (
-    b"set prefix=($dev)/grub\nsearch --fs-uuid --set=dev u2\nconfigfile $prefix/grub.cfg\nmenuentry 'a b' {\n search -u u2\n"
+    b"set prefix=($dev)/grub\nsearch --fs-uuid --set=dev u2\nconfigfile $prefix/grub.cfg\n"
+    b"menuentry 'a b' {\n search -u u2\n"
     b" linux /vmlinuz root=UUID=u3 ${x} ro\n initrd ($root)/a /b\n}\nmenuentry 'w' {\n chainloader +1\n}\nblscfg\n"
     b"LABEL a\nKERNEL /vmlinuz\nAPPEND initrd=/i root=UUID=u3\ntitle a\nlinux /vmlinuz\noptions root=UUID=u3\n"
 )

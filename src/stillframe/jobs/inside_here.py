@@ -40,7 +40,7 @@ def expose_here(
     )  # fmt: skip
     stored = StoredDisk(
         number=number, path="", size=reader.size, sector_size=layout.sector_size, scheme=layout.scheme,
-        outside=_no_map(reader.size),
+        outside=_no_map(reader.size), partitions=tuple(part.stored for part in parts),
     )  # fmt: skip
     return ExposedDisk(stored=stored, reader=reader, partitions=parts)
 

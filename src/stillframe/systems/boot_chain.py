@@ -11,6 +11,7 @@ Kernel Image"; the SYSLINUX wiki, "EXTLINUX"; shim's README.fallback.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain as joined
 from itertools import islice
 from typing import Final
 
@@ -58,12 +59,7 @@ def follow_boot(disks: Sequence[BootDisk], parts: Sequence[BootPart]) -> tuple[B
     following = _Following(places)
     ways = (way for disk in disks for way in following.by_bios(disk))
     programs = (way for part in places.parts for way in following.by_uefi(part))
-    return tuple(islice(_all(ways, programs), CHAINS_MAX))
-
-
-def _all(*ways: Iterator[BootChain]) -> Iterator[BootChain]:
-    for one in ways:
-        yield from one
+    return tuple(islice(joined(ways, programs), CHAINS_MAX))
 
 
 class _Following:
@@ -194,9 +190,8 @@ class _Following:
         others = [one for one in self._places.parts if one.key[0] == part.key[0] and one is not part]
         extended = [one for one in others if one.evidence.partition.type_name == "Linux boot"]
         for home in (part, *extended):
-            for way in (
-                *self._linux.follow_entry_files(chain, home, ENTRY_FOLDERS[0]), *self._follow_unified(chain, home)
-            ):  # fmt: skip
+            ways = self._linux.follow_entry_files(chain, home, ENTRY_FOLDERS[0]), self._follow_unified(chain, home)
+            for way in joined(*ways):
                 found = True
                 yield way
         if not found:
@@ -286,8 +281,9 @@ class _Following:
                 name = "GRUB" if menu in _GRUB_MENUS else "extlinux"
                 chain = chain.then(make_step("loader", name, part, leads=menu))
                 yield from self._linux.follow_menu(chain, part, menu)
-            elif not fault:
-                yield chain.then(make_step("loader", "loader", part, limit="what its boot sector starts is not known"))
+            else:
+                limit = "" if fault else "what its boot sector starts is not known"
+                yield chain.then(make_step("loader", "loader", part, limit=limit))
 
     def _has(self, part: BootPart, name: str) -> bool:
         return self._places.has_file(part, name) is True
