@@ -227,9 +227,9 @@ def test_a_store_is_read_as_hivex_reads_it(tmp_path: Path) -> None:
     way = "Windows Boot Manager (1)"
     fault = f"BROKEN: its entry 'Windows 10' names partition GUID {gone}, which is on none of these disks"
     assert short(disk) == [
-        f"Starts by UEFI: {way} -> {fault}", f"Starts by UEFI: {way} -> Windows 11 Pro (3)",
+        f"Starts by UEFI: {way} -> {fault}", f"Starts by UEFI, another entry: {way} -> Windows 11 Pro (3)",
         f"Starts by UEFI, fallback path: {way} -> {fault}",
-        f"Starts by UEFI, fallback path: {way} -> Windows 11 Pro (3)",
+        f"Starts by UEFI, fallback path, another entry: {way} -> Windows 11 Pro (3)",
     ]  # fmt: skip
 
 

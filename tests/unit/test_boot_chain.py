@@ -181,8 +181,8 @@ def test_two_linuxes_and_a_windows_by_one_menu() -> None:
     parts = boot_part(2, files=KERNEL), boot_part(3, files=SYSTEM), other
     assert told(start, *parts, boot_part(4, "ntfs", {**windows_files(), **LOADER})) == [
         "Starts by UEFI: GRUB (1) -> Little Linux 3 (3)",
-        "Starts by UEFI: GRUB (1) -> Other 1 (5)",
-        "Starts by UEFI: GRUB (1) -> Windows Boot Manager (1) -> Windows 11 Pro (4)",
+        "Starts by UEFI, another entry: GRUB (1) -> Other 1 (5)",
+        "Starts by UEFI, another entry: GRUB (1) -> Windows Boot Manager (1) -> Windows 11 Pro (4)",
         "Starts by UEFI: Windows Boot Manager (1) -> Windows 11 Pro (4)",
     ]
 
@@ -198,7 +198,7 @@ def test_the_default_of_a_store_comes_first_and_what_it_misses_is_said() -> None
     fault = f"its entry 'Old' names partition GUID {guid_of(9)}, which is on none of these disks"
     assert told(start, boot_part(3, "ntfs", {**windows_files(), **LOADER})) == [
         f"Starts by UEFI: Windows Boot Manager (1) -> BROKEN: {fault}",
-        "Starts by UEFI: Windows Boot Manager (1) -> Windows 11 Pro (3)",
+        "Starts by UEFI, another entry: Windows Boot Manager (1) -> Windows 11 Pro (3)",
     ]
     (chain,) = follow(windows_esp({FIRST: ("Ten", here)}), boot_part(3, "ntfs", windows_files()))
     assert chain.fault == "its entry 'Ten' starts /Windows/system32/winload.efi, which is not there"
@@ -279,7 +279,7 @@ def test_vista_beside_xp() -> None:
     xp = "loader of Windows NT to 2003 (1) -> Microsoft Windows XP Service Pack 3 (1)"
     assert told(start, seven, sector=SECTOR) == [
         "Starts by BIOS: Windows Boot Manager (1) -> Windows 7 Home (2)",
-        f"Starts by BIOS: Windows Boot Manager (1) -> {xp}",
+        f"Starts by BIOS, another entry: Windows Boot Manager (1) -> {xp}",
     ]
 
 

@@ -35,7 +35,7 @@ def boot_lines(found: BootWaysFound, disks: Sequence[str], *, in_full: bool) -> 
 
 def chain_words(chain: BootChain, *, many: bool) -> str:
     """A way on one line: ``Starts by UEFI: Windows Boot Manager (1) -> Windows 11 Pro (3)``."""
-    path = ", fallback path" if chain.is_fallback else ""
+    path = (", fallback path" if chain.is_fallback else "") + ("" if chain.is_first else ", another entry")
     steps = [step for step in chain.steps if step.kind in _SHORT]
     words = " -> ".join(f"{step.what} ({_place(step, many=many)})" for step in steps) or "code of the disk"
     ending = ""
@@ -79,6 +79,7 @@ def _chain_fields(chain: BootChain, disks: Sequence[str]) -> Fields:
     return {
         "firmware": chain.firmware,
         "fallback": chain.is_fallback,
+        "first": chain.is_first,
         "system": chain.system.what if chain.system is not None else None,
         "fault": chain.fault or None,
         "limit": chain.limit or None,

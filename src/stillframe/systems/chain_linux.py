@@ -67,9 +67,9 @@ class LinuxWays:
             entries = [*self._entry_files(homes[0], self._grub_variables(part, path)), *entries]
         chain = chain.then(make_step("menu", what, part, path, leads=_titles(entries)))
         found = False
-        for entry in _different(entries):
+        for rank, entry in enumerate(_different(entries)):
             found = True
-            yield from self.follow_entry(chain, part, entry)
+            yield from self.follow_entry(chain.choosing(rank), part, entry)
         for include in menu.includes[:_WAYS_MAX]:
             found = True
             homes = self._places.find(include.volume, part)
@@ -86,9 +86,9 @@ class LinuxWays:
     def follow_entry_files(self, chain: BootChain, part: BootPart, folder: str) -> Iterator[BootChain]:
         """Entries of the Boot Loader Specification in a folder."""
         entries = self._entry_files(part, {})
-        for entry in _different(entries):
+        for rank, entry in enumerate(_different(entries)):
             step = make_step("menu", f"entry '{entry.title}'", part, folder, leads=entry.kernel or entry.program)
-            yield from self.follow_entry(chain.then(step), part, entry)
+            yield from self.follow_entry(chain.choosing(rank).then(step), part, entry)
 
     def follow_entry(self, chain: BootChain, part: BootPart, entry: MenuEntry) -> Iterator[BootChain]:
         """One entry of a menu that is on a volume."""

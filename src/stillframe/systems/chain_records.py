@@ -82,11 +82,13 @@ class BootChain:
     Attributes:
         firmware: By which it is started.
         is_fallback: It begins at the path where every UEFI firmware looks.
+        is_first: It is what is started when nobody chooses in a menu: its default, or its first entry.
         steps: From the firmware on.
     """
 
     firmware: Firmware
     is_fallback: bool = False
+    is_first: bool = True
     steps: tuple[BootStep, ...] = ()
 
     @property
@@ -107,6 +109,10 @@ class BootChain:
     def then(self, *steps: BootStep) -> "BootChain":
         """The chain with more steps behind it."""
         return replace(self, steps=(*self.steps, *steps))
+
+    def choosing(self, rank: int) -> "BootChain":
+        """The chain when the entry of this rank is chosen in its menu; 0 is the first."""
+        return replace(self, is_first=self.is_first and rank == 0)
 
     def has_been_at(self, part: BootPart, path: str) -> bool:
         """Whether this file was read on the way already, or the way is too long."""

@@ -39,8 +39,8 @@ def follow_manager(places: Places, chain: BootChain, part: BootPart, program: st
     chain = chain.then(make_step("menu", "boot configuration (BCD)", part, store, leads=titles, fault=fault))
     if not found.entries:
         yield chain
-    for entry in found.entries:
-        yield from _follow_entry(places, chain, part, entry)
+    for rank, entry in enumerate(found.entries):
+        yield from _follow_entry(places, chain.choosing(rank), part, entry)
 
 
 def _follow_entry(places: Places, chain: BootChain, part: BootPart, entry: StoreEntry) -> Iterator[BootChain]:
@@ -90,8 +90,8 @@ def follow_ntldr(places: Places, chain: BootChain, part: BootPart) -> Iterator[B
     chain = chain.then(make_step("menu", "boot.ini", part, path, leads=_titles(ini), fault=fault))
     if not ini.places:
         yield chain
-    for place in ini.places:
-        yield chain.then(_arc_step(places, part, place))
+    for rank, place in enumerate(ini.places):
+        yield chain.choosing(rank).then(_arc_step(places, part, place))
 
 
 def _titles(ini: BootIni) -> str:
