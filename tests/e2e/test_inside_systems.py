@@ -9,6 +9,7 @@ import pytest
 
 from stillframe.extents import Extent
 from stillframe.testing.command_line import call, init_own
+from stillframe.testing.real_disks import copy_into
 from stillframe.testing.system_disks import (
     BOOT,
     DEBIAN,
@@ -22,6 +23,7 @@ from stillframe.testing.system_disks import (
     build_system_disk,
 )
 from stillframe.testing.volumes_lvm import GROUP, lvm_on
+from stillframe.testing.volumes_raid import MemberPlan, build_member
 from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = pytest.mark.root
@@ -183,3 +185,44 @@ def test_a_system_is_saved_without_its_data(disk: Path, tmp_path: Path, monkeypa
     assert done.exit_code == 0, done.errors
     parts = call("show", "latest", "--json").result["disks"][0]["partitions"]
     assert [one["in_image"] for one in parts] == [True, True, True, False]
+
+
+def test_both_members_of_a_raid_1_are_taken_for_the_system_on_it(tmp_path: Path) -> None:
+    volume, disk = tmp_path / "volume", tmp_path / "raid.img"
+    root(volume)
+    raid = Part(size=20 * MIB, type="A19D880F-05FC-4D3B-A006-743F0F84911E")
+    starts = build_system_disk(disk, "gpt", GPT_DISK, [raid, raid])
+    for number, start in enumerate(starts):
+        (tmp_path / "member").write_bytes(build_member(volume.read_bytes(), MemberPlan(number=number)))
+        assert "raid1" in run_tool("mdadm", "--examine", str(tmp_path / "member"))
+        copy_into(tmp_path / "member", disk, start)
+    parts = call("disks", disk, "--json").result["disks"][0]["partitions"]
+    assert [(one["filesystem"], [inner["name"] for inner in one["inside"]]) for one in parts] == [
+        ("linux_raid_member", ["RAID 1"])
+    ] * 2
+    assert [(one["in_system_backup"], one["reason"]) for one in parts] == [
+        (True, f"{NAME} begins here, in RAID 1 on it")
+    ] * 2
+
+
+def test_a_group_with_a_volume_that_is_not_read_is_taken(tmp_path: Path) -> None:
+    """It lies on a disk that is not there: nobody can tell whether a system needs it."""
+    disk, other = tmp_path / "disk.img", tmp_path / "other.img"
+    starts = build_system_disk(disk, "gpt", GPT_DISK, [
+        Part(size=24 * MIB, type=TYPES["linux"], kind="ext4", uuid=ROOT, files={"etc/os-release": DEBIAN}),
+        Part(size=24 * MIB, type="E6D6D379-F507-44C2-A23C-238F2A3DF928"),
+    ])  # fmt: skip
+    with other.open("wb") as file:
+        file.truncate(16 * MIB)
+    with lvm_on((disk, Extent(starts[1], starts[1] + 24 * MIB)), (other, Extent(0, 16 * MIB))) as lvm:
+        lvm.make_group()
+        lvm.make_volume("home", "-L", "16m", lvm.devices[0])
+        home(tmp_path / "made")
+        lvm.write_volume("home", tmp_path / "made")
+        lvm.make_volume("odd", "-L", "4m", lvm.devices[1])
+    part = call("disks", disk, "--json").result["disks"][0]["partitions"][1]
+    refusals = {one["name"]: one["refusal"] for one in part["inside"]}
+    assert refusals["house/home"] is None
+    assert "which is not on these disks" in refusals["house/odd"]
+    assert part["in_system_backup"] is True
+    assert part["reason"] == "its files cannot be read here, and no fstab says that it is data: a system may be in it"

@@ -139,7 +139,7 @@ def _inner(volume: InnerVolume, disks: Sequence[LookedDisk], tree: BlockTree) ->
     )  # fmt: skip
     return AskedVolume(
         evidence=evidence, reader=volume.part.reader if volume.part else carrier.reader, size=volume.size,
-        mounted_at=_read_at(uses), is_closed=bool(uses) or volume.part is None, refusal=volume.refusal,
+        mounted_at=_read_at(uses), is_closed=bool(uses) or volume.part is None, refusal=volume.refusal.replace("in the image", "on these disks"),
     )  # fmt: skip
 
 
