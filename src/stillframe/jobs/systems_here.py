@@ -87,9 +87,10 @@ def find_systems(disks: Sequence[LookedDisk], tree: BlockTree) -> SystemsHere:
     closed = {place for one in insides.volumes if one.part is None for place in one.places}
     asked, inner = list[AskedVolume](), list[AskedVolume]()
     for number, looked in enumerate(disks):
+        starts = _starts(looked.disk)
         mine = [
-            _partition(number, looked, index, is_opened=(number, volume.partition.number) in opened - closed)
-            for index, volume in enumerate(looked.disk.volumes)
+            _partition((number, index), looked, starts=starts, is_opened=(number, part) in opened - closed)
+            for index, part in enumerate(one.partition.number for one in looked.disk.volumes)
         ]
         found = [one for one in insides.volumes if one.places[0][0] == number]
         both = ask_volumes([*mine, *(_inner(one, disks, tree) for one in found)], timeout_s=_TIMEOUT_S)
@@ -100,21 +101,25 @@ def find_systems(disks: Sequence[LookedDisk], tree: BlockTree) -> SystemsHere:
     )  # fmt: skip
 
 
-def _partition(number: int, looked: LookedDisk, index: int, *, is_opened: bool) -> AskedVolume:
-    volume, uses = looked.disk.volumes[index], looked.uses[index]
-    disk = looked.disk
+def _starts(disk: CapturedDisk) -> bool:
     try:
-        starts = has_boot_code(disk.reader, disk.layout)
+        return has_boot_code(disk.reader, disk.layout)
     except ReadFault:
-        starts = False
+        return False
+
+
+def _partition(place: tuple[int, int], looked: LookedDisk, *, starts: bool, is_opened: bool) -> AskedVolume:
+    """A partition; ``place`` is the number of its disk, and which of its partitions it is, from 0."""
+    number, index = place
+    volume, uses, disk = looked.disk.volumes[index], looked.uses[index], looked.disk
     evidence = PartEvidence(
         disk=number, disk_id=disk.layout.disk_id, scheme=disk.layout.scheme, partition=volume.partition,
         volume=volume.volume, names=_names(volume, uses), files=None, has_boot_code=starts, is_opened=is_opened,
         mounted=_mounted(uses), is_swapped_to=any(use.kind == "swap" for use in uses),
     )  # fmt: skip
-    place = "" if is_opened else _read_at(uses)
     return AskedVolume(
-        evidence=evidence, reader=volume.reader, size=volume.reader.size, mounted_at=place,
+        evidence=evidence, reader=volume.reader, size=volume.reader.size,
+        mounted_at="" if is_opened else _read_at(uses),
         is_closed=is_opened or bool(uses),
     )  # fmt: skip
 
@@ -139,7 +144,8 @@ def _inner(volume: InnerVolume, disks: Sequence[LookedDisk], tree: BlockTree) ->
     )  # fmt: skip
     return AskedVolume(
         evidence=evidence, reader=volume.part.reader if volume.part else carrier.reader, size=volume.size,
-        mounted_at=_read_at(uses), is_closed=bool(uses) or volume.part is None, refusal=volume.refusal.replace("in the image", "on these disks"),
+        mounted_at=_read_at(uses), is_closed=bool(uses) or volume.part is None,
+        refusal=volume.refusal.replace("in the image", "on these disks"),
     )  # fmt: skip
 
 

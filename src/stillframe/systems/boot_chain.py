@@ -19,7 +19,7 @@ from stillframe.errors import StillframeError
 from stillframe.systems.boot_code import name_disk_code, name_volume_code, read_grub_core
 from stillframe.systems.chain_linux import ENTRY_FOLDERS, LinuxWays
 from stillframe.systems.chain_places import Places, unread
-from stillframe.systems.chain_records import CHAINS_MAX, BootChain, BootDisk, BootPart, BootStep, make_step
+from stillframe.systems.chain_records import CHAINS_MAX, BootChain, BootDisk, BootPart, BootStep
 from stillframe.systems.chain_windows import follow_manager, follow_ntldr
 from stillframe.systems.linux import parse_release
 from stillframe.systems.menus import parse_grub_menu
@@ -121,7 +121,7 @@ class _Following:
         name = path.rpartition("/")[2].lower()
         written = self._places.written(part, path)
         if chain.has_been_at(part, written):
-            yield chain.then(make_step("loader", name, part, fault=f"{written} leads back to itself"))
+            yield chain.then(part.step("loader", name, fault=f"{written} leads back to itself"))
         elif name == "ntldr":
             yield from follow_ntldr(self._places, chain, part)
         elif name == "bootmgr":
@@ -129,7 +129,7 @@ class _Following:
         elif self._places.has_file(part, written) is not True:
             is_gone = self._places.has_file(part, written) is False
             fault, limit = (f"there is no {written} on this volume", "") if is_gone else ("", unread(part))
-            yield chain.then(make_step("loader", name, part, written, fault=fault, limit=limit))
+            yield chain.then(part.step("loader", name, written, fault=fault, limit=limit))
         else:
             yield from self._start_program(chain, part, written)
 
@@ -146,7 +146,7 @@ class _Following:
             yield from self._follow_systemd(chain, part, path)
         elif (unified := read_unified(read)) is not None:
             title = parse_release(unified.release).get("PRETTY_NAME", name)
-            step = make_step("loader", f"unified kernel '{title}'", part, path, leads=_root_word(unified.options))
+            step = part.step("loader", f"unified kernel '{title}'", path, leads=_root_word(unified.options))
             yield from self._linux.follow_options(chain.then(step), part, unified.options)
         elif (grub := read_grub_program(read)) is not None or "/grub" in known:
             yield from self._follow_grub(chain, part, path, grub, self._twin(part, path))
@@ -159,15 +159,15 @@ class _Following:
         folder = path.rpartition("/")[0]
         beside = self._beside(part, folder, "grub")
         if beside:
-            yield from self.start(chain.then(make_step("code", word, part, path, leads=beside)), part, beside)
+            yield from self.start(chain.then(part.step("code", word, path, leads=beside)), part, beside)
             return
         lists = list(self._listed(part)) if self._beside(part, folder, "fb") else []
         for program in lists:
-            step = make_step("code", f"{word} and its fallback", part, path, leads=program)
+            step = part.step("code", f"{word} and its fallback", path, leads=program)
             yield from self.start(chain.then(step), part, program)
         if not lists:
             limit = "cannot be followed further: what this program starts is not known here"
-            yield chain.then(make_step("loader", word, part, path, limit=limit))
+            yield chain.then(part.step("loader", word, path, limit=limit))
 
     def _listed(self, part: BootPart) -> Iterator[str]:
         """The programs of folders with a list for shim's fallback program (``BOOTX64.CSV``)."""
@@ -184,7 +184,7 @@ class _Following:
             yield from follow_manager(self._places, chain, part, program, store)
 
     def _follow_systemd(self, chain: BootChain, part: BootPart, path: str) -> Iterator[BootChain]:
-        chain = chain.then(make_step("loader", "systemd-boot", part, path, leads=f"{ENTRY_FOLDERS[0]}, {_UNIFIED}"))
+        chain = chain.then(part.step("loader", "systemd-boot", path, leads=f"{ENTRY_FOLDERS[0]}, {_UNIFIED}"))
         found = False
         # Entries may also be on the extended boot partition, which is on the same disk.
         others = [one for one in self._places.parts if one.key[0] == part.key[0] and one is not part]
@@ -196,7 +196,7 @@ class _Following:
                 yield way
         if not found:
             fault = "it has no entry and no unified kernel to start"
-            yield chain.then(make_step("menu", "entries", part, ENTRY_FOLDERS[0], fault=fault))
+            yield chain.then(part.step("menu", "entries", ENTRY_FOLDERS[0], fault=fault))
 
     def _follow_unified(self, chain: BootChain, part: BootPart) -> Iterator[BootChain]:
         folder = self._places.written(part, _UNIFIED)
@@ -216,9 +216,9 @@ class _Following:
         if built_in and (self._has(part, built_in) or not self._has(part, menu)):
             menu = built_in
         elif grub is not None and (prefix.startswith("(") or "search" in grub.config):
-            yield from self._follow_built_in(chain, part, make_step("loader", "GRUB", part, path), grub)
+            yield from self._follow_built_in(chain, part, part.step("loader", "GRUB", path), grub)
             return
-        chain = chain.then(make_step("loader", "GRUB", part, path, leads=menu))
+        chain = chain.then(part.step("loader", "GRUB", path, leads=menu))
         yield from self._linux.follow_menu(chain, part, menu)
 
     def _follow_built_in(
@@ -239,7 +239,7 @@ class _Following:
             found = tuple(one for one in self._places.parts if self._places.has_file(one, f"{folder}/grub.cfg"))
         if not found:
             fault = f"GRUB searches {words}, no volume on these disks has it"
-            yield chain.then(step, make_step("menu", "GRUB's menu", part, fault=fault))
+            yield chain.then(step, part.step("menu", "GRUB's menu", fault=fault))
             return
         yield from self._linux.follow_menu(chain.then(step), found[0], f"{folder or '/boot/grub'}/grub.cfg")
 
@@ -262,13 +262,13 @@ class _Following:
         try:
             head = part.reader.read_at(0, min(8192, part.reader.size))
         except StillframeError as error:
-            yield chain.then(make_step("code", "boot sector", part, limit=error.message))
+            yield chain.then(part.step("code", "boot sector", limit=error.message))
             return
         code, file = name_volume_code(head)
         loader = file or next((name for name in ("bootmgr", "ntldr") if self._has(part, name)), "")
         is_empty = code == "none" or b"not a bootable disk" in head[:512]
         fault = "its boot sector starts nothing: it has no boot code" if is_empty else ""
-        chain = chain.then(make_step("code", f"boot sector, {_WORDS[code]}", part, leads=loader, fault=fault))
+        chain = chain.then(part.step("code", f"boot sector, {_WORDS[code]}", leads=loader, fault=fault))
         disk = self._disks.get(part.key[0])
         if code == "grub" and disk is not None:
             here = [one for one in self._places.parts if one.key[0] == part.key[0] and not one.evidence.inner]
@@ -279,11 +279,11 @@ class _Following:
             menu = next((path for path in (*_SYSLINUX, *_GRUB_MENUS) if self._places.has_file(part, path)), "")
             if menu:
                 name = "GRUB" if menu in _GRUB_MENUS else "extlinux"
-                chain = chain.then(make_step("loader", name, part, leads=menu))
+                chain = chain.then(part.step("loader", name, leads=menu))
                 yield from self._linux.follow_menu(chain, part, menu)
             else:
                 limit = "" if fault else "what its boot sector starts is not known"
-                yield chain.then(make_step("loader", "loader", part, limit=limit))
+                yield chain.then(part.step("loader", "loader", limit=limit))
 
     def _has(self, part: BootPart, name: str) -> bool:
         return self._places.has_file(part, name) is True

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from stillframe.systems.chain_places import Places, unread
-from stillframe.systems.chain_records import BootChain, BootPart, BootStep, make_step
+from stillframe.systems.chain_records import BootChain, BootPart, BootStep
 from stillframe.systems.fstab import FstabLine, parse_name
 from stillframe.systems.menus import Menu, MenuEntry, parse_entry_file, parse_grub_menu, parse_syslinux
 from stillframe.systems.names import is_volume_name
@@ -46,12 +46,12 @@ class LinuxWays:
         is_grub = path.endswith("grub.cfg")
         what = "GRUB's menu" if is_grub else "menu of syslinux"
         if chain.has_been_at(part, path):
-            yield chain.then(make_step("menu", what, part, fault=f"{path} leads back to itself"))
+            yield chain.then(part.step("menu", what, fault=f"{path} leads back to itself"))
             return
         if self._places.has_file(part, path) is not True:
             is_gone = part.files is not None and self._places.has_file(part, path) is False
             fault, limit = (f"there is no {path} on this volume", "") if is_gone else ("", unread(part))
-            yield chain.then(make_step("menu", what, part, path, fault=fault, limit=limit))
+            yield chain.then(part.step("menu", what, path, fault=fault, limit=limit))
             return
         text = self._places.text(part, path)
         menu = parse_grub_menu(text, folder=path.rpartition("/")[0]) if is_grub else parse_syslinux(text)
@@ -65,7 +65,7 @@ class LinuxWays:
         if menu.has_entry_files:
             homes = self._places.find(menu.volume, part) or (part,)
             entries = [*self._entry_files(homes[0], self._grub_variables(part, path)), *entries]
-        chain = chain.then(make_step("menu", what, part, path, leads=_titles(entries)))
+        chain = chain.then(part.step("menu", what, path, leads=_titles(entries)))
         found = False
         for rank, entry in enumerate(_different(entries)):
             found = True
@@ -75,19 +75,19 @@ class LinuxWays:
             homes = self._places.find(include.volume, part)
             if not homes:
                 fault = f"{path} searches {include.volume}, no volume on these disks has it"
-                yield chain.then(make_step("menu", what, part, fault=fault))
+                yield chain.then(part.step("menu", what, fault=fault))
             for home in homes[:1]:
                 folder = path.rpartition("/")[0]
                 there = include.path if include.path.startswith("/") else f"{folder}/{include.path}"
                 yield from self.follow_menu(chain, home, there)
         if not found:
-            yield chain.then(make_step("menu", what, part, limit="no entry in it can be followed"))
+            yield chain.then(part.step("menu", what, limit="no entry in it can be followed"))
 
     def follow_entry_files(self, chain: BootChain, part: BootPart, folder: str) -> Iterator[BootChain]:
         """Entries of the Boot Loader Specification in a folder."""
         entries = self._entry_files(part, {})
         for rank, entry in enumerate(_different(entries)):
-            step = make_step("menu", f"entry '{entry.title}'", part, folder, leads=entry.kernel or entry.program)
+            step = part.step("menu", f"entry '{entry.title}'", folder, leads=entry.kernel or entry.program)
             yield from self.follow_entry(chain.choosing(rank).then(step), part, entry)
 
     def follow_entry(self, chain: BootChain, part: BootPart, entry: MenuEntry) -> Iterator[BootChain]:
@@ -95,7 +95,7 @@ class LinuxWays:
         homes = self._places.find(entry.volume, part)
         if not homes:
             fault = f"'{entry.title}' searches {entry.volume}, no volume on these disks has it"
-            yield chain.then(make_step("volume", "the volume of the kernel", part, fault=fault))
+            yield chain.then(part.step("volume", "the volume of the kernel", fault=fault))
         elif entry.kernel:
             step = self._kernel_step(homes[0], entry, len(homes))
             yield from self.follow_options(chain.then(step), homes[0], entry.options)
@@ -112,13 +112,13 @@ class LinuxWays:
             return
         if not name or name.startswith(("zfs:", "ZFS=", "zfs")):
             limit = f"the kernel is told root={name}, which is not followed" if name else "no root= names its root"
-            yield chain.then(make_step("volume", "the root", part, limit=limit))
+            yield chain.then(part.step("volume", "the root", limit=limit))
             return
         closed = self._places.closed()
         may_be_inside = bool(closed) and (name.startswith(("/dev/mapper/", "UUID=", "LABEL=")) or _LVM_NAME.match(name))
         limit = f"cannot be followed further: root={name} may be in {closed}" if may_be_inside else ""
         fault = "" if may_be_inside else f"root={name}: no volume on these disks has it"
-        yield chain.then(make_step("volume", "the root", part, fault=fault, limit=limit))
+        yield chain.then(part.step("volume", "the root", fault=fault, limit=limit))
 
     def _find_root(self, name: str, words: dict[str, str], part: BootPart) -> tuple[BootPart, ...]:
         if not name:
@@ -140,12 +140,12 @@ class LinuxWays:
     def _root_steps(self, part: BootPart) -> list[BootStep]:
         if part.files is None:
             kind = part.evidence.volume.filesystem
-            return [make_step("volume", f"the root, {kind}" if kind else "the root", part, limit=unread(part))]
+            return [part.step("volume", f"the root, {kind}" if kind else "the root", limit=unread(part))]
         system = self._places.system(part)
         if system is None or system.family != "linux":
             fault = "it is named as the root, and there is no Linux on it"
-            return [make_step("volume", "the root", part, fault=fault)]
-        return [make_step("system", system.name, part, "/"), *self._table_steps(part)]
+            return [part.step("volume", "the root", fault=fault)]
+        return [part.step("system", system.name, "/"), *self._table_steps(part)]
 
     def _table_steps(self, part: BootPart) -> Iterator[BootStep]:
         """What the ``fstab`` and the ``crypttab`` of a Linux name."""
@@ -171,7 +171,7 @@ class LinuxWays:
                 fault = fault or f"{path} has {what} on {name}, no volume on these disks has it"
             else:
                 gone.append(f"{what} is on {name}, which is not seen here")
-        return make_step("tables", path, part, path, leads=", ".join(here), fault=fault, limit="; ".join(gone))
+        return part.step("tables", path, path, leads=", ".join(here), fault=fault, limit="; ".join(gone))
 
     def _kernel_step(self, part: BootPart, entry: MenuEntry, homes: int) -> BootStep:
         files = (entry.kernel, *entry.initrds)
@@ -182,9 +182,7 @@ class LinuxWays:
             limit = unread(part).replace("followed further", "looked for")
         fault = f"there is no {' and no '.join(gone)} on this volume" if gone else ""
         leads = " ".join([*entry.initrds, *(word for word in entry.options.split() if word.startswith("root="))])
-        return make_step(
-            "kernel", f"kernel of '{entry.title}'", part, entry.kernel, leads=leads, fault=fault, limit=limit
-        )
+        return part.step("kernel", f"kernel of '{entry.title}'", entry.kernel, leads=leads, fault=fault, limit=limit)
 
     def _entry_files(self, part: BootPart, variables: dict[str, str]) -> list[MenuEntry]:
         """Entries of the Boot Loader Specification on a volume, the newest first."""

@@ -46,6 +46,16 @@ class BootPart:
         """What tells it from others."""
         return self.evidence.disk, self.evidence.partition.number, self.evidence.inner
 
+    def step(
+        self, kind: StepKind, what: str, path: str = "", *, leads: str = "", fault: str = "", limit: str = ""
+    ) -> "BootStep":  # fmt: skip
+        """A step that is on this volume."""
+        disk, number, inner = self.key
+        return BootStep(
+            kind=kind, what=what, disk=disk, partition=number, inner=inner, path=path, leads=leads, fault=fault,
+            limit=limit,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootStep:
@@ -118,13 +128,3 @@ class BootChain:
         """Whether this file was read on the way already, or the way is too long."""
         known = any((step.disk, step.partition, step.inner, step.path) == (*part.key, path) for step in self.steps)
         return known or len(self.steps) >= STEPS_MAX
-
-
-def make_step(
-    kind: StepKind, what: str, part: BootPart, path: str = "", *, leads: str = "", fault: str = "", limit: str = ""
-) -> BootStep:  # fmt: skip
-    """A step that is on a volume."""
-    disk, number, inner = part.key
-    return BootStep(
-        kind=kind, what=what, disk=disk, partition=number, inner=inner, path=path, leads=leads, fault=fault, limit=limit
-    )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Final
 from stillframe.systems.boot_ini import SIZE_MAX, ArcPath, BootIni, parse_boot_ini
 from stillframe.systems.boot_store import StoreEntry, read_boot_store
 from stillframe.systems.chain_places import Places, unread
-from stillframe.systems.chain_records import BootChain, BootPart, BootStep, make_step
+from stillframe.systems.chain_records import BootChain, BootPart, BootStep
 from stillframe.systems.windows_disks import PartitionRecord
 
 _MANAGER: Final = "Windows Boot Manager"
@@ -28,15 +28,15 @@ def follow_manager(places: Places, chain: BootChain, part: BootPart, program: st
         store: The path of its store.
     """
     fault = "" if places.has_file(part, program) is not False else f"there is no {program} on this partition"
-    chain = chain.then(make_step("loader", _MANAGER, part, program, leads=store, fault=fault))
+    chain = chain.then(part.step("loader", _MANAGER, program, leads=store, fault=fault))
     found = read_boot_store(part.files, store) if part.files is not None else None
     if found is None:
         why = "is no registry file" if places.has_file(part, store) else "is not there"
-        yield chain.then(make_step("menu", "boot configuration (BCD)", part, store, fault=f"{store} {why}"))
+        yield chain.then(part.step("menu", "boot configuration (BCD)", store, fault=f"{store} {why}"))
         return
     titles = ", ".join(f"'{entry.title or entry.id}'" for entry in found.entries)
     fault = found.fault or ("" if found.entries else "it names no Windows")
-    chain = chain.then(make_step("menu", "boot configuration (BCD)", part, store, leads=titles, fault=fault))
+    chain = chain.then(part.step("menu", "boot configuration (BCD)", store, leads=titles, fault=fault))
     if not found.entries:
         yield chain
     for rank, entry in enumerate(found.entries):
@@ -47,12 +47,12 @@ def _follow_entry(places: Places, chain: BootChain, part: BootPart, entry: Store
     what = f"its entry '{entry.title or entry.id}'"
     record = entry.device if entry.is_legacy else entry.system or entry.device
     if record is None:
-        yield chain.then(make_step("volume", what, part, limit=f"{what} names its partition in a way not read here"))
+        yield chain.then(part.step("volume", what, limit=f"{what} names its partition in a way not read here"))
         return
     found = places.find_recorded(record)
     if found is None:
         fault = f"{what} names {describe_record(record)}, which is on none of these disks"
-        yield chain.then(make_step("volume", what, part, fault=fault))
+        yield chain.then(part.step("volume", what, fault=fault))
     elif entry.is_legacy:
         yield from follow_ntldr(places, chain, found)
     else:
@@ -62,13 +62,13 @@ def _follow_entry(places: Places, chain: BootChain, part: BootPart, entry: Store
 def _system_step(places: Places, part: BootPart, loader: str, named: str) -> BootStep:
     """The Windows on a partition, or why it is not seen."""
     if part.files is None:
-        return make_step("volume", f"the Windows of {named}", part, loader, limit=unread(part))
+        return part.step("volume", f"the Windows of {named}", loader, limit=unread(part))
     system, name = places.system(part), "Windows"
     if system is None or system.family != "windows":
-        return make_step("volume", name, part, loader, fault=f"{named} leads here, and there is no Windows")
+        return part.step("volume", name, loader, fault=f"{named} leads here, and there is no Windows")
     gone = bool(loader) and places.has_file(part, loader) is False
     fault = f"{named} starts {loader}, which is not there" if gone else ""
-    return make_step("system", system.name, part, loader, fault=fault)
+    return part.step("system", system.name, loader, fault=fault)
 
 
 def follow_ntldr(places: Places, chain: BootChain, part: BootPart) -> Iterator[BootChain]:
@@ -76,18 +76,18 @@ def follow_ntldr(places: Places, chain: BootChain, part: BootPart) -> Iterator[B
     gone = [name for name in ("ntldr", "NTDETECT.COM") if places.has_file(part, places.written(part, name)) is False]
     fault = f"{' and '.join(gone)} missing" if gone else ""
     if chain.has_been_at(part, "/ntldr"):
-        yield chain.then(make_step("loader", _NT_LOADER, part, fault="it leads back to itself"))
+        yield chain.then(part.step("loader", _NT_LOADER, fault="it leads back to itself"))
         return
-    chain = chain.then(make_step("loader", _NT_LOADER, part, "/ntldr", leads="/boot.ini", fault=fault))
+    chain = chain.then(part.step("loader", _NT_LOADER, "/ntldr", leads="/boot.ini", fault=fault))
     path = places.written(part, "boot.ini")
     raw = places.read(part, path, size=SIZE_MAX)
     if not raw:
         fault = "there is no boot.ini: the loader then takes the folder Windows of the first partition"
-        yield chain.then(make_step("menu", "boot.ini", part, path, fault=fault))
+        yield chain.then(part.step("menu", "boot.ini", path, fault=fault))
         return
     ini = parse_boot_ini(raw)
     fault = "" if ini.places else "it names no Windows"
-    chain = chain.then(make_step("menu", "boot.ini", part, path, leads=_titles(ini), fault=fault))
+    chain = chain.then(part.step("menu", "boot.ini", path, leads=_titles(ini), fault=fault))
     if not ini.places:
         yield chain
     for rank, place in enumerate(ini.places):
@@ -102,16 +102,16 @@ def _arc_step(places: Places, part: BootPart, place: ArcPath) -> BootStep:
     found = places.find_arc(place, part)
     if found is None:
         fault = f"boot.ini names {place.text}, which is on none of these disks"
-        return make_step("volume", "the Windows of boot.ini", part, fault=fault)
+        return part.step("volume", "the Windows of boot.ini", fault=fault)
     if found.files is None:
-        return make_step("volume", "the Windows of boot.ini", found, place.folder, limit=unread(found))
+        return found.step("volume", "the Windows of boot.ini", place.folder, limit=unread(found))
     folder = places.written(found, place.folder) if place.folder else ""
     is_there = bool(places.names(found, f"{folder}/System32"))
     system = places.system(found)
     if not is_there or system is None or system.family != "windows":
         fault = f"boot.ini names {place.text}, and there is no Windows"
-        return make_step("volume", "Windows", found, folder, fault=fault)
-    return make_step("system", system.name, found, folder)
+        return found.step("volume", "Windows", folder, fault=fault)
+    return found.step("system", system.name, folder)
 
 
 def describe_record(record: PartitionRecord) -> str:

@@ -4,7 +4,7 @@ Answers: "what would be found if these files were on that partition?" Nothing is
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypedDict, Unpack
 
 from stillframe.block import MemoryDisk
 from stillframe.disk.layout import Partition, Scheme
@@ -50,42 +50,59 @@ def guid_of(number: int, disk: int = 0) -> str:
     return f"D0C1B2A{number:X}-9999-4999-999{disk:X}-665544332211"
 
 
+class PartFacts(TypedDict, total=False):
+    """What else is known of a partition.
+
+    Attributes:
+        disk: Which, from 0.
+        scheme: Of its table; ``gpt`` when not said.
+        active: Whether a BIOS starts it.
+        head: Its first bytes.
+        kind: The type in the table.
+        type_name: Likewise in words.
+        inner: A volume in it, such as ``vg/root``.
+        logical: Whether it is in an extended partition.
+        opened: Whether all that is inside is known.
+    """
+
+    disk: int
+    scheme: Scheme
+    active: bool
+    head: bytes
+    kind: str
+    type_name: str
+    inner: str
+    logical: bool
+    opened: bool
+
+
 def boot_part(
-    number: int, filesystem: str = "ext4", files: Mapping[str, bytes] | None = None, *, disk: int = 0,
-    scheme: Scheme = "gpt", active: bool = False, head: bytes = b"", kind: str = "", type_name: str = "Linux",
-    inner: str = "", logical: bool = False, opened: bool = False,
+    number: int, filesystem: str = "ext4", files: Mapping[str, bytes] | None = None, **facts: Unpack[PartFacts]
 ) -> BootPart:  # fmt: skip
-    """A partition, or with ``inner`` a volume in it, whose UUID is ``u`` and its number (``i`` and the number inside).
+    """A partition whose UUID is ``u`` and its number; of a volume inside, ``i``, the number and its name.
 
     Args:
         number: Of the partition.
         filesystem: In it.
         files: ``None``: they are not read.
-        disk: Which, from 0.
-        scheme: Of its table.
-        active: Whether a BIOS starts it.
-        head: Its first bytes.
-        kind: The type in the table.
-        type_name: Likewise in words.
-        inner: Such as ``vg/root``.
-        logical: Whether it is in an extended partition.
-        opened: Whether all that is inside is known.
+        facts: What else is known.
     """
-    reader = MemoryDisk(head.ljust(8192, b"\0"))
+    disk, scheme, inner = facts.get("disk", 0), facts.get("scheme", "gpt"), facts.get("inner", "")
     uuid = f"i{number}{inner}" if inner else f"u{number}" + (f"d{disk}" if disk else "")
     names = {f"UUID={uuid}"}
     if inner:
         names |= {f"/dev/{inner}", f"/dev/mapper/{inner.replace('/', '-')}"}
     held = None if files is None else FilesInMemory(files, ignores_case=filesystem in _CASE_FREE)
     found = None if held is None else read_file_evidence(held, may_be_windows=filesystem in MAY_BE_WINDOWS)
+    partition = Partition(
+        number=number, extent=Extent(number * MIB, (number + 1) * MIB), type=facts.get("kind", ""),
+        type_name=facts.get("type_name", "Linux"), name="", guid=guid_of(number, disk) if scheme == "gpt" else "",
+        attributes=0x80 if facts.get("active") else 0, index=number - 1, logical=facts.get("logical", False),
+    )  # fmt: skip
     evidence = PartEvidence(
         disk=disk, disk_id=DISK_GUID if scheme == "gpt" else f"{int(SIGNATURE, 16) + disk:08X}", scheme=scheme,
-        partition=Partition(
-            number=number, extent=Extent(number * MIB, (number + 1) * MIB), type=kind, type_name=type_name, name="",
-            guid=guid_of(number, disk) if scheme == "gpt" else "", attributes=0x80 if active else 0, index=number - 1,
-            logical=logical,
-        ),
-        volume=Volume(filesystem=filesystem, uuid=uuid), names=frozenset(names), files=found, inner=inner,
-        beneath=((disk, number),) if inner else (), is_opened=opened,
+        partition=partition, volume=Volume(filesystem=filesystem, uuid=uuid), names=frozenset(names), files=found,
+        inner=inner, beneath=((disk, number),) if inner else (), is_opened=facts.get("opened", False),
     )  # fmt: skip
+    reader = MemoryDisk(facts.get("head", b"").ljust(8192, b"\0"))
     return BootPart(evidence=evidence, reader=reader, files=held)
