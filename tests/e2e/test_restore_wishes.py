@@ -146,7 +146,7 @@ def test_the_command_explains_and_takes_wishes(tmp_path: Path) -> None:
     assert {one["partition"] for one in found["places"]} == {1, 2, 3, 5, 6}
     assert {one["partition"] for one in found["reasons"]} == {1, 2, 3, 4, 5, 6, None}
     twice = call("restore", "latest:d", target, "--resize", "2=60M", "--resize", "2=50M", "--dry-run")
-    assert (twice.exit_code, "given twice for partition 2" in twice.errors) == (2, True)
+    assert (twice.exit_code, "given twice for number 2" in twice.errors) == (2, True)
     assert call("restore", "latest:d", target, "--edit", "--dry-run").exit_code == 2  # nobody is there
 
 

@@ -43,19 +43,24 @@ def restore_options(options: argparse.Namespace) -> RestoreOptions:
     if len(set(added)) < len(added):
         raise UsageError("'--partition' names one partition twice", hint="Name each once.")
     partition, onto = others[0] if others else (None, None)
-    wishes = _once("--resize", options.resize)
+    wishes = once("--resize", options.resize)
     return RestoreOptions(
         partition=partition, onto=onto, delta=options.delta, wipe=options.wipe, new_identity=options.new_identity,
         salvage=options.salvage, fit=options.fit or (bool(wishes) and not added and partition is None), wishes=wishes,
-        moves=_once("--move", options.move), leave_out=frozenset(options.leave_out), added=added,
+        moves=once("--move", options.move), leave_out=frozenset(options.leave_out), added=added,
     )  # fmt: skip
 
 
-def _once(option: str, pairs: Iterable[tuple[int, _T]]) -> dict[int, _T]:
+def once(option: str, pairs: Iterable[tuple[int, _T]]) -> dict[int, _T]:
+    """What an option says for each number.
+
+    Raises:
+        UsageError: It says two things for one of them.
+    """
     found = dict[int, _T]()
     for number, value in pairs:
         if number in found and found[number] != value:
-            raise UsageError(f"'{option}' is given twice for partition {number}", hint="Give it once.")
+            raise UsageError(f"'{option}' is given twice for number {number}", hint="Give it once.")
         found[number] = value
     return found
 

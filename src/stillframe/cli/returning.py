@@ -5,10 +5,10 @@ from typing import Any, Final
 
 from stillframe.capture import Selection, open_source
 from stillframe.cli.call import Call, refuse_later, running
-from stillframe.cli.restoring import edit, restore_lines, restore_options, target_lines
+from stillframe.cli.restoring import edit, once, restore_lines, restore_options, target_lines
 from stillframe.cli.results import notice_fields
 from stillframe.cli.saving import SKIPPED
-from stillframe.cli.words import local_time, plan_lines
+from stillframe.cli.words import local_time, notice_lines, plan_lines
 from stillframe.clock import SystemClock
 from stillframe.errors import TargetError, UsageError
 from stillframe.events import Notice
@@ -19,6 +19,7 @@ from stillframe.jobs.looking import require_target
 from stillframe.jobs.lost_files import name_lost_files
 from stillframe.jobs.restore import RestorePlan, RestoreResult, apply_restore
 from stillframe.jobs.restore_planning import RestorePlanner
+from stillframe.jobs.several import apply_several, plan_several
 from stillframe.jobs.targets import describe_contents
 from stillframe.jobs.undo_table import apply_undo, plan_undo
 from stillframe.units import format_duration, format_rate, format_size
@@ -34,6 +35,7 @@ _GONE: Final = Notice(
     code="table-only", message="only the table comes back: what was written over the partitions since is gone",
     hint="Copy what you still find on them to another disk.",
 )  # fmt: skip
+_QUESTION_SEVERAL: Final = "Everything on these targets that is listed above will be overwritten."
 _QUESTION: Final = "Everything on the target that is listed above will be overwritten."
 
 
@@ -43,6 +45,8 @@ def restore(call: Call) -> int:
     refuse_later(options, _LATER)
     if options.undo_table:
         return _undo_table(call)
+    if options.to:
+        return _restore_several(call)
     if options.target is None:
         raise UsageError("an image and a target are needed", hint="Write 'stillframe restore IMAGE TARGET'.")
     require_target(options.target)
@@ -69,6 +73,42 @@ def restore(call: Call) -> int:
         screen.emit(finding)
     screen.finish("restore", {"image": manifest.image, **_result_fields(plan, result)}, _result_lines(plan, result))
     return SKIPPED if result.lost else 0
+
+
+def _restore_several(call: Call) -> int:
+    """Write several disks of an image back, each to its target."""
+    options, screen = call.options, call.screen
+    if options.target is not None or options.disk is not None:
+        raise UsageError("'--to N=TARGET' takes no other target", hint="Write '--to' for each disk, and no TARGET.")
+    if options.edit:
+        raise UsageError("'--edit' is about one disk", hint="Restore the disks one by one, with '--disk N'.")
+    targets = once("--to", [(number, os.path.abspath(path)) for number, path in options.to])
+    for path in targets.values():
+        require_target(path)
+    repository = call.open_repository()
+    manifest = find_image(repository, options.image, machine_id=machine().id)
+    plan = plan_several(repository, manifest, targets, repository_folder=call.folder, options=restore_options(options))
+    listed = look_at_image(repository, manifest)
+    lines = [line for one in plan.plans for line in ("", *restore_lines(one, listed, explain=options.explain))]
+    lines = [*lines[1:], *notice_lines(plan.notices)]
+    if options.dry_run:
+        disks = [{"disk": one.source_disk.number, **_plan_fields(one)} for one in plan.plans]
+        fields = {"image": manifest.image, "dry_run": True, "disks": disks, "notices": notice_fields(plan.notices)}
+        screen.finish("restore", fields, lines)
+        return 0
+    screen.say(*lines, "")
+    if any(one.target is not None for one in plan.plans):
+        screen.confirm(_QUESTION_SEVERAL, "restore", yes=options.yes)
+    with running(screen) as context:
+        results = apply_several(repository, plan, context)
+    words, found = list[str](), list[dict[str, Any]]()
+    for one, result in zip(plan.plans, results, strict=True):
+        for finding in name_lost_files(repository.reader(), manifest, result.lost):
+            screen.emit(finding)
+        words += _result_lines(one, result)
+        found.append({"disk": one.source_disk.number, **_result_fields(one, result)})
+    screen.finish("restore", {"image": manifest.image, "disks": found}, words)
+    return SKIPPED if any(result.lost for result in results) else 0
 
 
 def _result_fields(plan: RestorePlan, result: RestoreResult) -> dict[str, Any]:
