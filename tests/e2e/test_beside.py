@@ -110,7 +110,7 @@ def test_a_run_that_is_stopped_leaves_the_old_table_and_a_full_one_is_undone(
     assert after[-MIB:] == before[-MIB:]
     restore(saved[1], saved[2], target, options=RestoreOptions(added=(2,)))
     assert len(see_table(target).partitions) == 3
-    apply_undo(plan_undo(saved[1], str(target), repository_folder="", lost=()), saved[1], job_context())
+    apply_undo(plan_undo(saved[1], str(target), repository_folder="", lost=()), saved[1].clock, job_context())
     assert see_table(target) == old
 
 

@@ -1,6 +1,7 @@
 """The wrong disk: what a restore wrote over at its beginning and end comes back, and its partitions are found again."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from stillframe.repo.check import check_repository
 from stillframe.store import LocalStore, MemoryStore
 from stillframe.testing.command_line import call
 from stillframe.testing.job_runs import backup_paths, job_context, make_repository, restore
-from stillframe.testing.real_disks import build_disk
+from stillframe.testing.real_disks import build_disk, hash_file, mounted_kernel
 from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = pytest.mark.root
@@ -33,7 +34,7 @@ def test_the_table_of_a_target_comes_back(tmp_path: Path) -> None:
     assert run_tool("sfdisk", "--dump", str(target)) != listed
     plan = plan_undo(repository, str(target), repository_folder="", lost=())
     assert "partition 3: ntfs 'windows', 41.9 MB" in plan.kept.contents
-    apply_undo(plan, repository, job_context())
+    apply_undo(plan, repository.clock, job_context())
     assert run_tool("sfdisk", "--dump", str(target)) == listed
     after = target.read_bytes()
     assert after[:MIB] == before[:MIB]
@@ -85,3 +86,50 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_tool("sfdisk", "--dump", str(other.path)) == listed
     for words in (["--undo-table", str(tmp_path / "nothing")], ["latest:d"], ["latest:d", "x", "--undo-table", "y"]):
         assert call("restore", *words).exit_code in (2, 22)
+
+
+def test_a_clone_keeps_the_table_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no repository; the file alone puts the table back, and only on the disk that it was on."""
+    monkeypatch.setenv("STILLFRAME_STATE_DIR", str(tmp_path / "state"))
+    disk, other = build_disk(tmp_path), build_disk(tmp_path, label="dos")
+    with other.path.open("ab") as file:
+        file.truncate(200 * MIB)
+    listed, before = run_tool("sfdisk", "--dump", str(other.path)), other.path.read_bytes()[:MIB]
+    kept = tmp_path / "kept"
+    for words, file_name in ((["--keep-table", str(kept)], kept), ([], None)):
+        done = call("clone", disk.path, other.path, "--yes", *words)
+        assert done.exit_code == 0, done.errors
+        found = file_name or next((tmp_path / "state" / "tables").iterdir())
+        assert f"is kept in {found}" in done.errors
+        assert found.stat().st_mode & 0o777 == 0o600
+        assert run_tool("sfdisk", "--dump", str(other.path)) != listed
+        back = call("restore", "--undo-table", other.path, "--from", found, "--yes")
+        assert back.exit_code == 0, back.errors
+        assert run_tool("sfdisk", "--dump", str(other.path)) == listed
+        assert other.path.read_bytes()[:MIB] == before
+    (tmp_path / "wrong").write_bytes(disk.path.read_bytes())
+    refusals: list[tuple[tuple[object, ...], int]] = [
+        (("restore", "--undo-table", tmp_path / "wrong", "--from", kept, "--yes"), 22),
+        (("restore", "--undo-table", other.path, "--from", disk.path, "--yes"), 14),
+        (("restore", "--undo-table", other.path, "--from", tmp_path / "none", "--yes"), 30),
+        (("restore", "latest", other.path, "--from", kept, "--yes"), 2),
+        (("clone", disk.path, other.path, "--keep-table", kept, "--yes"), 2),
+    ]
+    hashes = [hash_file(path) for path in (tmp_path / "wrong", other.path)]
+    for wrong, code in refusals:
+        assert call(*wrong).exit_code == code, wrong
+    assert [hash_file(path) for path in (tmp_path / "wrong", other.path)] == hashes
+
+
+def test_a_table_is_not_kept_on_the_disk_that_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = build_disk(tmp_path)
+    inside = tmp_path / "inside"
+    inside.touch()
+    os.truncate(inside, 200 * MIB)
+    run_tool("mke2fs", "-q", "-F", "-t", "ext4", str(inside))
+    with mounted_kernel(inside, tmp_path / "mount") as root:
+        refused = call("clone", disk.path, inside, "--keep-table", root / "kept", "--yes")
+        assert (refused.exit_code, "lies on the target" in refused.errors) == (22, True)
+    monkeypatch.setenv("STILLFRAME_STATE_DIR", "/proc/nowhere")
+    done = call("clone", disk.path, inside, "--yes")
+    assert (done.exit_code, "could not be kept" in done.errors) == (0, True)

@@ -9,11 +9,12 @@ from stillframe.cli.restoring import edit, once, restore_lines, restore_options,
 from stillframe.cli.results import notice_fields
 from stillframe.cli.saving import SKIPPED
 from stillframe.cli.words import local_time, notice_lines, plan_lines
-from stillframe.clock import SystemClock
+from stillframe.clock import Clock, SystemClock, rfc3339
 from stillframe.errors import TargetError, UsageError
 from stillframe.events import Notice
-from stillframe.host.machine import machine
+from stillframe.host.machine import machine, state_dir
 from stillframe.jobs.clone import CloneOptions, ClonePlan, apply_clone, plan_clone
+from stillframe.jobs.kept_files import check_file, default_file, read_kept
 from stillframe.jobs.listing import find_image, look_at_image
 from stillframe.jobs.looking import require_target
 from stillframe.jobs.lost_files import name_lost_files
@@ -21,7 +22,7 @@ from stillframe.jobs.restore import RestorePlan, RestoreResult, apply_restore
 from stillframe.jobs.restore_planning import RestorePlanner
 from stillframe.jobs.several import apply_several, plan_several
 from stillframe.jobs.targets import describe_contents
-from stillframe.jobs.undo_table import apply_undo, plan_undo
+from stillframe.jobs.undo_table import apply_undo, plan_undo, plan_undo_from
 from stillframe.units import format_duration, format_rate, format_size
 
 _LATER: Final = {
@@ -45,6 +46,8 @@ def restore(call: Call) -> int:
     refuse_later(options, _LATER)
     if options.undo_table:
         return _undo_table(call)
+    if options.kept:
+        raise UsageError("'--from FILE' belongs to '--undo-table TARGET'", hint="Leave it out, or name the target.")
     if options.to:
         return _restore_several(call)
     if options.target is None:
@@ -134,8 +137,13 @@ def _undo_table(call: Call) -> int:
     require_target(path)
     if not os.path.exists(path):
         raise TargetError(f"there is no {path}", hint="'stillframe disks' lists the disks of this machine.")
-    repository = call.open_repository()
-    plan = plan_undo(repository, path, repository_folder=call.folder, lost=tuple(describe_contents(path)))
+    clock: Clock = SystemClock()
+    if options.kept:
+        _refuse_named_repository(call, options.repo, path)
+        plan = plan_undo_from(read_kept(options.kept), path, lost=tuple(describe_contents(path)))
+    else:
+        repository = call.open_repository()
+        plan = plan_undo(repository, path, repository_folder=call.folder, lost=tuple(describe_contents(path)))
     kept = plan.kept
     lines = plan_lines(
         f"Put back the partition table of {local_time(kept.created)} on",
@@ -149,7 +157,7 @@ def _undo_table(call: Call) -> int:
     screen.say(*lines, "")
     screen.confirm(_QUESTION, "restore", yes=options.yes)
     with running(screen) as context:
-        written = apply_undo(plan, repository, context)
+        written = apply_undo(plan, clock, context)
     screen.finish("restore", {"target": path, "bytes_written": written, "created": kept.created},
                   [f"Put back      the table of {local_time(kept.created)} on {path}"])  # fmt: skip
     return 0
@@ -160,9 +168,11 @@ def clone(call: Call) -> int:
     options, screen = call.options, call.screen
     refuse_later(options, _LATER | _CLONE_LATER)
     require_target(options.target)
+    _refuse_named_repository(call, "", os.path.abspath(options.target))
     wanted = CloneOptions(
         selection=Selection(all_sectors=options.all_sectors, include_paging=options.include_paging),
         wipe=options.wipe, new_identity=options.new_identity,
+        keep_table=_table_file(options.keep_table, os.path.abspath(options.target), is_plan=options.dry_run),
     )  # fmt: skip
     with open_source(options.source, allow_torn=options.allow_torn, may_snapshot=True) as source:
         plan = plan_clone(source, os.path.abspath(options.target), wanted)
@@ -188,6 +198,16 @@ def clone(call: Call) -> int:
         words.append("The source was in use while it was copied: this copy may be unusable.")
     screen.finish("clone", fields, words)
     return 0 if result.is_complete else SKIPPED
+
+
+def _table_file(named: str, target: str, *, is_plan: bool) -> str:
+    """Where a clone keeps the table of its target."""
+    if named:
+        check_file(os.path.abspath(named), target)
+        return os.path.abspath(named)
+    return (
+        "" if is_plan else default_file(state_dir(), f"{rfc3339(SystemClock().now()).replace(':', '')}-{os.getpid()}")
+    )
 
 
 def _plan_fields(plan: RestorePlan | ClonePlan) -> dict[str, Any]:

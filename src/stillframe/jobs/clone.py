@@ -29,6 +29,7 @@ from stillframe.jobs.chunking import UNIT_SIZE, KeptRange, Unit, fill, iter_leav
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.holding import held_still
 from stillframe.jobs.hooks import Hooks
+from stillframe.jobs.kept_files import keep_in_file
 from stillframe.jobs.pipeline import Workers
 from stillframe.jobs.placing import Written
 from stillframe.jobs.rounds import Following, Ranges, Rounds
@@ -42,12 +43,16 @@ _ZERO_STEP: Final = 64 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloneOptions:
-    """What a person asked for: which bytes, zeros where nobody uses them, new ids."""
+    """What a person asked for: which bytes, zeros where nobody uses them, new ids.
+
+    ``keep_table`` is the file where the table of the target is kept; empty for none.
+    """
 
     selection: Selection
     wipe: bool = False
     new_identity: bool = False
     hooks: Hooks = field(default_factory=Hooks)
+    keep_table: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +151,8 @@ def apply_clone(source: OpenSource, plan: ClonePlan, *, clock: Clock, context: J
         target = open_target(plan.target) if plan.target else create_target_file(plan.target_path, plan.target_size)
         stack.enter_context(target)
         context.events.emit(JobStarted(verb="clone", what=plan.target_path, bytes_total=plan.bytes_to_write))
+        if plan.target is not None and plan.options.keep_table:
+            keep_in_file(plan.options.keep_table, target, plan.target, plan.lost, events=context.events, clock=clock)
         copier = _Copier(target, plan, context)
         copier.table.clear()
         if following is None:

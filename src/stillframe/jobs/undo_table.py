@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from stillframe.block import BlockReader
-from stillframe.clock import rfc3339
+from stillframe.clock import Clock, rfc3339
 from stillframe.disk import read_layout
 from stillframe.errors import DeviceError, DiskFormatError, StorageError, TargetError
 from stillframe.events import EventSink, JobFinished, JobStarted, Notice
@@ -50,12 +50,7 @@ def keep_table(
     """
     if not contents:
         return
-    pieces = tuple(_pieces(target))
-    record = KeptTable(
-        table=make_id().hex(), created=rfc3339(repository.clock.now()), machine=this_owner().machine,
-        path=identity.path[:4000], model=identity.model[:200], serial=identity.serial[:200], size=identity.size,
-        contents=tuple(words[:4000] for words in contents[:1000]), pieces=pieces,
-    )  # fmt: skip
+    record = describe_table(target, identity, contents, repository.clock)
     try:
         repository.box.write(ObjectType.KEPT_TABLE, bytes.fromhex(record.table), build_record(record))
         for old in [one for one in repository.kept_tables() if _is_of(one, identity)][:-KEPT_MAX]:
@@ -63,6 +58,31 @@ def keep_table(
     except StorageError as error:
         words = f"the partition table of the target could not be kept, so it cannot be put back: {error.message}"
         events.emit(Notice(code="table-not-kept", message=words, hint=error.hint))
+
+
+def describe_table(target: BlockReader, identity: TargetIdentity, contents: tuple[str, ...], clock: Clock) -> KeptTable:
+    """What is on a target at its beginning and end, and in its table."""
+    return KeptTable(
+        table=make_id().hex(), created=rfc3339(clock.now()), machine=this_owner().machine,
+        path=identity.path[:4000], model=identity.model[:200], serial=identity.serial[:200], size=identity.size,
+        contents=tuple(words[:4000] for words in contents[:1000]), pieces=tuple(_pieces(target)),
+    )  # fmt: skip
+
+
+def plan_undo_from(kept: KeptTable, path: str, *, lost: tuple[str, ...]) -> UndoPlan:
+    """Put back what a file says. Writes nothing.
+
+    Raises:
+        TargetError: It was not on this target.
+    """
+    target = identify_target(path)
+    if not _is_of(kept, target):
+        number = " ".join(filter(None, [kept.model, kept.serial])) or "no number"
+        raise TargetError(
+            f"what is kept there was on {kept.path} ({number}, {kept.size} bytes), not on {path}",
+            hint="Name that disk; 'stillframe disks' lists those of this machine.",
+        )
+    return UndoPlan(kept=kept, target=target, lost=lost)
 
 
 def plan_undo(repository: Repository, path: str, *, repository_folder: str, lost: tuple[str, ...]) -> UndoPlan:
@@ -82,13 +102,13 @@ def plan_undo(repository: Repository, path: str, *, repository_folder: str, lost
     return UndoPlan(kept=found[-1], target=target, lost=lost)
 
 
-def apply_undo(plan: UndoPlan, repository: Repository, context: JobContext) -> int:
+def apply_undo(plan: UndoPlan, clock: Clock, context: JobContext) -> int:
     """Put it back; the bytes that were written. The first sector is written last.
 
     Raises:
         TargetError: The target is not what it was when the plan was made, or has come into use.
     """
-    began = repository.clock.monotonic()
+    began = clock.monotonic()
     context.events.emit(JobStarted(verb="restore", what=plan.target.path, bytes_total=0))
     with open_target(plan.target) as target:
         first = b""
@@ -105,7 +125,7 @@ def apply_undo(plan: UndoPlan, repository: Repository, context: JobContext) -> i
         target.flush()
         if plan.target.kind == "disk":
             target.reread_partitions()
-    context.events.emit(JobFinished(verb="restore", seconds=repository.clock.monotonic() - began))
+    context.events.emit(JobFinished(verb="restore", seconds=clock.monotonic() - began))
     return sum(len(piece.data) for piece in plan.kept.pieces)
 
 

@@ -100,6 +100,10 @@ def _add_restore(verbs: Verbs) -> None:
         "--undo-table", metavar="TARGET", default="",
         help="instead: put the partition table back that was there before the last restore onto TARGET",
     )  # fmt: skip
+    restore.add_argument(
+        "--from", metavar="FILE", dest="kept", default="",
+        help="with --undo-table: as kept in FILE by a clone, without a repository",
+    )  # fmt: skip
     restore.add_argument("--disk", metavar="N", type=number, help="which disk of an image of several")
     restore.add_argument(
         "--to", metavar="N=TARGET", action="append", type=disk_target, default=[],
@@ -115,6 +119,9 @@ def _add_restore(verbs: Verbs) -> None:
         "--salvage", action="store_true", help="of a damaged image restore what can be had; says what is lost (exit 3)"
     )
     _add_writing(restore)
+
+
+def _add_clone(verbs: Verbs) -> None:
     clone = verb(
         verbs, "clone", "clone SOURCE TARGET [options]", "copy a disk onto another without a repository",
         repo=False, writes=True,
@@ -123,6 +130,10 @@ def _add_restore(verbs: Verbs) -> None:
     clone.add_argument("source", metavar="SOURCE", help="a disk or a disk file")
     clone.add_argument("target", metavar="TARGET", help="a disk or a disk file (made if missing)")
     add_selection(clone)
+    clone.add_argument(
+        "--keep-table", metavar="FILE", default="",
+        help="keep what TARGET's partition table was in FILE (default: a file in the state of this machine)",
+    )  # fmt: skip
     clone.add_argument("--fit", action="store_true", help=f"shrink or grow to the target ({LATER})")
     _add_writing(clone)
 
@@ -215,6 +226,6 @@ def _add_demo(verbs: Verbs) -> None:
 
 
 ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (
-    _add_looking, _add_repository, _add_backup, _add_restore, _add_care, _add_keys, _add_demo
+    _add_looking, _add_repository, _add_backup, _add_restore, _add_clone, _add_care, _add_keys, _add_demo
 )  # fmt: skip
 """In the order of the help."""
