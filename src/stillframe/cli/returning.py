@@ -4,7 +4,7 @@ import os
 from typing import Any, Final
 
 from stillframe.capture import Selection, open_source
-from stillframe.cli.call import Call, refuse_later, running
+from stillframe.cli.call import REPOSITORY_VARIABLE, Call, refuse_later, running
 from stillframe.cli.restoring import edit, once, restore_lines, restore_options, target_lines
 from stillframe.cli.results import notice_fields
 from stillframe.cli.saving import SKIPPED
@@ -18,10 +18,11 @@ from stillframe.jobs.kept_files import check_file, default_file, read_kept
 from stillframe.jobs.listing import find_image, look_at_image
 from stillframe.jobs.looking import require_target
 from stillframe.jobs.lost_files import name_lost_files
+from stillframe.jobs.repositories import folder_of
 from stillframe.jobs.restore import RestorePlan, RestoreResult, apply_restore
 from stillframe.jobs.restore_planning import RestorePlanner
 from stillframe.jobs.several import apply_several, plan_several
-from stillframe.jobs.targets import describe_contents
+from stillframe.jobs.targets import describe_contents, refuse_repository
 from stillframe.jobs.undo_table import apply_undo, plan_undo, plan_undo_from
 from stillframe.units import format_duration, format_rate, format_size
 
@@ -205,9 +206,15 @@ def _table_file(named: str, target: str, *, is_plan: bool) -> str:
     if named:
         check_file(os.path.abspath(named), target)
         return os.path.abspath(named)
-    return (
-        "" if is_plan else default_file(state_dir(), f"{rfc3339(SystemClock().now()).replace(':', '')}-{os.getpid()}")
-    )
+    name = f"{rfc3339(SystemClock().now()).replace(':', '')}-{os.getpid()}"
+    return "" if is_plan else default_file(state_dir(), name)
+
+
+def _refuse_named_repository(call: Call, named: str, target: str) -> None:
+    """Refuse a target with the repository that this person uses, also where the verb itself needs none."""
+    named = named or call.environment.get(REPOSITORY_VARIABLE, "")
+    if named:
+        refuse_repository(folder_of(named), target)
 
 
 def _plan_fields(plan: RestorePlan | ClonePlan) -> dict[str, Any]:

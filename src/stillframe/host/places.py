@@ -80,8 +80,19 @@ def lies_on(folder: str, target: str, *, kernel: KernelPaths = THIS_MACHINE) -> 
 
 
 def is_inside(folder: str, path: str) -> bool:
-    """Whether a path lies inside a folder, symbolic links resolved; neither need exist."""
-    return _is_above(os.path.realpath(folder), os.path.realpath(path))
+    """Whether a path lies inside a folder, by whatever links or mounts it is reached; neither need exist."""
+    if _is_above(os.path.realpath(folder), os.path.realpath(path)):
+        return True
+    try:
+        wanted = os.stat(folder)
+        above = _existing(path)
+        while not os.path.samestat(os.stat(above), wanted):
+            if os.path.dirname(above) == above:
+                return False
+            above = os.path.dirname(above)
+    except OSError:
+        return False
+    return True
 
 
 def is_same(one: str, other: str) -> bool:

@@ -69,8 +69,8 @@ class RestorePlanner:
         part = find_partition(disk, options.partition) if options.partition is not None else None
         if options.onto is not None and part is None:
             raise UsageError("a target partition without a source partition", hint="Write '--partition N:M'.")
-        check_wishes(disk, options)
         refuse_repository(self._folder, self._path)
+        check_wishes(disk, options)
         if options.added:
             return self._plan_beside(disk, options)
         kept = replace(disk, partitions=tuple(one for one in disk.partitions if one.number not in options.leave_out))

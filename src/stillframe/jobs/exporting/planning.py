@@ -6,6 +6,7 @@ was on the disk is an error here, unless the person asks for what can be had.
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,7 @@ from stillframe.host.places import free_space, is_inside
 from stillframe.host.run import find_program
 from stillframe.jobs.exporting.names import PARTS_MAX, files_in_the_way, format_of, is_stream
 from stillframe.jobs.listing import find_disk, find_partition
+from stillframe.jobs.targets import refuse_repository
 from stillframe.repo.records import Manifest, StoredDisk, StoredPartition, require_known_features
 from stillframe.units import GIB, KIB, MIB, format_size
 
@@ -85,6 +87,7 @@ def plan_export(manifest: Manifest, path: str, *, repository_folder: str, option
     require_known_features(manifest)
     disk = find_disk(manifest, options.disk)
     part = None if options.partition is None else find_partition(disk, options.partition)
+    _refuse_disk(path)
     streams, name = is_stream(path), format_of(path, options.format)
     size = part.size if part else disk.size
     _check_format(name, disk, size=size, streams=streams, split=options.split)
@@ -136,6 +139,19 @@ def _check_format(name: str, disk: StoredDisk, *, size: int, streams: bool, spli
         )
 
 
+def _refuse_disk(path: str) -> None:
+    """Refuse a disk: it would be taken for a pipe, and written over without a question.
+
+    Raises:
+        TargetError: It is one.
+    """
+    if os.path.exists(path) and stat.S_ISBLK(os.stat(path).st_mode):
+        raise TargetError(
+            f"{path} is a disk, and an export writes files and pipes",
+            hint="'stillframe restore IMAGE TARGET' writes disks: it shows what will be lost, and asks.",
+        )
+
+
 def _check_place(path: str, repository_folder: str, options: ExportOptions) -> list[str]:
     """The files that will be replaced."""
     folder = os.path.dirname(os.path.abspath(path))
@@ -152,6 +168,8 @@ def _check_place(path: str, repository_folder: str, options: ExportOptions) -> l
             f"{path} ends like a part", hint="Leave out the number: the parts become FILE.001, FILE.002 and so on."
         )
     found = files_in_the_way(path, is_split=options.split is not None)
+    for one in found:
+        refuse_repository(repository_folder, one)
     if found and not options.overwrite:
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         raise TargetError(f"{found[0]} exists already{more}", hint="Name another file, or add '--overwrite'.")
