@@ -16,7 +16,7 @@ from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository
 from stillframe.store import LocalStore
 from stillframe.testing import real_disks
-from stillframe.testing.disks_partitioned import see_table
+from stillframe.testing.disks_partitioned import make_disk, see_table
 from stillframe.testing.job_runs import backup_paths, make_repository, restore
 from stillframe.testing.real_disks import RealDisk, build_disk, mounted_kernel, used_file
 from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, run_tool
@@ -236,6 +236,17 @@ def test_an_mbr_disk(tmp_path: Path, size: int) -> None:
         copy = real_disks.extract(target, part.extent, tmp_path / "copy")
         with mounted(copy, tmp_path / "mount") as root:  # type: ignore[attr-defined]
             assert hash_tree(root) == expected
+
+
+def test_a_hybrid_table_is_not_changed(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(make_disk(32 * MIB, sgdisk=("-n", "1:2048:+4M", "-n", "2:0:+4M", "-h", "1")))
+    repository = make_repository(LocalStore(str(tmp_path / "repository")))
+    manifest = backup_paths(repository, disk).manifest
+    target = used_file(tmp_path / "target", 40 * MIB)
+    for options in (FIT, RestoreOptions(moves={2: 20 * MIB}), RestoreOptions(leave_out=frozenset({1}))):
+        with pytest.raises(TargetError, match="hybrid MBR"):
+            plan_restore(repository, manifest, 1, str(target), repository_folder="", options=options)
 
 
 @pytest.mark.parametrize("size", [120, pytest.param(300, marks=pytest.mark.slow)])

@@ -161,7 +161,8 @@ def _shrinks_alone(fitted: Fitted, one: Placement) -> bool:
 
 
 def _tool_line(part: StoredPartition) -> str:
-    words = f"Its file system is resized by {TOOLS[part.filesystem]}, on a copy, before the target is touched."
+    tool = TOOLS.get(part.filesystem, "its own tool")
+    words = f"Its file system is resized by {tool}, on a copy, before the target is touched."
     return f"{words} Windows checks it at its next start." if part.filesystem == "ntfs" else words
 
 
