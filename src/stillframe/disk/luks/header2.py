@@ -19,6 +19,7 @@ from stillframe.disk.luks.records import (
     ARGON2_LANES_MAX,
     ARGON2_MEMORY_KIB_MAX,
     ARGON2_WORK_KIB_MAX,
+    HINT,
     ITERATIONS_MAX,
     KEY_SIZE_MAX,
     SECTOR,
@@ -212,9 +213,11 @@ def parse_header2(copy: HeaderCopy, size: int) -> LuksHeader:
             slots.append(_parse_slot(where, name, json.keyslots[name], areas))
         except DiskFormatError as error:
             unread.append(error.message)
+    if unread and not slots:
+        raise DiskFormatError(unread[0], hint=HINT)
     key_sizes = {slot.key_size for slot in slots}
     if len(key_sizes) != 1:
-        raise refused(where, "key slots that are read here, of one size of key", unread[0] if unread else key_sizes)
+        raise refused(where, "key slots, of one size of key", key_sizes or "none")
     segment = _parse_segment(where, json.segments, size, key_size=key_sizes.pop())
     if any(slot.area.end > segment.extent.start for slot in slots) or areas.start > segment.extent.start:
         raise refused(where, "its encrypted bytes behind its key slots", segment.extent)
