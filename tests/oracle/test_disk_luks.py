@@ -28,6 +28,7 @@ pytestmark = pytest.mark.root
 MIB = 1 << 20
 SIZE = 2 * MIB + 4096
 SECRET = PASSPHRASE.encode()
+OTHER = "another one"
 VARIANTS = {
     "argon2id": ("--pbkdf", "argon2id", *CHEAP_ARGON2),
     "argon2i-4096": ("--pbkdf", "argon2i", *CHEAP_ARGON2, "--sector-size", "4096"),
@@ -102,16 +103,16 @@ def test_each_slot_gives_the_key_that_cryptsetup_has(tmp_path: Path, version: st
     os.truncate(volume, 17 * MIB)
     cryptsetup("luksFormat", "--type", version, "-q", *CHEAP_PBKDF2, "--hash", "sha256", str(volume))
     added = ("luksAddKey", *CHEAP_PBKDF2, "-q", "--key-file", "-", "--keyfile-size", str(len(SECRET)), str(volume), "-")
-    cryptsetup(*added, more="another one")
+    cryptsetup(*added, more=OTHER)
     with open_file_reader(str(volume)) as reader:
         header = read_header(reader)
         assert header is not None
         assert [slot.number for slot in header.slots] == [0, 1]
         key = volume_key(volume, tmp_path)
-        assert [find_key(reader, header, one) for one in (SECRET, b"another one", b"wrong")] == [key, key, None]
+        assert [find_key(reader, header, one) for one in (SECRET, OTHER.encode(), b"wrong")] == [key, key, None]
         assert is_key_of(header, key)
         assert not is_key_of(header, bytes(len(key)))
-    cryptsetup("luksKillSlot", "-q", str(volume), "0", secret="another one")
+    cryptsetup("luksKillSlot", "-q", str(volume), "0", secret=OTHER)
     assert not opens(volume, PASSPHRASE)
     with open_file_reader(str(volume)) as reader:
         header = read_header(reader)
@@ -140,7 +141,7 @@ def test_one_damaged_copy_of_the_header_is_enough(plain: Path, sealed: Path, tmp
     assert "checksum" in refusal(volume)
 
 
-def test_a_change_of_encryption_that_is_under_way_is_refused(plain: Path, sealed: Path, tmp_path: Path) -> None:
+def test_a_change_of_encryption_that_is_under_way_is_refused(sealed: Path, tmp_path: Path) -> None:
     volume = copy_of(sealed, tmp_path)
     cryptsetup("reencrypt", "--init-only", "--force-offline-reencrypt", "-q", *CHEAP_PBKDF2, str(volume))
     assert "requirements" in refusal(volume)

@@ -78,7 +78,8 @@ def unlock_sources(
         )
     keys = dict[int, VolumeKey]()
     for path, candidates in secrets:
-        if not any(_opens(number, one, candidates, keys) for number, one in list(enumerate(found))):
+        opened = [_opens(number, one, candidates, keys) for number, one in enumerate(found)]
+        if not any(opened):
             raise WrongKey(
                 f"what is in {path} opens no key slot of {_named(found)}",
                 hint="Is it the file of another disk? Nothing was written.",
@@ -133,7 +134,7 @@ def _ask_for_all(found: Sequence[_Found], keys: dict[int, VolumeKey], ask: Ask) 
 
 def _named(found: Sequence[_Found]) -> str:
     """The partitions, and which of their key slots could not be tried."""
-    return "; or of ".join(
+    return ", nor of ".join(
         f"{one.name} ({'; '.join(one.volume.header.unread)})" if one.volume.header.unread else one.name for one in found
     )
 

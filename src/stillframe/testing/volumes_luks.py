@@ -18,7 +18,7 @@ from stillframe.testing.volumes_windows import run_tool
 MIB: Final = 1 << 20
 HEAD_SIZE: Final = 8 * MIB
 """Bytes that cryptsetup puts in front of what it encrypts in place: half of what it is given for it."""
-PASSPHRASE: Final = "kein Rauschen"
+PASSPHRASE: Final = "kein Rauschen"  # noqa: S105 - of volumes that tests make
 _NOT_ROOT: Final = (
     "setpriv", "--reuid", "65534", "--inh-caps", "+dac_override", "--ambient-caps", "+dac_override", "cryptsetup",
 )  # fmt: skip
@@ -37,7 +37,7 @@ def opens(volume: Path, secret: str) -> bool:
     return subprocess.run(command, input=secret, text=True, capture_output=True, check=False).returncode == 0  # noqa: S603 a test's tool
 
 
-def encrypt2(plain: Path, target: Path, *words: str, tail: int = 0) -> None:
+def encrypt2(plain: Path, target: Path, *words: str, tail: int = 0, label: str = "") -> None:
     """Encrypt a file as LUKS2: a header of 8 MiB, then the file, then what fills it up.
 
     Args:
@@ -45,6 +45,7 @@ def encrypt2(plain: Path, target: Path, *words: str, tail: int = 0) -> None:
         target: The volume.
         words: As ``cryptsetup reencrypt --encrypt`` takes them.
         tail: Bytes behind it.
+        label: Of the volume.
     """
     size = plain.stat().st_size
     run_tool("cp", "--sparse=always", str(plain), str(target))
@@ -53,6 +54,8 @@ def encrypt2(plain: Path, target: Path, *words: str, tail: int = 0) -> None:
     full = ("reencrypt", "--encrypt", "--type", "luks2", "--reduce-device-size", "16M", *words, "-q", "--disable-locks")
     _run(*_NOT_ROOT, *full, str(target), secret=PASSPHRASE)
     os.truncate(target, HEAD_SIZE + size + tail)
+    if label:
+        cryptsetup("config", "--label", label, str(target))
 
 
 def decrypt2(volume: Path, target: Path, size: int) -> Path:
