@@ -82,7 +82,7 @@ def unlock_sources(
         if not any(opened):
             raise WrongKey(
                 f"what is in {path} opens no key slot of {_named(found)}",
-                hint="Is it the file of another disk? Nothing was written.",
+                hint="Is it the passphrase of another disk? Nothing was written.",
             )
     if wanted.asks and wanted.ask is not None:
         _ask_for_all(found, keys, wanted.ask)
