@@ -24,7 +24,7 @@ from stillframe.testing.volumes_luks import (
     encrypt2,
 )
 from stillframe.testing.volumes_lvm import GROUP, lvm_on
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.volumes_windows import keep_only, run_tool
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -152,11 +152,11 @@ def test_the_kept_sectors_are_those_that_partclone_calls_used(built: Built) -> N
         assert kept[number].size <= head + used.size + behind + 64 * 1024
 
 
-def captured(path: Path, key: Path) -> dict[int, ExtentSet]:
+def captured(path: Path, key: Path | None) -> dict[int, ExtentSet]:
     from stillframe.jobs.unlocking import Unlocking, unlock_sources
 
     with open_source(str(path)) as source:
-        keys = unlock_sources([source], Unlocking(files=(str(key),)))
+        keys = unlock_sources([source], Unlocking(files=(str(key),) if key else ()))
         disk = source.capture(Selection(keys=keys))
         assert not any(one.left_out or one.excluded.size for one in disk.volumes)  # no zeros in what is encrypted
         return {one.partition.number: one.kept for one in disk.volumes}
@@ -227,6 +227,33 @@ def test_files_to_exclude_are_kept_in_what_is_encrypted(built: Built) -> None:
     assert made.exit_code == 0
     assert len([one for one in said(made, "exclude-not-possible") if "no zeros can stand for a file" in one]) == 4
     assert all(not one["excluded"] for one in call("show", "latest", "--json").result["disks"][0]["partitions"])
+
+
+def test_a_group_on_an_encrypted_and_a_plain_partition(built: Built, tmp_path: Path) -> None:
+    each, places = 10 * MIB, (Extent(MIB, 19 * MIB), Extent(19 * MIB, 29 * MIB))
+    halves = (tmp_path / "first", tmp_path / "second")
+    for number, half in enumerate(halves):
+        half.write_bytes(contents(each, seed=number))
+    with lvm_on(*((half, Extent(0, each)) for half in halves)) as lvm:
+        lvm.make_group()
+        lvm.make_striped("root", "14m")
+        files = make_ext4(tmp_path / "volume", 14 * MIB, seed=5)
+        lvm.write_volume("root", tmp_path / "volume")
+    encrypt2(halves[0], tmp_path / "sealed")
+    table = "label: gpt\n" + "".join(f"start={one.start // 512}, size={one.size // 512}\n" for one in places)
+    disk = bytearray(make_disk(30 * MIB, sfdisk=table))
+    for place, volume in zip(places, (tmp_path / "sealed", halves[1]), strict=True):
+        disk[place.start : place.end] = volume.read_bytes()
+    (tmp_path / "disk").write_bytes(disk)
+    without, kept = captured(tmp_path / "disk", None), captured(tmp_path / "disk", built.key)
+    assert [without[number].size for number in (1, 2)] == [place.size for place in places]
+    assert [kept[number].size < place.size - 2 * MIB for number, place in enumerate(places, 1)] == [True, True]
+    for number, place in enumerate(places, 1):
+        volume = extract(tmp_path / "disk", place, tmp_path / f"before{number}")
+        keep_only(volume, kept[number], tmp_path / f"kept{number}")
+    opened = decrypt2(tmp_path / "kept1", tmp_path / "open1", each)
+    with lvm_on((opened, Extent(0, each)), (tmp_path / "kept2", Extent(0, each))) as lvm:
+        require_files({0: lvm.read_volume("root", tmp_path / "root")}, {0: files})
 
 
 def _leave_another_signature(plain: Path) -> None:

@@ -258,8 +258,8 @@ def _used_above(
     unused, left_out = _inside(place, selection.free), list[LeftOutFile]()
     opened = next((one for one in selection.opened if one.place == place), None)
     for stacked in selection.stacked:
-        if not any(len(pieces.down(pieces.covered).clipped(place)) for pieces in stacked.pieces):
-            continue  # it rests on another partition
+        if not _rests_on(stacked, place):
+            continue
         identified = identify(stacked.reader)
         used = read_used_map(stacked.reader, identified, is_frozen=stacked.is_held)
         notices += used.notices
@@ -267,8 +267,8 @@ def _used_above(
             continue
         for pieces in stacked.pieces:
             unused |= _inside(place, pieces.down(used.extents.complement(Extent(0, stacked.reader.size))))
-        if opened is not None:  # zeros in place of what is left out would be read as noise, not as zeros
-            continue
+        if any(_rests_on(stacked, one.place) for one in selection.opened):
+            continue  # zeros in place of what is left out would be read as noise, not as zeros
         for file in _left_out(stacked.reader, identified, selection, notices):
             for pieces in stacked.pieces:
                 here = _inside(place, pieces.down(file.extents))
@@ -284,6 +284,10 @@ def _used_above(
         if not len(unused):
             return replace(raw, notices=()), []
     return UsedMap(extents=raw.extents - unused, kind="used"), left_out
+
+
+def _rests_on(stacked: StackedVolume, place: Extent) -> bool:
+    return any(len(pieces.down(pieces.covered).clipped(place)) for pieces in stacked.pieces)
 
 
 def _inside(place: Extent, extents: ExtentSet) -> ExtentSet:

@@ -173,7 +173,8 @@ def explain_locked(partition: Partition, reader: BlockReader, volume: Volume) ->
             code="encrypted-whole",
             message=f"partition {partition.number} is encrypted by BitLocker: all {size} of it are kept, and what is "
             "encrypted cannot be compressed",
-            hint="This version does not take its recovery key. A backup from inside the running Windows is smaller.",
+            hint="This version does not take its recovery key. From inside the running Windows, where it is open, "
+            "a backup is smaller.",
         )
     if volume.filesystem != LUKS:
         return None
