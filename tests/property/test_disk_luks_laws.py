@@ -11,7 +11,7 @@ import random
 import struct
 from typing import Any, Final
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillframe.block import MemoryDisk
@@ -115,21 +115,25 @@ def test_deep_and_endless_json_is_refused() -> None:
     fuzz_luks2(b'{"keyslots":' * 1000)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=600))
 def test_any_header_of_version_1(data: bytes) -> None:
     fuzz_luks1(data)
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=8, max_size=64))
 def test_changed_json(data: bytes) -> None:
     fuzz_luks2_changed(data)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=2000))
 def test_any_json(data: bytes) -> None:
     fuzz_luks2(data)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([512, 1024, 2048, 4096]), st.sampled_from([512, 32768, 33280]),
     st.lists(st.tuples(st.integers(0, 65535), st.integers(1, 9000)), max_size=12),
