@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from stillframe.block import (
     AssembledReader,
@@ -32,6 +33,7 @@ from stillframe.block.formats import open_disk_file
 from stillframe.block.kept_overlay import open_overlay
 from stillframe.block.overlay_format import Subject
 from stillframe.block.window import WindowWriter
+from stillframe.disk.luks import PlaintextReader, Segment
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.windows.reader import open_handle_reader
 from stillframe.jobs.exposing import expose
@@ -165,6 +167,30 @@ def joined(_: Path, content: bytes) -> Iterator[BlockReader]:
 def striped(_: Path, content: bytes) -> Iterator[BlockReader]:
     stripes = [content[start : start + 4096] for start in range(0, SIZE, 4096)]
     yield StripedReader([MemoryDisk(b"".join(stripes[number::3])) for number in range(3)], stripe_size=4096)
+
+
+def encrypted_xts(content: bytes, key: bytes, sector_size: int, first: int) -> bytes:
+    """By OpenSSL's own XTS, a sector at a time."""
+    sectors = []
+    for at in range(0, len(content), sector_size):
+        tweak = (first + at // 512).to_bytes(16, "little")
+        worker = Cipher(algorithms.AES(key), modes.XTS(tweak)).encryptor()
+        sectors.append(worker.update(content[at : at + sector_size]) + worker.finalize())
+    return b"".join(sectors)
+
+
+@contextlib.contextmanager
+def plaintext(_: Path, content: bytes, sector_size: int = 512) -> Iterator[BlockReader]:
+    key, first = bytes(range(64)), (1 << 32) - 100
+    volume = MemoryDisk(b"\xcc" * 1024 + encrypted_xts(content, key, sector_size, first) + b"\xcc" * 512)
+    segment = Segment(
+        extent=Extent(1024, 1024 + SIZE), cipher="aes-xts-plain64", sector_size=sector_size, first_iv=first
+    )
+    yield PlaintextReader(volume, segment, key)
+
+
+def plaintext_4096(folder: Path, content: bytes) -> contextlib.AbstractContextManager[BlockReader]:
+    return plaintext(folder, content, 4096)
 
 
 @contextlib.contextmanager
@@ -309,7 +335,7 @@ WRITERS: list[Writers] = [
 READERS: list[Readers] = [
     *WRITERS, reader_of_file, reader_of_loop, window_reader, overlay, assembled, joined, striped, cached, guarded,
     faulty_disk, image_map, windows_handle, qcow2, qcow2_packed, vhd, vhd_fixed, vhdx, vmdk, vmdk_stream, vmdk_flat,
-    vdi, vhd_child, vhdx_replayed,
+    vdi, vhd_child, vhdx_replayed, plaintext, plaintext_4096,
 ]  # fmt: skip
 ROOT = {loop_512, loop_4096, reader_of_loop}
 

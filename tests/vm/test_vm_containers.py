@@ -1,4 +1,4 @@
-"""Arrays of the kernel's md and groups of its device mapper: their files are read here, and come back there."""
+"""Arrays of the kernel's md, groups and encrypted volumes of its device mapper: they are read here, and come back."""
 
 import subprocess
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from stillframe.testing.command_line import call
 from stillframe.testing.debian_guest import make_disk, run_job
 from stillframe.testing.virtual_machine import Drive
+from stillframe.testing.volumes_luks import PASSPHRASE
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 MIB = 1 << 20
@@ -69,4 +70,56 @@ def test_files_of_arrays_and_groups_that_a_kernel_made(tmp_path: Path, monkeypat
     assert call("restore", "latest:one", target, "--yes").exit_code == 0
     (tmp_path / "judge").mkdir()
     judged = run_job(tmp_path / "judge", JUDGE, [Drive(file=target, serial="single")], limit_s=900)
+    assert judged.code == 0, judged.output
+
+
+MAKE_LOCKED = """
+echo -n {secret} > /tmp/key; disk=$(disk locked)
+sgdisk -n1:0:+90M -n2:0:+60M -n3:0:+90M $disk; udevadm settle
+cheap="--pbkdf-memory 65536 --pbkdf-force-iterations 4"; slow="--pbkdf-force-iterations 2000"
+cryptsetup -q luksFormat --type luks2 --sector-size 4096 $cheap $disk-part1 /tmp/key
+cryptsetup -q luksFormat --type luks1 --cipher aes-cbc-essiv:sha256 --key-size 256 $slow $disk-part2 /tmp/key
+cryptsetup -q luksFormat --type luks2 $cheap $disk-part3 /tmp/key
+for n in 1 2 3; do cryptsetup open --key-file /tmp/key $disk-part$n open$n; done
+fill /dev/mapper/open1 first; fill /dev/mapper/open2 second
+pvcreate -y /dev/mapper/open3; vgcreate -s 1m vault /dev/mapper/open3
+lvcreate -y -L 20m -n root vault; lvcreate -y -L 16m -n home vault; lvextend -L 30m vault/root
+lvcreate -y -L 8m -n swap vault; mkswap /dev/vault/swap
+fill /dev/vault/root root; fill /dev/vault/home home
+vgchange -an vault; for n in 1 2 3; do cryptsetup close open$n; done
+"""
+JUDGE_LOCKED = """
+echo -n {secret} > /tmp/key; disk=$(disk locked); mkdir -p /mnt/v
+for n in 1 2 3; do cryptsetup open --key-file /tmp/key $disk-part$n open$n; done
+vgchange -ay vault; vgck vault; udevadm settle
+for device in /dev/mapper/open1 /dev/mapper/open2 /dev/vault/root /dev/vault/home; do
+    e2fsck -fn $device; mount -o ro $device /mnt/v
+    (cd /mnt/v && sha256sum -c --quiet sums); umount /mnt/v
+done
+swapon /dev/vault/swap; swapoff /dev/vault/swap
+vgchange -an vault; for n in 1 2 3; do cryptsetup close open$n; done
+"""
+
+
+def test_encrypted_volumes_that_a_kernel_filled_come_back_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, key = make_disk(tmp_path / "locked.img", 256 * MIB), tmp_path / "key"
+    key.write_text(PASSPHRASE)
+    (tmp_path / "make").mkdir()
+    script = TOOLS + MAKE_LOCKED.replace("{secret}", f"'{PASSPHRASE}'")
+    made = run_job(tmp_path / "make", script, [Drive(file=disk, serial="locked")], limit_s=1800)
+    assert made.code == 0, made.output
+
+    monkeypatch.setenv("STILLFRAME_REPO", str(tmp_path / "repo"))
+    assert call("init", tmp_path / "repo", "--encryption", "none").exit_code == 0
+    saved = call("backup", disk, "--unlock-file", key, "--json").result
+    assert [one["map"] for one in saved["volumes"]] == ["used"] * 3
+    assert saved["bytes_used"] < 150 * MIB  # of 256; headers are 16, 2 and 16
+    target = tmp_path / "target.img"
+    target.write_bytes(b"\xee" * (256 * MIB))
+    assert call("restore", "latest", target, "--yes").exit_code == 0
+    (tmp_path / "judge").mkdir()
+    script = TOOLS + JUDGE_LOCKED.replace("{secret}", f"'{PASSPHRASE}'")
+    judged = run_job(tmp_path / "judge", script, [Drive(file=target, serial="locked")], limit_s=1800)
     assert judged.code == 0, judged.output

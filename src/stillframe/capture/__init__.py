@@ -2,7 +2,14 @@
 
 from stillframe.capture.offline import Holding, OpenSource, Still
 from stillframe.capture.opening import open_source, open_sources
-from stillframe.capture.source import CapturedDisk, CapturedVolume, LeftOutPart, Selection, capture_disk
+from stillframe.capture.source import (
+    CapturedDisk,
+    CapturedVolume,
+    LeftOutPart,
+    Selection,
+    capture_disk,
+    find_partitions,
+)
 
 __all__ = [
     "CapturedDisk",
@@ -13,6 +20,7 @@ __all__ = [
     "Selection",
     "Still",
     "capture_disk",
+    "find_partitions",
     "open_source",
     "open_sources",
 ]

@@ -99,6 +99,7 @@ class OpenSource:
             without=selection.without,
             consistency=self.consistency,
             is_unused=self.consistency == "offline",
+            keys=selection.keys,
         )
         return capture_disk(self.reader, self.facts, wanted)
 

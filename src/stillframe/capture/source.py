@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from stillframe.block import BlockReader, CachedReader, ReadFault, WindowReader
 from stillframe.capture.stacking import StackedVolume
+from stillframe.capture.unlocking import OpenedVolume, VolumeKey, explain_locked, open_volumes
 from stillframe.capture.unopened import find_unopened
 from stillframe.disk.layout import Layout, Partition, read_layout
 from stillframe.errors import DiskFormatError, MachineRefusal
@@ -61,7 +62,9 @@ class Selection:
         said_used: What the running system says of shadows; counts for NTFS only.
         stacked: Volumes that rest on partitions.
         free: Bytes of the disk that belong to a container and to none of its volumes.
-        is_unused: Nobody uses the disk, so its containers may be looked into (``unopened``).
+        is_unused: Nobody uses the disk, so its containers may be looked into (``unopened``, ``unlocking``).
+        keys: Of encrypted partitions that may be looked into.
+        opened: Those whose key was among them.
         consistency: ``torn`` when the source is in use and the person insists.
     """
 
@@ -75,6 +78,8 @@ class Selection:
     stacked: tuple[StackedVolume, ...] = ()
     free: ExtentSet = field(default_factory=ExtentSet.empty)
     is_unused: bool = False
+    keys: tuple[VolumeKey, ...] = ()
+    opened: tuple[OpenedVolume, ...] = ()
     consistency: Consistency = "offline"
 
 
@@ -133,13 +138,12 @@ def capture_disk(reader: BlockReader, facts: DiskFacts, selection: Selection) ->
     A disk without a table, or whose table contradicts itself, is one volume that begins at byte 0.
     """
     layout, notices = _read_layout(reader)
-    partitions = layout.partitions or (_whole(layout),)
+    partitions = _partitions(layout)
     if not layout.partitions and (layout.scheme == "gpt" or any(notice.code == TABLE_BROKEN for notice in notices)):
         selection = replace(selection, all_sectors=True)  # an old file system may show through: its map means nothing
     layout = replace(layout, partitions=partitions)
     if selection.is_unused and selection.consistency == "offline" and not selection.all_sectors:
-        unopened = find_unopened(reader, layout)
-        selection = replace(selection, stacked=unopened.volumes, free=unopened.free)
+        selection = _look_inside(reader, layout, selection)
     omitted = {part.place: part.reason for part in selection.without if part.disk == facts.path}
     volumes = tuple(
         _left_out_volume(reader, one, selection, omitted[one.extent])
@@ -150,6 +154,21 @@ def capture_disk(reader: BlockReader, facts: DiskFacts, selection: Selection) ->
     return CapturedDisk(
         facts=facts, reader=reader, layout=layout, outside=layout.outside, volumes=volumes, notices=notices
     )
+
+
+def find_partitions(reader: BlockReader) -> Layout:
+    """The partitions that ``capture_disk`` would find; a disk without a table, or with a broken one, is one of them."""
+    layout = _read_layout(reader)[0]
+    return replace(layout, partitions=_partitions(layout))
+
+
+def _look_inside(reader: BlockReader, layout: Layout, selection: Selection) -> Selection:
+    """The volumes inside of containers, for a disk that nobody uses."""
+    opened = open_volumes(reader, layout, selection.keys)
+    unopened = find_unopened(opened.reader, opened.layout)
+    return replace(
+        selection, stacked=(*opened.volumes, *unopened.volumes), free=unopened.free, opened=opened.places
+    )  # fmt: skip
 
 
 def _read_layout(reader: BlockReader) -> tuple[Layout, tuple[Notice, ...]]:
@@ -167,12 +186,13 @@ def _read_layout(reader: BlockReader) -> tuple[Layout, tuple[Notice, ...]]:
     return layout, layout.notices
 
 
-def _whole(layout: Layout) -> Partition:
+def _partitions(layout: Layout) -> tuple[Partition, ...]:
     """A disk without a table is one volume."""
-    return Partition(
+    whole = Partition(
         number=1, extent=Extent(0, layout.size), type="", type_name="whole disk", name="", guid="", attributes=0,
         index=0, logical=False,
     )  # fmt: skip
+    return layout.partitions or (whole,)
 
 
 def _left_out_volume(disk: BlockReader, partition: Partition, selection: Selection, reason: str) -> CapturedVolume:
@@ -198,6 +218,9 @@ def _capture_volume(disk: BlockReader, partition: Partition, selection: Selectio
     is_held = partition.extent in selection.held
     said_used = next((said.used for said in selection.said_used if said.place == partition.extent), None)
     used = read_used_map(reader, identified, is_frozen=is_held, said_used=said_used)
+    locked = explain_locked(partition, reader, identified.volume) if identified.filesystem is not None else None
+    if locked is not None:
+        used = replace(used, notices=(locked,))
     everything = ExtentSet.of(Extent(0, reader.size))
     notices = [*used.notices]
     left_out: list[LeftOutFile] = []
@@ -205,7 +228,7 @@ def _capture_volume(disk: BlockReader, partition: Partition, selection: Selectio
         used = UsedMap(extents=everything, kind="raw")
     elif used.kind == "used" and identified.filesystem is not None:
         left_out = _left_out(reader, identified, selection, notices)
-    elif selection.stacked or len(selection.free):
+    elif selection.stacked or len(selection.free) or selection.opened:
         used, left_out = _used_above(partition.extent, used, selection, notices)
     excluded = ExtentSet.empty()
     for file in left_out:
@@ -233,9 +256,10 @@ def _used_above(
 ) -> tuple[UsedMap, list[LeftOutFile]]:
     """Of a container kept whole, what the volumes that rest on it prove to be unused or left out."""
     unused, left_out = _inside(place, selection.free), list[LeftOutFile]()
+    opened = next((one for one in selection.opened if one.place == place), None)
     for stacked in selection.stacked:
-        if not any(len(pieces.down(pieces.covered).clipped(place)) for pieces in stacked.pieces):
-            continue  # it rests on another partition
+        if not _rests_on(stacked, place):
+            continue
         identified = identify(stacked.reader)
         used = read_used_map(stacked.reader, identified, is_frozen=stacked.is_held)
         notices += used.notices
@@ -243,15 +267,27 @@ def _used_above(
             continue
         for pieces in stacked.pieces:
             unused |= _inside(place, pieces.down(used.extents.complement(Extent(0, stacked.reader.size))))
+        if any(_rests_on(stacked, one.place) for one in selection.opened):
+            continue  # zeros in place of what is left out would be read as noise, not as zeros
         for file in _left_out(stacked.reader, identified, selection, notices):
             for pieces in stacked.pieces:
                 here = _inside(place, pieces.down(file.extents))
                 left_out += [replace(file, extents=here)] if len(here) else []
-    if not len(unused) and not left_out:
+    if opened is not None:
+        unused = opened.whole_sectors(unused)
+    elif not len(unused) and not left_out:
         return raw, []
-    for notice in raw.notices:  # that it is kept whole is no longer true
+    for notice in raw.notices:  # that it is kept whole is no longer true, or has another reason
         notices.remove(notice)
+    if opened is not None:
+        notices += opened.notices(is_whole=not len(unused), exclude=bool(selection.exclude))
+        if not len(unused):
+            return replace(raw, notices=()), []
     return UsedMap(extents=raw.extents - unused, kind="used"), left_out
+
+
+def _rests_on(stacked: StackedVolume, place: Extent) -> bool:
+    return any(len(pieces.down(pieces.covered).clipped(place)) for pieces in stacked.pieces)
 
 
 def _inside(place: Extent, extents: ExtentSet) -> ExtentSet:

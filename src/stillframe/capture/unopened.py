@@ -132,14 +132,14 @@ def _take_apart(members: Sequence[_Physical]) -> tuple[list[StackedVolume], Exte
         taken |= pieces.down(pieces.covered)
         size += one.size
         reader = join_volume(one, readers)
-        if _is_one_volume(reader):
+        if is_one_volume(reader):
             volumes.append(StackedVolume(reader=reader, pieces=(pieces,), is_held=False))
     if taken.size != size:
         return [], ExtentSet.empty()
     return volumes, ExtentSet.from_extents(_iter_extents(members)) - taken
 
 
-def _is_one_volume(reader: BlockReader) -> bool:
+def is_one_volume(reader: BlockReader) -> bool:
     """Whether there is no partition table in it: the disk of a virtual machine may still look like a file system."""
     try:
         layout = read_layout(reader)

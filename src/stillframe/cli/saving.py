@@ -10,7 +10,7 @@ from stillframe.cli.backup_results import backup_plan_fields, backup_result_fiel
 from stillframe.cli.backup_words import backup_plan_lines, backup_result_lines
 from stillframe.cli.call import Call, running
 from stillframe.cli.starting import prove_code, prove_fields, prove_lines
-from stillframe.errors import Cancelled, DamagedError, MachineRefusal
+from stillframe.errors import Cancelled, DamagedError, MachineRefusal, UsageError
 from stillframe.events import Notice
 from stillframe.fs.files import parse_pattern
 from stillframe.host.power import change_power, require_power
@@ -22,6 +22,7 @@ from stillframe.jobs.owner import this_owner
 from stillframe.jobs.proving import LIMIT_S, ProveResult, prove_image
 from stillframe.jobs.repositories import last_seen
 from stillframe.jobs.system_parts import SERIES, choose_system, find_system_disks
+from stillframe.jobs.unlocking import Unlocking, unlock_sources
 from stillframe.jobs.virtual import MachineOptions
 from stillframe.repo.repository import Repository
 
@@ -37,7 +38,7 @@ def backup(call: Call) -> int:
     paths = find_system_disks() if options.system and not options.sources else options.sources
     with open_sources(paths, allow_torn=options.allow_torn) as sources:
         require_elsewhere(call.folder, sources)
-        plan = _plan(repository, sources, options)
+        plan = _plan(repository, sources, call)
         if options.dry_run:
             screen.finish("backup", backup_plan_fields(plan), backup_plan_lines(plan))
             return 0
@@ -60,13 +61,26 @@ def backup(call: Call) -> int:
     return 0 if proven is None else prove_code(proven)
 
 
-def _plan(repository: Repository, sources: Sequence[OpenSource], options: argparse.Namespace) -> BackupPlan:
+def _plan(repository: Repository, sources: Sequence[OpenSource], call: Call) -> BackupPlan:
+    options = call.options
     wanted, notices = _backup_options(options), tuple[Notice, ...]()
     if options.system:
         choice = choose_system(sources)
         wanted = replace(wanted, name=wanted.name or SERIES, selection=choice.narrow(wanted.selection))
         notices = choice.notices
+    keys = unlock_sources(sources, _unlocking(call), wanted.selection.without)
+    wanted = replace(wanted, selection=replace(wanted.selection, keys=keys))
     return plan_backup(repository, sources, wanted, this_owner(), notices)
+
+
+def _unlocking(call: Call) -> Unlocking:
+    options, screen = call.options, call.screen
+    wanted = Unlocking(
+        files=tuple(options.unlock_file), asks=options.unlock, ask=screen.ask_secret if screen.has_person else None
+    )
+    if wanted.is_wanted and options.all_sectors:
+        raise UsageError("'--unlock' has no use with '--all-sectors', which keeps all", hint="Leave out one of them.")
+    return wanted
 
 
 def _prove(repository: Repository, result: BackupResult, context: JobContext) -> ProveResult | None:

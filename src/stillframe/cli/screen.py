@@ -112,7 +112,7 @@ class Screen:
     def ask_secret(self, question: str) -> str:
         """Ask for a secret; it is not shown while it is typed."""
         try:
-            return getpass.getpass(question, self._streams.errors)
+            return getpass.getpass(printable(question), self._streams.errors)
         except EOFError:
             raise Cancelled("stopped: no passphrase was typed") from None
 

@@ -38,6 +38,11 @@ _FIXED_TYPES: Final = frozenset({"BIOS boot"})
 """Names by ``disk.types`` of partitions that boot code knows by their place."""
 _KEPT_TYPES: Final = frozenset({"Windows recovery"})
 """Of partitions that Windows keeps as large as it made them."""
+_ENCRYPTED: Final = {
+    "crypto_LUKS": "an encrypted volume (LUKS)",
+    "BitLocker": "an encrypted volume (BitLocker)",
+}
+"""What is in them would have to be resized first, which takes their key."""
 
 
 def is_fixed(part: StoredPartition) -> bool:
@@ -115,7 +120,7 @@ def _resizer(part: StoredPartition) -> Resizer:
         MachineRefusal: It is not, here.
     """
     resizer = RESIZERS.get(part.filesystem)
-    name = part.filesystem or part.type_name or "unknown contents"
+    name = _ENCRYPTED.get(part.filesystem) or part.filesystem or part.type_name or "unknown contents"
     if resizer is None:
         raise MachineRefusal(f"{name} is kept at its size", hint="Its own system may resize it afterwards.")
     if part.consistency == "torn":

@@ -66,6 +66,14 @@ def _add_backup(verbs: Verbs) -> None:
         "--exclude", metavar="PATTERN", action="append", default=[],
         help="leave out the contents of files, such as '/Users/*/Downloads/' or '*.iso'; may be repeated",
     )  # fmt: skip
+    option(
+        "--unlock", action="store_true",
+        help="ask for the passphrase of encrypted (LUKS) partitions: only what is in use is kept, still encrypted",
+    )  # fmt: skip
+    option(
+        "--unlock-file", metavar="FILE", action="append", default=[],
+        help="a file with such a passphrase, or a key file; may be repeated",
+    )  # fmt: skip
     add_verify(backup)
     option("--prove", action="store_true", help="then start it in a virtual machine, to see whether it boots")
     _add_hooks(backup)
