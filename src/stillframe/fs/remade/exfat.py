@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 from stillframe.block import BlockReader, BlockWriter
 from stillframe.errors import DiskFormatError
 from stillframe.fs.exfat import ExfatBoot, ExfatFilesystem, compute_boot_checksum, find_exfat_boot
-from stillframe.fs.remade.exfat_tree import END_OF_CHAIN, ENTRY_SIZE, HINT, ExfatTree, read_exfat_tree, set_checksum
+from stillframe.fs.remade.exfat_tree import (
+    BITMAP,
+    END_OF_CHAIN,
+    ENTRY_SIZE,
+    HINT,
+    UPCASE,
+    ExfatTree,
+    iter_entries,
+    read_exfat_tree,
+    set_checksum,
+)
 from stillframe.fs.remade.moved import Moved, Node
 from stillframe.units import MIB, align_up
 
@@ -194,7 +204,7 @@ class RemadeExfat:
         """Every folder, its sets naming the new clusters."""
         folders = [bytearray(folder.entries) for folder in self._tree.folders]
         own = {node.child: _NODES_FROM + index for index, node in enumerate(self._tree.nodes) if node.child >= 0}
-        folders[0][: 2 * ENTRY_SIZE] = self._own_entries(shape, places)
+        _name_tables(folders[0], shape, places)
         for index, node in enumerate(self._tree.nodes):
             entries, at = folders[node.folder], node.offset
             cluster = places.first(_NODES_FROM + index)
@@ -208,15 +218,6 @@ class RemadeExfat:
             for at, end in _iter_sets(entries):
                 struct.pack_into("<H", entries, at + 2, set_checksum(bytes(entries[at:end])))
             writer.write_at(shape.place_of(places.first(own.get(number, _ROOT_AT))), bytes(entries))
-
-    def _own_entries(self, shape: ExfatShape, places: _Places) -> bytes:
-        """The entries of the bitmap (7.1) and of the table of capital letters (7.2)."""
-        bitmap = bytearray(ENTRY_SIZE)
-        bitmap[0] = 0x81
-        struct.pack_into("<IQ", bitmap, 20, places.first(_BITMAP_AT), -(-shape.cluster_count // 8))
-        upcase = bytearray(self._found.upcase)
-        struct.pack_into("<I", upcase, 20, places.first(_UPCASE_AT))
-        return bytes(bitmap + upcase)
 
 
 def read_exfat(reader: BlockReader, *, sector_size: int | None = None) -> RemadeExfat:
@@ -246,6 +247,15 @@ def _write_bitmap(writer: BlockWriter, shape: ExfatShape, places: _Places) -> No
     for first in range(0, places.used, _BITMAP_STEP):
         bits = np.ones(min(_BITMAP_STEP, places.used - first), np.bool_)
         writer.write_at(place + first // 8, np.packbits(bits, bitorder="little").tobytes())
+
+
+def _name_tables(root: bytearray, shape: ExfatShape, places: _Places) -> None:
+    """The entries of the bitmap (7.1) and of the table of capital letters (7.2)."""
+    for at, entry in iter_entries(bytes(root)):
+        if entry[0] == BITMAP:
+            struct.pack_into("<IQ", root, at + 20, places.first(_BITMAP_AT), -(-shape.cluster_count // 8))
+        elif entry[0] == UPCASE:
+            struct.pack_into("<I", root, at + 20, places.first(_UPCASE_AT))
 
 
 def _iter_sets(entries: bytearray) -> Iterator[tuple[int, int]]:

@@ -23,12 +23,12 @@ from stillframe.fs.remade.moved import Folder, Node, Piece, Tree, require_apart
 HINT: Final = "Run chkdsk on the volume in Windows, or fsck.exfat in Linux, and make a new image."
 ENTRY_SIZE: Final = 32
 END_OF_CHAIN: Final = 0xFFFFFFFF
-_IN_USE, _BENIGN = 0x80, 0x20  # 6.2.1: TypeCode's bits
-_BITMAP, _UPCASE, _LABEL, _GUID, _FILE, _STREAM, _NAME, _VENDOR, _VENDOR_CLUSTERS = (
+_IN_USE: Final = 0x80  # 6.2.1
+BITMAP, UPCASE, _LABEL, _GUID, _FILE, _STREAM, _NAME, _VENDOR, _VENDOR_CLUSTERS = (
     0x81, 0x82, 0x83, 0xA0, 0x85, 0xC0, 0xC1, 0xE0, 0xE1,
 )  # fmt: skip
-_KEPT_ALONE: Final = frozenset({_LABEL, _GUID})
-_MADE_ANEW: Final = frozenset({_BITMAP, _UPCASE})
+_NO_LABEL: Final = _LABEL & ~_IN_USE
+_OF_ROOT: Final = frozenset({BITMAP, UPCASE, _LABEL, _NO_LABEL, _GUID})
 _FOLDER_ATTRIBUTE: Final = 0x10  # 7.4.4
 _HAS_CLUSTERS, _IS_ONE_RUN = 1, 2  # 6.3.4: AllocationPossible, NoFatChain
 _FOLDER_SIZE_MAX: Final = 256 << 20  # 7.4
@@ -39,13 +39,11 @@ class ExfatTree:
     """The files, and the table of capital letters, which is a file of its own.
 
     Attributes:
-        tree: Folders and files. The entries of the root begin with room for those of bitmap and table.
-        upcase: The table's entry.
+        tree: Folders and files. The root has the entries of bitmap and table too.
         upcase_pieces: Where the table lies.
     """
 
     tree: Tree
-    upcase: bytes
     upcase_pieces: tuple[Piece, ...]
 
 
@@ -114,14 +112,15 @@ class _Reading:
                 waiting.append((where, number, b"".join(self._reader.read_at(*piece) for piece in pieces)))
                 nodes.append(Node(number, one.offset, 0, (), index_next))
                 index_next += 1
-        upcase = _entry_of(root, _UPCASE)
+        _entry_of(root, BITMAP)
+        upcase = _entry_of(root, UPCASE)
         pieces = self._pieces("the table of capital letters", _parse(upcase, 0, "", is_folder=False, has_flags=False))
         require_apart(self._taken, "exFAT volume", HINT)
         sized = (
             node if node.child < 0 else node._replace(size=max(len(folders[node.child].entries), 1)) for node in nodes
         )
         tree = Tree(folders=tuple(folders), nodes=tuple(sized))
-        return ExfatTree(tree=tree, upcase=upcase, upcase_pieces=pieces)
+        return ExfatTree(tree=tree, upcase_pieces=pieces)
 
     def _load(self, number: int) -> Entries:
         boot = self._boot
@@ -179,13 +178,13 @@ class _Reading:
 
 def _entry_of(root: bytes, kind: int) -> bytes:
     """The one entry of a kind in the root folder."""
-    found = [entry for _, entry in _iter_entries(root) if entry[0] == kind]
+    found = [entry for _, entry in iter_entries(root) if entry[0] == kind]
     if len(found) != 1:
         raise DiskFormatError(f"exFAT root folder: {len(found)} entries of type {kind:#x}, expected 1", hint=HINT)
     return found[0]
 
 
-def _iter_entries(raw: bytes) -> Iterator[tuple[int, bytes]]:
+def iter_entries(raw: bytes) -> Iterator[tuple[int, bytes]]:
     """Entries up to the end of the folder, with their places."""
     for at in range(0, len(raw) - ENTRY_SIZE + 1, ENTRY_SIZE):
         if not raw[at]:
@@ -195,20 +194,20 @@ def _iter_entries(raw: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _split(path: str, raw: bytes) -> tuple[bytes, list[_Named]]:
     """The entries of a folder that are in use, without gaps, and what they name."""
-    kept, named = bytearray(b"" if path else bytes(2 * ENTRY_SIZE)), list[_Named]()
+    kept, named = bytearray(), list[_Named]()
     end = 0
-    for at, entry in _iter_entries(raw):
+    for at, entry in iter_entries(raw):
         kind = entry[0]
-        if at < end or not kind & _IN_USE:
+        if at < end:
             continue
-        if kind == _FILE:
+        if not path and kind in _OF_ROOT:
+            kept += entry
+        elif kind == _FILE:
             end = at + (1 + entry[1]) * ENTRY_SIZE
             whole = raw[at:end]
             named += _parse_set(path, whole, len(kept))
             kept += whole
-        elif not path and kind in _KEPT_ALONE:
-            kept += entry
-        elif path or kind not in _MADE_ANEW:
+        elif kind & _IN_USE:
             raise DiskFormatError(f"exFAT folder {path or '/'}: an entry of type {kind:#x} is not known", hint=HINT)
     return bytes(kept), named
 

@@ -121,7 +121,7 @@ class RemadeFat:
             return
         info, copy = struct.unpack_from("<HH", self._sector, 0x30)
         for number in {info, info + copy} if 0 < copy < kind.reserved_sectors else {info}:
-            if 0 < info and number < kind.reserved_sectors:
+            if info > 0 and number < kind.reserved_sectors:
                 old = self._reader.read_at(number * self._old_sector_size, _BOOT_SIZE)
                 writer.write_at(number * unit, _told_info(old, shape, used))
         if 0 < copy < kind.reserved_sectors:
