@@ -138,7 +138,8 @@ class RemadeExfat:
         self._write_folders(writer, shape, places)
         upcase = Node(0, 0, 0, self._found.upcase_pieces, -1)
         nodes = [(_UPCASE_AT, upcase)] + [(_NODES_FROM + index, node) for index, node in enumerate(self._tree.nodes)]
-        return Moved.of((shape.place_of(places.first(index)), node) for index, node in nodes if node.pieces)
+        shown = ((shape.place_of(places.first(index)), node) for index, node in nodes if node.pieces)
+        return Moved.of(shown, end=shape.place_of(2 + places.used))
 
     def _shape(self, size: int) -> ExfatShape:
         """The layout; clusters are as large as they were, unless sectors or their number ask for larger ones."""

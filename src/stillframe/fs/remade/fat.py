@@ -99,11 +99,12 @@ class RemadeFat:
         self._write_tables(writer, shape, counts, starts)
         clusters = np.where(counts > 0, starts[:-1], 0)
         self._write_folders(writer, shape, clusters)
-        return Moved.of(
+        places = (
             (shape.place_of(int(clusters[index + 1])), node)
             for index, node in enumerate(self._tree.nodes)
             if node.pieces
         )
+        return Moved.of(places, end=shape.place_of(int(starts[-1])))
 
     def _needs(self, cluster_size: int) -> int:
         root = -(-max(len(self._tree.folders[0].entries), 1) // cluster_size) if self._boot.bits == 32 else 0

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stillframe.block import BlockReader
+from stillframe.block.base import BlockReader, ExtentKind, KnownExtent, WrappedReader, check_range
 from stillframe.block.formats.mapped import MappedDisk, Run, RunKind
 from stillframe.errors import DiskFormatError
 from stillframe.extents import Extent
@@ -68,14 +68,22 @@ class Tree:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """Pieces of contents in the order of their new places: arrays of bytes, each as long as the others."""
+    """Pieces of contents in the order of their new places: arrays of bytes, each as long as the others.
+
+    Attributes:
+        starts: Where they are shown.
+        sizes: How long they are.
+        sources: Where they lie in the old volume.
+        end: Behind the last cluster that is in use in the new one.
+    """
 
     starts: NDArray[np.int64]
     sizes: NDArray[np.int64]
     sources: NDArray[np.int64]
+    end: int
 
     @staticmethod
-    def of(places: Iterable[tuple[int, Node]]) -> "Moved":
+    def of(places: Iterable[tuple[int, Node]], *, end: int) -> "Moved":
         """The pieces of nodes that begin at places, in their order."""
         starts, sizes, sources = list[int](), list[int](), list[int]()
         for start, node in places:
@@ -86,7 +94,10 @@ class Moved:
                 sources.append(source)
                 place += size
         return Moved(
-            starts=np.array(starts, np.int64), sizes=np.array(sizes, np.int64), sources=np.array(sources, np.int64)
+            starts=np.array(starts, np.int64),
+            sizes=np.array(sizes, np.int64),
+            sources=np.array(sources, np.int64),
+            end=end,
         )
 
 
@@ -126,9 +137,28 @@ class MovedMap:
         raise AssertionError(block)
 
 
+class _Shown(WrappedReader):
+    """The new volume: everything up to the last cluster in use is data, all behind it is nowhere."""
+
+    def __init__(self, inner: BlockReader, end: int) -> None:
+        super().__init__(inner)
+        self._end = end
+
+    def known_extents(self, within: Extent) -> Iterator[KnownExtent]:
+        """In whole clusters: the ends of files are none of a disk's."""
+        check_range(self.size, within.start, within.size)
+        middle = min(max(self._end, within.start), within.end)
+        for start, end, kind in (
+            (within.start, middle, ExtentKind.DATA), (middle, within.end, ExtentKind.HOLE),
+        ):  # fmt: skip
+            if start < end:
+                yield KnownExtent(Extent(start, end), kind)
+
+
 def show_moved(old: BlockReader, written: BlockReader, moved: Moved, *, sector_size: int) -> BlockReader:
     """The new volume."""
-    return MappedDisk(MovedMap(old, written, moved), size=written.size, sector_size=sector_size)
+    disk = MappedDisk(MovedMap(old, written, moved), size=written.size, sector_size=sector_size)
+    return _Shown(disk, min(moved.end, written.size))
 
 
 def require_apart(nodes: Iterable[tuple[int, int]], what: str, hint: str) -> None:
