@@ -22,6 +22,7 @@ from stillframe.errors import MachineRefusal, StillframeError
 from stillframe.events import EventSink
 from stillframe.extents import Extent
 from stillframe.fs import ntfs
+from stillframe.fs.xfs.making import SIZE_MIN
 from stillframe.host.attaching import Keeper, require_unknown_btrfs
 from stillframe.host.linux import is_root
 from stillframe.host.resizing import RESIZERS, Resizer, VolumeFile
@@ -32,7 +33,7 @@ from stillframe.repo.map_reader import MapReader
 from stillframe.repo.records import Manifest, StoredPartition
 from stillframe.repo.repository import Repository
 from stillframe.serve.folder import DiskFile, Reported, serve_folder
-from stillframe.units import MIB, align_up
+from stillframe.units import MIB, align_up, format_size
 
 _FIXED_TYPES: Final = frozenset({"BIOS boot"})
 """Names by ``disk.types`` of partitions that boot code knows by their place."""
@@ -87,7 +88,9 @@ def find_flexibility(stored: DiskInImage, part: StoredPartition, asked: Asked, e
         least = _find_smallest(stored, part, asked, events)
     except StillframeError as error:
         return Flexibility(smallest=part.size, can_move=can_move, reason=error.message)
-    return Flexibility(smallest=least, can_grow=True, can_move=can_move)
+    is_limit = part.filesystem == "xfs" and least == SIZE_MIN < part.size
+    reason = f"mkfs.xfs makes no volume below {format_size(SIZE_MIN)}" if is_limit else ""
+    return Flexibility(smallest=least, can_grow=True, can_move=can_move, reason=reason)
 
 
 def _find_smallest(stored: DiskInImage, part: StoredPartition, asked: Asked, events: EventSink) -> int:
