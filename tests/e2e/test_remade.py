@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from stillframe.capture import Selection
 from stillframe.errors import MachineRefusal, TargetError
+from stillframe.fs.files.patterns import parse_pattern
+from stillframe.jobs.backup import BackupOptions
 from stillframe.jobs.restore import RestoreOptions, plan_restore
 from stillframe.store import LocalStore
 from stillframe.testing.job_runs import backup_paths, make_repository, restore
@@ -60,7 +63,7 @@ def fill_xfs(root: Path) -> None:
     os.mknod(root / "socket", 0o140755)
     (root / "set user").write_bytes(b"#!/bin/true")
     os.chown(root / "set user", 1000, 1001)
-    os.chmod(root / "set user", 0o6711)
+    os.chmod(root / "set user", 0o6711)  # noqa: S103 that is the point
     os.setxattr(root / "set user", "security.capability", bytes.fromhex("0100000200200000" + "00" * 12))
     os.setxattr(folder, "user.large", os.urandom(40_000))
     os.setxattr(folder / "random", "trusted.two", b"value")
@@ -144,14 +147,22 @@ def test_a_file_that_was_left_out_comes_back_empty_with_its_size(tmp_path: Path)
     contents = {"kept": os.urandom(500_000), "secret": b"secret " * 100_000}
     for name, data in contents.items():
         (tmp_path / name).write_bytes(data)
-        run_tool("mcopy", "-i", str(volume), str(tmp_path / name), f"::/{name}")
+        utf8("mcopy", "-i", str(volume), str(tmp_path / name), f"::/{name}")
     repository = make_repository(LocalStore(str(tmp_path / "repository")))
-    manifest = backup_paths(repository, volume, exclude=["secret"]).manifest
+    options = BackupOptions(selection=Selection(exclude=(parse_pattern("/secret"),)))
+    manifest = backup_paths(repository, volume, options=options).manifest
+    assert [file.path for file in manifest.disks[0].partitions[0].left_out] == ["/secret"]
     target = used_file(tmp_path / "target", 40 * MIB)
     restore(repository, manifest, target, options=FIT)
     assert read_fat(target, "kept") == contents["kept"]
     assert read_fat(target, "secret") == bytes(700_000)
     assert b"secret secret" not in target.read_bytes()
+
+
+def utf8(*command: str) -> str:
+    """What a tool says that must know how names are written here."""
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    return subprocess.run(command, capture_output=True, check=True, text=True, env=environment).stdout
 
 
 def read_fat(image: Path, name: str) -> bytes:
@@ -172,15 +183,15 @@ def make_fat(folder: Path, bits: int, size: int, *options: str) -> tuple[Path, P
         os.utime(inner / f"file number {number} é.dat", (1_000_000_000 + 2 * number, 1_000_000_000 + 2 * number))
     (files / "empty").touch()
     (files / "big").write_bytes(os.urandom(1_000_001))
-    run_tool("mcopy", "-s", "-m", "-Q", "-i", str(volume), *map(str, sorted(files.iterdir())), "::/")
+    utf8("mcopy", "-s", "-m", "-Q", "-i", str(volume), *map(str, sorted(files.iterdir())), "::/")
     for number in range(0, 120, 2):
         name = f"file number {number} é.dat"
-        run_tool("mdel", "-i", str(volume), f"::/a folder with a long name/inner/{name}")
+        utf8("mdel", "-i", str(volume), f"::/a folder with a long name/inner/{name}")
         (inner / name).unlink()
     (files / "fragments").write_bytes(os.urandom(1_500_000))
-    run_tool("mcopy", "-m", "-i", str(volume), str(files / "fragments"), "::/fragments")
-    run_tool("mattrib", "-i", str(volume), "+r", "+h", "+s", "::/big")
-    run_tool("mattrib", "-i", str(volume), "-a", "+h", "::/a folder with a long name/inner")
+    utf8("mcopy", "-m", "-i", str(volume), str(files / "fragments"), "::/fragments")
+    utf8("mattrib", "-i", str(volume), "+r", "+h", "+s", "::/big")
+    utf8("mattrib", "-i", str(volume), "-a", "+h", "::/a folder with a long name/inner")
     return volume, files
 
 
@@ -189,11 +200,11 @@ def judge_fat(volume: Path, target: Path, files: Path, folder: Path) -> None:
     assert "differ" not in run_tool("fsck.fat", "-n", "-v", str(target))
     copy = folder / "copy"
     copy.mkdir()
-    run_tool("mcopy", "-s", "-n", "-Q", "-i", str(target), "::/*", str(copy))
-    run_tool("diff", "-r", str(files), str(copy))
-    listed = [run_tool("mdir", "-/", "-a", "-i", str(path), "::") for path in (volume, target)]
+    utf8("mcopy", "-s", "-n", "-Q", "-i", str(target), "::/*", str(copy))
+    utf8("diff", "-r", str(files), str(copy))
+    listed = [utf8("mdir", "-/", "-a", "-i", str(path), "::") for path in (volume, target)]
     assert listed[0].split("bytes free")[0].rpartition("\n")[0] == listed[1].split("bytes free")[0].rpartition("\n")[0]
-    attributes = [run_tool("mattrib", "-/", "-i", str(path), "::") for path in (volume, target)]
+    attributes = [utf8("mattrib", "-/", "-i", str(path), "::") for path in (volume, target)]
     assert attributes[0] == attributes[1]
     known = [run_tool("blkid", "-p", "-o", "export", str(path)).splitlines() for path in (volume, target)]
     for word in ("LABEL=MY\\ LABEL", "UUID=1234-ABCD", "TYPE=vfat"):
