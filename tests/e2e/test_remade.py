@@ -220,8 +220,8 @@ def judge_fat(volume: Path, target: Path, files: Path, folder: Path) -> None:
         (12, 15, 24),
         (12, 28, 25),
         (16, 64, 40),
-        (16, 64, 300),
-        (32, 300, 60),
+        (16, 40, 80),
+        (32, 80, 60),
         pytest.param(32, 64, 600, marks=pytest.mark.slow),
     ],
 )
@@ -309,7 +309,7 @@ def make_exfat(folder: Path, size: int, *options: str) -> tuple[Path, list[str]]
 
 @pytest.mark.parametrize(
     ("size", "room", "options"),
-    [(200, 60, ("-c", "4K")), (120, 400, ("-c", "32K")), pytest.param(200, 60, ("-c", "128K"), marks=pytest.mark.slow)],
+    [(100, 40, ("-c", "4K")), (60, 100, ("-c", "32K")), pytest.param(200, 60, ("-c", "128K"), marks=pytest.mark.slow)],
 )
 def test_an_exfat_at_another_size(tmp_path: Path, size: int, room: int, options: tuple[str, ...]) -> None:
     volume, facts = make_exfat(tmp_path, size * MIB, *options)

@@ -165,8 +165,8 @@ def _shrinks_alone(fitted: Fitted, one: Placement) -> bool:
 def _tool_line(plan: RestorePlan, part: StoredPartition) -> str:
     if part.number in plan.made_anew:
         return (
-            f"It gets a new {part.filesystem} like the old one, because no tool changes that one so; its files are copied "
-            "and all of them compared, before the target is touched."
+            f"It gets a new {part.filesystem} like the old one, because no tool changes that one so; its files are "
+            "copied and all of them compared, before the target is touched."
         )
     words = f"Its file system is resized by {TOOLS[part.filesystem]}, on a copy, before the target is touched."
     return f"{words} Windows checks it at its next start." if part.filesystem == "ntfs" else words
