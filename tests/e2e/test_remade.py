@@ -9,14 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from stillframe.block.file import open_file_reader
 from stillframe.capture import Selection
+from stillframe.disk import Wish, read_layout
 from stillframe.errors import MachineRefusal, TargetError
 from stillframe.fs.files.patterns import parse_pattern
 from stillframe.jobs.backup import BackupOptions
 from stillframe.jobs.restore import RestoreOptions, plan_restore
+from stillframe.repo.records import Manifest
+from stillframe.repo.repository import Repository
 from stillframe.store import LocalStore
 from stillframe.testing.job_runs import backup_paths, make_repository, restore
-from stillframe.testing.real_disks import mounted_kernel, used_file
+from stillframe.testing.real_disks import copy_into, extract, mounted_kernel, used_file
 from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = pytest.mark.root
@@ -356,3 +360,51 @@ def test_a_copy_that_is_not_the_same_never_reaches_the_target(tmp_path: Path, mo
     with pytest.raises(MachineRefusal, match=r"partition 1 was not made anew: .* came out different"):
         restore(repository, manifest, target, options=FIT)
     assert target.read_bytes() == b"\xff" * (40 * MIB)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Repository, Manifest]:
+    """A GPT disk: an EFI system partition, one of data, both FAT with the number of hidden sectors right; its files."""
+    folder = tmp_path_factory.mktemp("disk")
+    disk = new_file(folder / "disk", 130 * MIB)
+    run_tool("sgdisk", "-n", "1:2048:+40M", "-t", "1:ef00", "-n", "2:0:+80M", "-t", "2:0700", str(disk))
+    for number, start, size, bits in ((1, 2048, 40, 16), (2, 2048 + 40 * 2048, 80, 32)):
+        (folder / str(number)).mkdir()
+        options = ("-s", "1") if bits == 32 else ()
+        volume, files = make_fat(folder / str(number), bits, size * MIB, "-h", str(start), *options)
+        copy_into(volume, disk, start * 512)
+    repository = make_repository(LocalStore(str(folder / "repository")))
+    return disk, files, repository, backup_paths(repository, disk).manifest
+
+
+@pytest.mark.parametrize(
+    ("size", "wishes"),
+    [(100, {}), pytest.param(180, {}, marks=pytest.mark.slow), (170, {1: 60 * MIB, 2: "keep"})],
+)
+def test_a_disk_with_partitions_that_are_made_anew(
+    saved: tuple[Path, Path, Repository, Manifest], tmp_path: Path, size: int, wishes: dict[int, Wish]
+) -> None:
+    """The system partition stays as it is unless it is named; what moves knows its place."""
+    disk, _, repository, manifest = saved
+    target = used_file(tmp_path / "target", size * MIB)
+    options = RestoreOptions(fit=True, wishes=wishes)
+    plan = plan_restore(repository, manifest, 1, str(target), repository_folder="", options=options)
+    assert plan.made_anew == ((1,) if wishes else (2,))
+    restore(repository, manifest, target, options=options)
+    assert "No problems found" in run_tool("sgdisk", "-v", str(target))
+    with open_file_reader(str(disk)) as old, open_file_reader(str(target)) as new:
+        before, after = read_layout(old).partitions, read_layout(new).partitions
+    assert (before[0].extent == after[0].extent) == (not wishes)
+    assert (before[1].extent.size == after[1].extent.size) == bool(wishes)
+    for one, other in zip(before, after, strict=True):
+        was, now = (extract(image, part.extent, tmp_path / name) for image, part, name in
+                    ((disk, one, "was"), (target, other, "now")))  # fmt: skip
+        folder = tmp_path / str(one.number)
+        folder.mkdir()
+        run_tool("fsck.fat", "-n", str(now))
+        for image, name in ((was, "was"), (now, "now")):
+            (folder / name).mkdir()
+            utf8("mcopy", "-s", "-n", "-Q", "-m", "-i", str(image), "::/*", str(folder / name))
+        utf8("diff", "-r", str(folder / "was"), str(folder / "now"))
+        assert int.from_bytes(now.read_bytes()[0x1C:0x20], "little") * 512 == other.extent.start
+        assert (fat_size(now) == other.extent.size) or other.extent.size - fat_size(now) < MIB
