@@ -246,7 +246,7 @@ def fat_size(image: Path) -> int:
     """Bytes of a FAT by its own numbers. Source: Microsoft's specification, BPB_TotSec16 and BPB_TotSec32."""
     sector = image.read_bytes()[:64]
     size, short, long = (struct.unpack_from(form, sector, at)[0] for form, at in (("<H", 11), ("<H", 19), ("<I", 32)))
-    return size * (short or long)
+    return int(size * (short or long))
 
 
 def test_a_fat_that_must_not_be_made_anew_says_why(tmp_path: Path) -> None:
@@ -349,14 +349,14 @@ def test_a_name_that_is_damaged_in_the_image_is_no_new_file(tmp_path: Path) -> N
 
 def test_a_copy_that_is_not_the_same_never_reaches_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug in what makes a FAT anew is found by the reader that did not make it."""
-    from stillframe.fs.remade import fat
+    from stillframe.fs.remade import Moved
 
     volume, _ = make_fat(tmp_path, 16, 64 * MIB)
     repository = make_repository(LocalStore(str(tmp_path / "repository")))
     manifest = backup_paths(repository, volume).manifest
     target = used_file(tmp_path / "target", 40 * MIB)
-    whole = fat.Moved.of
-    monkeypatch.setattr(fat.Moved, "of", staticmethod(lambda places, end: whole(list(places)[1:], end=end)))
+    whole = Moved.of
+    monkeypatch.setattr(Moved, "of", staticmethod(lambda places, end: whole(list(places)[1:], end=end)))
     with pytest.raises(MachineRefusal, match=r"partition 1 was not made anew: .* came out different"):
         restore(repository, manifest, target, options=FIT)
     assert target.read_bytes() == b"\xff" * (40 * MIB)

@@ -105,8 +105,8 @@ def test_twice_made_anew_is_once_made_anew(small_fat: bytes, small_exfat: bytes)
     """What comes out has nothing that a second time would leave behind."""
     for data, read in ((small_fat, read_fat), (small_exfat, read_exfat)):
         old = MemoryDisk(data)
-        once = MemoryDisk(make_again(read(old), old, 4 * MIB))  # type: ignore[operator]
-        assert make_again(read(once), once, 4 * MIB) == once.read_at(0, 4 * MIB)  # type: ignore[operator]
+        once = MemoryDisk(make_again(read(old), old, 4 * MIB))
+        assert make_again(read(once), once, 4 * MIB) == once.read_at(0, 4 * MIB)
 
 
 @settings(max_examples=15, deadline=None)
