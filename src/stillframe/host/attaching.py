@@ -171,7 +171,7 @@ class Keeper:
         """
         device = self._loop(file, reads_ahead=True)
         self.will("mount", place)
-        options = f"rw,{_SAFE}{',nouuid' if filesystem == 'xfs' else ''}"
+        options = f"rw,noatime,{_SAFE}{',nouuid' if filesystem == 'xfs' else ''}"
         ended = run(["mount", "-t", filesystem, "-o", options, device, place], timeout_s=_MOUNT_S)
         if ended.exit_code:
             raise MachineRefusal(

@@ -17,10 +17,12 @@ from stillframe.disk import (
     room_for_partitions,
 )
 from stillframe.errors import TargetError
-from stillframe.events import NoEvents
+from stillframe.events import NoEvents, Notice
 from stillframe.extents import Extent
-from stillframe.jobs.resizing import find_flexibility, is_fixed
+from stillframe.jobs.remaking import WITHOUT_TOOLS, NewPlace, notices_anew
+from stillframe.jobs.resizing import Asked, find_flexibility, is_fixed
 from stillframe.jobs.restore_plan import DiskInImage, RestoreOptions, RestorePlan, Start
+from stillframe.jobs.sectors import needs_new
 from stillframe.repo.records import StoredPartition
 from stillframe.units import MIB, align_down, format_size
 
@@ -46,15 +48,13 @@ class Flexibilities:
     """What was found out about partitions, so that changing a plan does not ask the tools again."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, bool], Flexibility] = {}
+        self._known: dict[tuple[int, Asked], Flexibility] = {}
 
-    def of(self, stored: DiskInImage, part: StoredPartition, *, may_shrink: bool) -> Flexibility:
+    def of(self, stored: DiskInImage, part: StoredPartition, asked: Asked) -> Flexibility:
         """How far a partition of the disk may be changed; of one disk only."""
-        key = (part.number, may_shrink)
+        key = (part.number, asked)
         if key not in self._known:
-            self._known[key] = find_flexibility(
-                stored.repository, stored.manifest, part, NoEvents(), may_shrink=may_shrink
-            )
+            self._known[key] = find_flexibility(stored, part, asked, NoEvents())
         return self._known[key]
 
 
@@ -75,7 +75,9 @@ def fit_disk(stored: DiskInImage, target_size: int, options: RestoreOptions, ask
     for part in stored.disk.partitions:
         wish = options.wishes.get(part.number)
         shrinks = wish < part.size if isinstance(wish, int) else may_shrink and wish != "keep"
-        may[part.number] = asked.of(stored, part, may_shrink=shrinks)
+        named = wish is not None and wish != "keep"
+        question = Asked(may_shrink=shrinks, is_named=named, sector_size=stored.disk.sector_size)
+        may[part.number] = asked.of(stored, part, question)
     moves = _starts(layout, options.moves)
     found = fit_partitions(layout, room, may, options.wishes, moves)
     return _checked(stored, Fitted(placements=found, layout=layout, room=room, flexibility=may), target_size)
@@ -102,30 +104,86 @@ def place_disk(stored: DiskInImage, target_size: int, options: RestoreOptions) -
     return _checked(stored, Fitted(placements=found, layout=layout, room=room, flexibility=may), target_size)
 
 
-def fit_partition(stored: DiskInImage, part: StoredPartition, room_size: int, asked: Flexibilities) -> int:
-    """The size of a partition in a place of another size.
+def fit_partition(
+    stored: DiskInImage, part: StoredPartition, room_size: int, asked: Flexibilities, *, sector_size: int | None = None
+) -> int:
+    """The size of a partition in a place of another size, or on a disk with sectors of another size.
+
+    Args:
+        stored: The disk in its image.
+        part: The partition.
+        room_size: Bytes of the place.
+        asked: What is known of file systems.
+        sector_size: Bytes of the target's sectors; by default as they were.
 
     Raises:
-        TargetError: It cannot be made so small.
+        TargetError: It cannot be made so small, or not for such sectors.
     """
-    size = align_down(room_size, MIB) if room_size < part.size else align_down(room_size, stored.disk.sector_size)
-    if size == part.size:
+    sector_size = sector_size or stored.disk.sector_size
+    size = align_down(room_size, MIB) if room_size < part.size else align_down(room_size, sector_size)
+    is_anew = needs_new(stored, part, sector_size)
+    if size == part.size and not is_anew:
         return size
-    may = asked.of(stored, part, may_shrink=size < part.size)
+    question = Asked(may_shrink=size < part.size, is_named=True, sector_size=sector_size, is_anew=is_anew)
+    may = asked.of(stored, part, question)
+    reason = f" ({may.reason})" if may.reason else ""
+    if is_anew and not may.can_grow:
+        raise TargetError(
+            f"partition {part.number} is not made anew for sectors of {sector_size} bytes{reason}",
+            hint="Use a disk with the same sector size.",
+        )
     if size < may.smallest:
-        reason = f" ({may.reason})" if may.reason else ""
         raise TargetError(
             f"the place is too small: it has {format_size(room_size)}, and partition {part.number} needs "
             f"{format_size(may.smallest)}{reason}",
             hint="Choose a larger one.",
         )
-    return size if size < part.size or may.can_grow else part.size
+    if size < part.size or may.can_grow:
+        return size
+    if part.size % sector_size:
+        raise TargetError(
+            f"partition {part.number} has {part.size} bytes, no whole number of sectors of {sector_size} bytes",
+            hint="Use a disk with the same sector size.",
+        )
+    return part.size
 
 
 def resized_parts(plan: RestorePlan) -> Iterator[StoredPartition]:
-    """Partitions whose file systems are resized."""
-    parts = plan.source_disk.partitions if plan.partition is None else (plan.partition,)
-    yield from (part for part in parts if plan.place_of(part).size != part.size)
+    """Partitions whose file systems are resized or made anew."""
+    yield from (part for part in plan.chosen if plan.place_of(part).size != part.size or part.number in plan.made_anew)
+
+
+def parts_made_anew(plan: RestorePlan, stored: DiskInImage) -> tuple[int, ...]:
+    """Numbers of partitions that get a new file system: those that no tool resizes so, or not for such sectors."""
+    found = list[int]()
+    for part in plan.chosen:
+        size = plan.place_of(part).size
+        if part.is_left_out:
+            continue
+        if (
+            (part.filesystem in WITHOUT_TOOLS and size != part.size)
+            or (part.filesystem == "xfs" and size < part.size)
+            or needs_new(stored, part, plan.sector_size)
+        ):
+            found.append(part.number)
+    return tuple(found)
+
+
+def anew_notices(plan: RestorePlan, stored: DiskInImage) -> Iterator[Notice]:
+    """What does not come along in partitions that are made anew.
+
+    Raises:
+        StillframeError: One of them cannot be read.
+    """
+    for part in plan.chosen:
+        if part.number in plan.made_anew:
+            place = NewPlace(size=plan.place_of(part).size, sector_size=plan.sector_size)
+            words = "; ".join(notices_anew(stored.repository, stored.manifest, part, place))
+            yield Notice(
+                code="made-anew",
+                message=f"partition {part.number} gets a new {part.filesystem} with the same files; what does not come "
+                f"along: {words}",
+            )
 
 
 def _movable_layout(stored: DiskInImage) -> Layout:

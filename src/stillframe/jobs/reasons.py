@@ -11,7 +11,7 @@ from typing import Final
 from stillframe.disk import Flexibility, Placement
 from stillframe.disk.fitting import ALIGNMENT
 from stillframe.jobs.fitting import Fitted
-from stillframe.jobs.resizing import RESERVE_SHARE
+from stillframe.jobs.remaking import RESERVE_SHARE
 from stillframe.jobs.restore_plan import Beside, Reason, RestorePlan
 from stillframe.repo.records import StoredPartition
 from stillframe.units import format_size
@@ -67,7 +67,7 @@ def beside_reasons(plan: RestorePlan, beside: Beside) -> Iterator[Reason]:
             lines.append(f"It keeps its size, {format_size(part.size)}.")
         else:
             asked = "--resize" if part.number in plan.options.wishes else "--fit"
-            lines += [f"It is made {format_size(added.extent.size)}, as '{asked}' asks.", _tool_line(part)]
+            lines += [f"It is made {format_size(added.extent.size)}, as '{asked}' asks.", _tool_line(plan, part)]
         if added.number != part.number:
             lines.append(f"It becomes partition {added.number}: the target has a partition {part.number} of its own.")
         if added.guid != part.guid and part.guid:
@@ -90,12 +90,14 @@ def _single_reasons(plan: RestorePlan, part: StoredPartition) -> Iterator[Reason
         yield Reason(partition=part.number, text=words)
     if size == part.size:
         yield Reason(partition=part.number, text="It keeps its size: what is behind it in that place is not touched.")
+        if part.number in plan.made_anew:
+            yield Reason(partition=part.number, text=_tool_line(plan, part))
         return
     kind = "larger" if size > part.size else "smaller"
     yield Reason(
         partition=part.number, text=f"It is made {kind}, {format_size(size)}, to fill that place, as '--fit' asks."
     )
-    yield Reason(partition=part.number, text=_tool_line(part))
+    yield Reason(partition=part.number, text=_tool_line(plan, part))
 
 
 def _part_lines(plan: RestorePlan, fitted: Fitted, one: Placement) -> Iterator[str]:
@@ -105,7 +107,7 @@ def _part_lines(plan: RestorePlan, fitted: Fitted, one: Placement) -> Iterator[s
     yield _place_line(plan, fitted, one, may)
     yield _size_line(plan, fitted, one, may)
     if one.is_resized:
-        yield _tool_line(part)
+        yield _tool_line(plan, part)
 
 
 def _place_line(plan: RestorePlan, fitted: Fitted, one: Placement, may: Flexibility) -> str:
@@ -160,7 +162,12 @@ def _shrinks_alone(fitted: Fitted, one: Placement) -> bool:
     return one is fitted.placements[-1] and not any(other.is_resized or other.is_moved for other in others)
 
 
-def _tool_line(part: StoredPartition) -> str:
+def _tool_line(plan: RestorePlan, part: StoredPartition) -> str:
+    if part.number in plan.made_anew:
+        return (
+            f"It gets a new {part.filesystem} like the old one, because no tool changes that one so; its files are "
+            "copied and all of them compared, before the target is touched."
+        )
     tool = TOOLS.get(part.filesystem, "its own tool")
     words = f"Its file system is resized by {tool}, on a copy, before the target is touched."
     return f"{words} Windows checks it at its next start." if part.filesystem == "ntfs" else words

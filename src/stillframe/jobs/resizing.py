@@ -11,6 +11,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from stillframe.block import AssembledReader, BlockReader, Piece, WindowReader
@@ -21,19 +22,19 @@ from stillframe.errors import MachineRefusal, StillframeError
 from stillframe.events import EventSink
 from stillframe.extents import Extent
 from stillframe.fs import ntfs
+from stillframe.fs.xfs.making import SIZE_MIN
 from stillframe.host.attaching import Keeper, require_unknown_btrfs
 from stillframe.host.linux import is_root
 from stillframe.host.resizing import RESIZERS, Resizer, VolumeFile
 from stillframe.host.run import find_program
+from stillframe.jobs.remaking import WITHOUT_TOOLS, NewPlace, reserve_of, smallest_anew
+from stillframe.jobs.restore_plan import DiskInImage
 from stillframe.repo.map_reader import MapReader
 from stillframe.repo.records import Manifest, StoredPartition
 from stillframe.repo.repository import Repository
 from stillframe.serve.folder import DiskFile, Reported, serve_folder
-from stillframe.units import MIB, align_up
+from stillframe.units import MIB, align_up, format_size
 
-RESERVE_SHARE: Final = 20
-"""A shrunk volume keeps at least one part in so many free, so that its system can still work on it."""
-RESERVE_MIN: Final = 16 * MIB
 _FIXED_TYPES: Final = frozenset({"BIOS boot"})
 """Names by ``disk.types`` of partitions that boot code knows by their place."""
 _KEPT_TYPES: Final = frozenset({"Windows recovery"})
@@ -43,6 +44,8 @@ _ENCRYPTED: Final = {
     "BitLocker": "an encrypted volume (BitLocker)",
 }
 """What is in them would have to be resized first, which takes their key."""
+_NAMED_ONLY: Final = frozenset({"EFI system"})
+"""Of partitions that are small, and that a computer starts from: resized only where a person says so."""
 
 
 def is_fixed(part: StoredPartition) -> bool:
@@ -50,36 +53,70 @@ def is_fixed(part: StoredPartition) -> bool:
     return part.type_name in _FIXED_TYPES
 
 
-def find_flexibility(
-    repository: Repository, manifest: Manifest, part: StoredPartition, events: EventSink, *, may_shrink: bool
-) -> Flexibility:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is asked of a partition.
+
+    Attributes:
+        may_shrink: Whether its smallest size is wanted, which takes seconds.
+        is_named: Whether a person named this partition, or chose it alone.
+        sector_size: Bytes of the target's logical sectors.
+        is_anew: Whether it is made anew at every size, for sectors of another size.
+    """
+
+    may_shrink: bool
+    is_named: bool
+    sector_size: int
+    is_anew: bool = False
+
+
+def find_flexibility(stored: DiskInImage, part: StoredPartition, asked: Asked, events: EventSink) -> Flexibility:
     """How far a partition may be changed. It is asked of the file system's own tools only where it may have to shrink.
 
     Args:
-        repository: With the image.
-        manifest: The image.
+        stored: The disk in its image.
         part: The partition.
+        asked: What is wanted.
         events: Is told of reads that fail.
-        may_shrink: Whether its smallest size is wanted, which takes seconds.
     """
     can_move = not is_fixed(part)
+    kept = ""
     if part.is_left_out:
-        return Flexibility(smallest=part.size, can_move=can_move, reason="it is not in this image")
-    if part.type_name in _KEPT_TYPES:
-        return Flexibility(smallest=part.size, can_move=can_move, reason="a recovery partition is kept at its size")
+        kept = "it is not in this image"
+    elif part.type_name in _KEPT_TYPES:
+        kept = "a recovery partition is kept at its size"
+    elif part.type_name in _NAMED_ONLY and not asked.is_named:
+        kept = "an EFI system partition is kept at its size unless '--resize' names it"
+    if kept:
+        return Flexibility(smallest=part.size, can_move=can_move, reason=kept)
     try:
-        resizer = _resizer(part)
-        _require_clean_ntfs(repository, manifest, part)
-        least = part.size
-        reason = "" if resizer.smallest else f"{part.filesystem} cannot be made smaller"
-        if may_shrink and resizer.smallest:
-            with changeable(repository, manifest, part, part.size, events) as volume:
-                used = resizer.smallest(volume)
-            reserve = max(RESERVE_MIN, used // RESERVE_SHARE)
-            least = min(part.size, align_up(used + reserve, MIB))
+        least = _find_smallest(stored, part, asked, events)
     except StillframeError as error:
         return Flexibility(smallest=part.size, can_move=can_move, reason=error.message)
+    is_limit = part.filesystem == "xfs" and least == SIZE_MIN < part.size
+    reason = f"mkfs.xfs makes no volume below {format_size(SIZE_MIN)}" if is_limit else ""
     return Flexibility(smallest=least, can_grow=True, can_move=can_move, reason=reason)
+
+
+def _find_smallest(stored: DiskInImage, part: StoredPartition, asked: Asked, events: EventSink) -> int:
+    """Bytes that a partition needs; its size where that is not wanted.
+
+    Raises:
+        StillframeError: It cannot be resized at all.
+    """
+    repository, manifest = stored.repository, stored.manifest
+    if part.filesystem in WITHOUT_TOOLS or asked.is_anew or (part.filesystem == "xfs" and asked.may_shrink):
+        # That of FAT and exFAT is asked always: whether their files can be read decides whether they may grow.
+        place = NewPlace(size=part.size, sector_size=asked.sector_size)
+        needed = align_up(smallest_anew(repository, manifest, part, place, events), MIB)
+        return needed if asked.is_anew else min(part.size, needed)
+    resizer = _resizer(part)
+    _require_clean_ntfs(repository, manifest, part)
+    if not (asked.may_shrink and resizer.smallest):
+        return part.size
+    with changeable(repository, manifest, part, part.size, events) as volume:
+        used = resizer.smallest(volume)
+    return min(part.size, align_up(used + reserve_of(used), MIB))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ first byte, the partition table is written last. A restore that was killed leave
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 
 from stillframe.block import BlockReader, BlockWriter
 from stillframe.block.file import FileWriter
@@ -19,6 +19,7 @@ from stillframe.jobs.beside import require_same_table, write_table
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.fitting import resized_parts
 from stillframe.jobs.placing import PlacedMap, Placer, PlacingOptions
+from stillframe.jobs.remaking import NewPlace, remade
 from stillframe.jobs.resizing import resized
 from stillframe.jobs.restore_plan import (
     RestoreOptions,
@@ -57,9 +58,7 @@ def apply_restore(repository: Repository, plan: RestorePlan, context: JobContext
     with ExitStack() as stack:
         views = {}  # before the target is touched: what cannot be resized is known then
         for part in resized_parts(plan):
-            size = plan.place_of(part).size
-            context.events.emit(PhaseStarted(name=f"making partition {part.number} {format_size(size)}, on a copy"))
-            views[part.number] = stack.enter_context(resized(repository, plan.manifest, part, size, context.events))
+            views[part.number] = stack.enter_context(_view(repository, plan, part, context))
         target = stack.enter_context(
             open_target(plan.target) if plan.target else create_target_file(plan.target_path, plan.target_size)
         )
@@ -78,6 +77,21 @@ def apply_restore(repository: Repository, plan: RestorePlan, context: JobContext
         bytes_written=placer.written.bytes_written, bytes_skipped=placer.written.bytes_skipped, seconds=seconds,
         changes=changes, lost=tuple(_lost_parts(plan, placer)),
     )  # fmt: skip
+
+
+def _view(
+    repository: Repository, plan: RestorePlan, part: StoredPartition, context: JobContext
+) -> AbstractContextManager[BlockReader]:
+    """A partition as it will be, its file system resized or made anew."""
+    place = plan.place_of(part)
+    if part.number not in plan.made_anew:
+        context.events.emit(PhaseStarted(name=f"making partition {part.number} {format_size(place.size)}, on a copy"))
+        return resized(repository, plan.manifest, part, place.size, context.events)
+    context.events.emit(PhaseStarted(name=f"making partition {part.number} anew, {format_size(place.size)}"))
+    # On a whole disk, boot sectors are told of their places when all partitions are written.
+    start = place.start if plan.partition is not None or plan.beside is not None else None
+    new = NewPlace(size=place.size, sector_size=plan.sector_size, start=start)
+    return remade(repository, plan.manifest, part, new, context.events)
 
 
 def _lost_parts(plan: RestorePlan, placer: Placer) -> Iterator[LostPart]:

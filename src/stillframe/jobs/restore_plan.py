@@ -109,6 +109,8 @@ class RestorePlan:
         left_out: Partitions that are not restored on request.
         reasons: Why the plan is as it is.
         beside: Where partitions become new ones on the target: its own table.
+        sector_size: Bytes of the target's logical sectors.
+        made_anew: Numbers of partitions that get a new file system, into which their files are copied.
     """
 
     manifest: Manifest
@@ -128,6 +130,13 @@ class RestorePlan:
     left_out: tuple[StoredPartition, ...] = ()
     reasons: tuple[Reason, ...] = ()
     beside: Beside | None = None
+    sector_size: int = 512
+    made_anew: tuple[int, ...] = ()
+
+    @property
+    def chosen(self) -> tuple[StoredPartition, ...]:
+        """The partitions that are restored."""
+        return self.source_disk.partitions if self.partition is None else (self.partition,)
 
     @property
     def was_there(self) -> tuple[str, ...]:

@@ -14,11 +14,20 @@ from stillframe.errors import TargetError, UsageError
 from stillframe.extents import Extent
 from stillframe.host.target import TargetIdentity, identify_target
 from stillframe.jobs.beside import plan_beside
-from stillframe.jobs.fitting import Fitted, Flexibilities, fit_disk, fit_partition, place_disk
+from stillframe.jobs.fitting import (
+    Fitted,
+    Flexibilities,
+    anew_notices,
+    fit_disk,
+    fit_partition,
+    parts_made_anew,
+    place_disk,
+)
 from stillframe.jobs.listing import find_disk, find_partition
 from stillframe.jobs.reasons import beside_reasons, plan_reasons
 from stillframe.jobs.restore_plan import DiskInImage, RestoreOptions, RestorePlan, manifest_bytes, stored_layout
 from stillframe.jobs.restore_words import beside_steps, restore_notices, restore_steps
+from stillframe.jobs.sectors import find_sector_size, refuse_other_sectors
 from stillframe.jobs.staying import LeftPlace, find_left_places, staying
 from stillframe.jobs.targets import describe_contents, refuse_repository, require_same_sectors
 from stillframe.jobs.wishes import check_wishes
@@ -74,18 +83,20 @@ class RestorePlanner:
         if options.added:
             return self._plan_beside(disk, options)
         kept = replace(disk, partitions=tuple(one for one in disk.partitions if one.number not in options.leave_out))
-        target, size, places, lost = self._look(kept, part, options)
         stored = DiskInImage(repository=self._repository, manifest=self._manifest, disk=kept)
-        place = self._choose_place(size, stored, part, options)
+        sector_size = self._sector_size(stored, part, options)
+        target, size, places, lost = self._look(kept, part, options)
+        place = self._choose_place(size, stored, part, options, sector_size=sector_size)
         fitted = None if part is not None else self._fitted(stored, size, options, places)
         plan = RestorePlan(
             manifest=self._manifest, source_disk=kept, partition=part, target=target, target_path=self._path,
             target_size=size, place=place, options=options, steps=(), lost=lost,
             bytes_to_write=part.bytes_used if part else manifest_bytes(kept),
             placements=fitted.placements if fitted else (), notices=(), left_places=places,
-            left_out=tuple(one for one in disk.partitions if one.number in options.leave_out),
+            left_out=tuple(one for one in disk.partitions if one.number in options.leave_out), sector_size=sector_size,
         )  # fmt: skip
-        plan = replace(plan, steps=tuple(restore_steps(plan)), notices=tuple(restore_notices(plan)))
+        plan = _with_anew(plan, stored)
+        plan = replace(plan, steps=tuple(restore_steps(plan)))
         return replace(plan, reasons=tuple(plan_reasons(plan, fitted)))
 
     def _plan_beside(self, disk: StoredDisk, options: RestoreOptions) -> RestorePlan:
@@ -101,8 +112,10 @@ class RestorePlanner:
             manifest=self._manifest, source_disk=chosen, partition=None, target=target, target_path=self._path,
             target_size=target.size, place=Extent(0, target.size), options=options, steps=(), lost=(),
             bytes_to_write=manifest_bytes(chosen), placements=found.placements, notices=(), beside=found.beside,
+            sector_size=disk.sector_size,
         )  # fmt: skip
-        plan = replace(plan, steps=tuple(beside_steps(plan, found.beside)), notices=tuple(restore_notices(plan)))
+        plan = _with_anew(plan, stored)
+        plan = replace(plan, steps=tuple(beside_steps(plan, found.beside)))
         return replace(plan, reasons=tuple(beside_reasons(plan, found.beside)))
 
     def _look(
@@ -115,13 +128,22 @@ class RestorePlanner:
             places = find_left_places(disk, None, wipe=options.wipe) if part is None else ()
             return None, part.size if part else disk.size, places, ()
         target = identify_target(self._path)
-        require_same_sectors(self._path, disk.sector_size)
         places = find_left_places(disk, self._path, wipe=options.wipe) if part is None else ()
         return target, target.size, places, tuple(describe_contents(self._path, staying(places)))
 
+    def _sector_size(self, stored: DiskInImage, part: StoredPartition | None, options: RestoreOptions) -> int:
+        """Bytes of the target's sectors; others than those of the saved disk are possible for one fitted partition."""
+        if not os.path.exists(self._path):
+            return stored.disk.sector_size
+        sector_size = find_sector_size(self._path, stored.disk.sector_size)
+        if part is None or not options.fit:
+            refuse_other_sectors(stored, part, self._path, sector_size)
+        return sector_size
+
     def _choose_place(
-        self, target_size: int, stored: DiskInImage, part: StoredPartition | None, options: RestoreOptions
-    ) -> Extent:
+        self, target_size: int, stored: DiskInImage, part: StoredPartition | None, options: RestoreOptions, *,
+        sector_size: int,
+    ) -> Extent:  # fmt: skip
         """The bytes of the target that will be written."""
         path = self._path
         room, name = Extent(0, target_size), path
@@ -135,7 +157,8 @@ class RestorePlanner:
         if part is None:
             return room
         if options.fit:
-            return Extent(room.start, room.start + fit_partition(stored, part, room.size, self._asked))
+            fitting = fit_partition(stored, part, room.size, self._asked, sector_size=sector_size)
+            return Extent(room.start, room.start + fitting)
         size = part.size
         if room.size < size:
             raise TargetError(
@@ -157,6 +180,12 @@ class RestorePlanner:
             return place_disk(stored, size, options)
         _check_table_fits(stored, size)
         return None
+
+
+def _with_anew(plan: RestorePlan, stored: DiskInImage) -> RestorePlan:
+    """The plan, with what is made anew and what must be known."""
+    plan = replace(plan, made_anew=parts_made_anew(plan, stored))
+    return replace(plan, notices=(*restore_notices(plan), *anew_notices(plan, stored)))
 
 
 def _refuse_to_move(places: Sequence[LeftPlace], option: str) -> None:

@@ -34,7 +34,10 @@ def part_words(part: StoredPartition) -> str:
     return f"{part.filesystem or part.type_name or 'unknown'}{', ' + repr(part.label) if part.label else ''}"
 
 
-def _size_words(part: StoredPartition, size: int) -> str:
+def _size_words(plan: RestorePlan, part: StoredPartition) -> str:
+    size = plan.place_of(part).size
+    if part.number in plan.made_anew:
+        return f", made anew and its files copied: {format_size(size)}"
     if size == part.size:
         return ""
     return f", made {'larger' if size > part.size else 'smaller'}: {format_size(size)}"
@@ -110,7 +113,7 @@ def restore_steps(plan: RestorePlan) -> Iterator[str]:
         yield (
             f"write partition {part.number} ({part.filesystem or part.type_name or 'unknown'}"
             f"{', ' + repr(part.label) if part.label else ''}, {format_size(part.bytes_used)} in use"
-            f"{_size_words(part, plan.place.size)}) to bytes {plan.place.start} to {plan.place.end}"
+            f"{_size_words(plan, part)}) to bytes {plan.place.start} to {plan.place.end}"
         )
         return
     yield "clear the partition table that is there, so that a half-done disk is never taken for a whole one"
@@ -121,7 +124,7 @@ def restore_steps(plan: RestorePlan) -> Iterator[str]:
             continue
         yield (
             f"write partition {found.number}: {part_words(found)}, {format_size(found.bytes_used)} of "
-            f"{format_size(found.size)}{_size_words(found, plan.place_of(found).size)}"
+            f"{format_size(found.size)}{_size_words(plan, found)}"
             f"{', moved' if plan.place_of(found).start != found.start else ''}"
         )
     yield from _left_out_steps(plan)
@@ -143,7 +146,7 @@ def beside_steps(plan: RestorePlan, beside: Beside) -> Iterator[str]:
     for part, added in zip(plan.source_disk.partitions, beside.added, strict=True):
         yield (
             f"write partition {part.number} of the image: {part_words(part)}, {format_size(part.bytes_used)} of "
-            f"{format_size(part.size)}{_size_words(part, added.extent.size)}, to bytes {added.extent.start} to "
+            f"{format_size(part.size)}{_size_words(plan, part)}, to bytes {added.extent.start} to "
             f"{added.extent.end}, which are in no partition"
         )
     new = ", ".join(f"{added.number}" for added in beside.added)

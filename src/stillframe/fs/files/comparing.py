@@ -21,6 +21,7 @@ from stillframe.fs.files.names import CASE_FREE
 from stillframe.fs.files.sleuthkit import (
     DATA_TYPES,
     LINK,
+    MADE_UP,
     Entry,
     Facts,
     Run,
@@ -135,6 +136,8 @@ class _Side:
             if entry.fault is not None:
                 raise entry.fault
             facts = read_facts(entry)
+            if facts.kind in MADE_UP:
+                return
             yield (
                 path,
                 _Listed(

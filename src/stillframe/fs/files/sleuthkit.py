@@ -24,6 +24,8 @@ from stillframe.fs.files.sleuthkit_image import open_image, take_fault
 # TSK_FS_ATTR_TYPE_ENUM.
 _NAME_ALLOCATED: Final = 0x01
 _META_REGULAR, _META_FOLDER, _META_VIRTUAL = 1, 2, 10
+MADE_UP: Final = frozenset({10, 11})
+"""``Facts.kind`` of what the library shows as files and folders and is none: tables, boot sectors, lost files."""
 _ATTRIBUTE_OUTSIDE, _ATTRIBUTE_COMPRESSED = 0x02, 0x20
 _RUN_FILLER_OR_SPARSE: Final = 0x01 | 0x02
 DATA_TYPES: Final = frozenset({1, 128, 4352})
