@@ -36,6 +36,7 @@ _PACKAGES: Final = {
     "fsck.fat": "dosfstools",
     "fusermount3": "fuse3",
     "grub-install": "grub2-common",
+    "grub-mkimage": "grub-common",
     "lvs": "lvm2",
     "lvcreate": "lvm2",
     "lvremove": "lvm2",
