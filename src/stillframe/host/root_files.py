@@ -7,7 +7,6 @@ Source: path_resolution(7); Linux ``include/linux/namei.h`` (at most 40 links in
 """
 
 import os
-import shutil
 import stat
 from typing import Final
 
@@ -82,6 +81,11 @@ class RootFiles:
         place = self.place(path)
         return os.path.isfile(place) and bool(os.stat(place).st_mode & stat.S_IXUSR)
 
+    def change_time(self, path: str) -> tuple[int, int]:
+        """What tells whether a file is another one since: its number, and when it was changed."""
+        found = os.stat(self.place(path))
+        return found.st_ino, found.st_mtime_ns
+
     def write_file(self, path: str, contents: bytes) -> None:
         """Make a file, or replace what it holds; owner and permissions of one that is there stay, folders are made.
 
@@ -99,21 +103,15 @@ class RootFiles:
         except OSError as error:
             raise _fault(path, error) from error
 
-    def keep_copy(self, path: str, suffix: str) -> None:
-        """Keep a file as it is beside itself; a copy that is there already is the older one, and stays.
+    def write_private(self, path: str, contents: bytes) -> None:
+        """Make a file that only root may read, as what it holds may be a secret.
 
         Raises:
             MachineRefusal: The volume is full or cannot be written.
         """
-        place = self.place(path)
-        if os.path.lexists(place + suffix):
-            return
-        try:
-            shutil.copy2(place, place + suffix)
-            owner = os.stat(place)
-            shutil.chown(place + suffix, owner.st_uid, owner.st_gid)
-        except OSError as error:
-            raise _fault(path, error) from error
+        self.write_file(path, b"")
+        os.chmod(self.place(path), 0o600)
+        self.write_file(path, contents)
 
     def remove_file(self, path: str) -> None:
         """Remove a file; nothing happens when there is none."""

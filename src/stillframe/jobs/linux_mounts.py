@@ -7,10 +7,11 @@ are read and written by ``host.esp_files``, so a kernel without ``vfat`` does as
 What cannot be opened here is said and left alone: LVM, LUKS, RAID, systems that lie on several disks.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from stillframe.block import BlockReader
 from stillframe.block.window import WindowReader
 from stillframe.disk import Layout
 from stillframe.disk.layout import Partition
@@ -103,36 +104,52 @@ class MountedLinux:
         return "" if "/boot" in self.parts else f"{self.subvolume}/boot"
 
 
-def read_parts(bench: Workbench, before: Layout, numbers: Sequence[int]) -> tuple[DiskPart, ...]:
+def read_parts(disk: BlockReader, before: Layout, after: Layout, numbers: Sequence[int]) -> tuple[DiskPart, ...]:
     """What is in the partitions that were written.
 
     Args:
-        bench: The workbench.
+        disk: The restored disk.
         before: The layout of the source, whose ids may still be written somewhere.
+        after: Its own.
         numbers: Of the partitions that came from the image.
     """
     found = []
-    for part in bench.layout.partitions:
+    for part in after.partitions:
         if part.number in numbers:
-            volume = identify(WindowReader(bench.view, part.extent)).volume
-            names = partition_names(bench.layout, part.number) | partition_names(before, part.number)
+            volume = identify(WindowReader(disk, part.extent)).volume
+            names = partition_names(after, part.number) | partition_names(before, part.number)
             tags = {"UUID": volume.uuid, "LABEL": volume.label}
             names |= {f"{tag}={value}" for tag, value in tags.items() if value}
             found.append(DiskPart(partition=part, volume=volume, names=names))
     return tuple(found)
 
 
-def mount_linux(bench: Workbench, parts: Sequence[DiskPart]) -> Iterator[MountedLinux]:
-    """Every Linux on a disk, mounted read-write; none when there is none. They stay mounted as long as the bench lasts.
+def find_roots(bench: Workbench, parts: Sequence[DiskPart]) -> dict[int, str]:
+    """The partitions that hold the root of a Linux, by their numbers, each with where in its Btrfs that is.
 
     Raises:
-        MachineRefusal: There is one, and something that belongs to it cannot be mounted.
+        MachineRefusal: A volume that may hold one cannot be mounted here.
     """
+    found = {}
     for part in parts:
-        if part.volume.filesystem in ROOT_FILE_SYSTEMS:
-            subvolume = _find_root(bench, part)
-            if subvolume is not None:
-                yield _mount_all(bench, parts, part, subvolume)
+        subvolume = _find_root(bench, part) if part.volume.filesystem in ROOT_FILE_SYSTEMS else None
+        if subvolume is not None:
+            found[part.number] = subvolume
+    return found
+
+
+def mount_linux(bench: Workbench, parts: Sequence[DiskPart], roots: Mapping[int, str]) -> tuple[MountedLinux, ...]:
+    """Mount every Linux read-write. They stay mounted as long as the bench lasts.
+
+    Args:
+        bench: The workbench.
+        parts: By ``read_parts``, as they are now.
+        roots: By ``find_roots``.
+
+    Raises:
+        MachineRefusal: Something that belongs to one cannot be mounted, or is not on this disk.
+    """
+    return tuple(_mount_all(bench, parts, part, roots[part.number]) for part in parts if part.number in roots)
 
 
 def _find_root(bench: Workbench, part: DiskPart) -> str | None:

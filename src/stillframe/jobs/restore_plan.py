@@ -49,6 +49,7 @@ class RestoreOptions:
         delta: Read the target and write only what differs; also goes on with a restore that was killed.
         wipe: Make what nobody uses zeros too.
         new_identity: Give the disk new ids, so that it can stay beside its original.
+        adapt: Make the systems on it ready for another computer.
         salvage: Of a damaged image restore what can be had; the rest becomes zeros.
         fit: Make partitions smaller or larger, so that they fill the target.
         wishes: What single partitions are to be then, by their numbers.
@@ -62,6 +63,7 @@ class RestoreOptions:
     delta: bool = False
     wipe: bool = False
     new_identity: bool = False
+    adapt: bool = False
     salvage: bool = False
     fit: bool = False
     wishes: Mapping[int, Wish] = field(default_factory=dict)
@@ -152,6 +154,7 @@ class RestoreResult:
         seconds: How long it took.
         changes: What is different from the source, in words.
         lost: What a salvage could not have of the image, and where it now is zeros.
+        may_not_start: A system on it had to be made ready to start, and was not.
     """
 
     bytes_written: int
@@ -159,6 +162,7 @@ class RestoreResult:
     seconds: float
     changes: tuple[str, ...]
     lost: tuple[LostPart, ...] = ()
+    may_not_start: bool = False
 
 
 def manifest_bytes(disk: StoredDisk) -> int:

@@ -1,7 +1,7 @@
 """GRUB for a BIOS, as it lies on a disk: boot code, and the core image that it loads.
 
 Answers: "does this GRUB name a file system by its id, and what must be written so that it names another?" The core
-image is compressed; it is taken apart, changed, and packed again into the room that it has. Everything else of it stays.
+image is compressed; it is taken apart, changed, and packed again into the room that it has. All else of it stays.
 
 Sources: GRUB 2.06 ``include/grub/i386/pc/boot.h``, ``include/grub/offsets.h``
 (``GRUB_DECOMPRESSOR_I386_PC_COMPRESSED_SIZE`` and the words behind it), ``grub-core/boot/i386/pc/diskboot.S``
@@ -57,6 +57,11 @@ class GrubCore:
     kernel: bytes
 
 
+def has_grub(sector: bytes) -> bool:
+    """Whether a boot sector is one of GRUB."""
+    return _NAME in sector[:_CODE_SIZE]
+
+
 def read_core(disk: BlockReader) -> GrubCore | None:
     """The core image that the boot code of a disk loads; ``None`` when that is not GRUB's.
 
@@ -66,7 +71,7 @@ def read_core(disk: BlockReader) -> GrubCore | None:
     if disk.size < _SECTOR:
         return None
     code = disk.read_at(0, _CODE_SIZE)
-    if _NAME not in code:
+    if not has_grub(code):
         return None
     first = int.from_bytes(code[_KERNEL_SECTOR : _KERNEL_SECTOR + 8], "little")
     if not 0 < first * _SECTOR < disk.size - _SECTOR:

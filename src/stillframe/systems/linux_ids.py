@@ -35,6 +35,8 @@ ESP_TEXTS: Final = (
 ESP_PROGRAMS: Final = ("/EFI/*/*.efi", "/*.efi")
 INITRDS: Final = ("/boot/initrd*", "/boot/initramfs*")
 ESP_INITRDS: Final = ("/initrd*", "/initramfs*", "/*/*/initrd*", "/EFI/*/initr*")
+_SECTION_SIZE: Final = 40
+_SECTIONS_MAX: Final = 96
 _UUID_SIZE: Final = 36
 _NAMES_MAX: Final = 4096
 _PE_OFFSET: Final = 0x3C
@@ -148,3 +150,21 @@ def is_signed(program: bytes) -> bool:
     is_wide = program[optional : optional + 2] == b"\x0b\x02"
     entry = optional + (112 if is_wide else 96) + 8 * _CERTIFICATES
     return any(program[entry + 4 : entry + 8])
+
+
+def unified_initrd(program: bytes) -> bytes:
+    """The initrd of a unified kernel image; empty for any other file.
+
+    Source: UAPI Group, "Unified Kernel Image (UKI)", section ``.initrd``; PE format, "Section Table".
+    """
+    at = int.from_bytes(program[_PE_OFFSET : _PE_OFFSET + 4], "little")
+    if program[:2] != b"MZ" or program[at : at + 4] != _PE_SIGNATURE:
+        return b""
+    count = int.from_bytes(program[at + 6 : at + 8], "little")
+    first = at + 24 + int.from_bytes(program[at + 20 : at + 22], "little")
+    for number in range(min(count, _SECTIONS_MAX)):
+        section = program[first + number * _SECTION_SIZE : first + (number + 1) * _SECTION_SIZE]
+        if section[:8] == b".initrd\0":
+            size, start = (int.from_bytes(section[field : field + 4], "little") for field in (16, 20))
+            return program[start : start + size]
+    return b""
