@@ -16,7 +16,7 @@ from stillframe.host.esp_files import FatVolume, list_names, read_file, write_fi
 from stillframe.host.renaming import RENAMED, new_uuid, rename_volume
 from stillframe.jobs.linux_mounts import DiskPart, MountedLinux
 from stillframe.jobs.workbench import Workbench
-from stillframe.systems.grub_core import has_grub, read_core, replace_in_core
+from stillframe.systems.grub_image import has_grub, read_core, replace_in_core
 from stillframe.systems.initrd import holds_ids
 from stillframe.systems.linux_ids import (
     ESP_INITRDS,

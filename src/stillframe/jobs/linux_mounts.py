@@ -104,15 +104,19 @@ class MountedLinux:
         return "" if "/boot" in self.parts else f"{self.subvolume}/boot"
 
 
-def read_parts(disk: BlockReader, before: Layout, after: Layout, numbers: Sequence[int]) -> tuple[DiskPart, ...]:
-    """What is in the partitions that were written.
+def read_parts(bench: Workbench, before: Layout, numbers: Sequence[int]) -> tuple[DiskPart, ...]:
+    """What is in the partitions that were written, as they are on the workbench now.
 
     Args:
-        disk: The restored disk.
+        bench: The workbench.
         before: The layout of the source, whose ids may still be written somewhere.
-        after: Its own.
         numbers: Of the partitions that came from the image.
     """
+    return read_disk_parts(bench.view, before, bench.layout, numbers)
+
+
+def read_disk_parts(disk: BlockReader, before: Layout, after: Layout, numbers: Sequence[int]) -> tuple[DiskPart, ...]:
+    """What is in the partitions that were written; ``after`` is the layout of the disk, else as ``read_parts``."""
     found = []
     for part in after.partitions:
         if part.number in numbers:
@@ -138,18 +142,21 @@ def find_roots(bench: Workbench, parts: Sequence[DiskPart]) -> dict[int, str]:
     return found
 
 
-def mount_linux(bench: Workbench, parts: Sequence[DiskPart], roots: Mapping[int, str]) -> tuple[MountedLinux, ...]:
+def mount_linux(
+    bench: Workbench, parts: Sequence[DiskPart], roots: Mapping[int, str] | None = None
+) -> tuple[MountedLinux, ...]:
     """Mount every Linux read-write. They stay mounted as long as the bench lasts.
 
     Args:
         bench: The workbench.
         parts: By ``read_parts``, as they are now.
-        roots: By ``find_roots``.
+        roots: By ``find_roots``; looked for when not given.
 
     Raises:
         MachineRefusal: Something that belongs to one cannot be mounted, or is not on this disk.
     """
-    return tuple(_mount_all(bench, parts, part, roots[part.number]) for part in parts if part.number in roots)
+    found = find_roots(bench, parts) if roots is None else roots
+    return tuple(_mount_all(bench, parts, part, found[part.number]) for part in parts if part.number in found)
 
 
 def _find_root(bench: Workbench, part: DiskPart) -> str | None:

@@ -7,6 +7,7 @@ is tried again with less: without new ids of file systems, then without new ids 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from stillframe.errors import DeviceError, MachineRefusal, StillframeError
@@ -22,10 +23,12 @@ from stillframe.jobs.linux_mounts import (
     find_roots,
     is_possible,
     mount_linux,
+    read_disk_parts,
     read_parts,
     unopened_parts,
     with_old_names,
 )
+from stillframe.jobs.linux_places import repair_places
 from stillframe.jobs.start_failures import NOT_REPAIRED
 from stillframe.jobs.workbench import Workbench, work_on
 from stillframe.systems.linux_ids import IdPattern, partition_changes
@@ -55,11 +58,10 @@ class _Attempt:
 
 def repair_linux(disk: "WrittenDisk", wishes: "StartWishes", context: "JobContext") -> tuple[str, ...]:
     """Change what the Linux systems on a disk need changed; what was done, in words. What cannot be is a notice."""
-    if not (wishes.new_identity or wishes.adapt):
-        return ()
-    parts = read_parts(disk.target, disk.before, disk.after, disk.written)
-    if not is_possible(parts):
-        return ()
+    parts = read_disk_parts(disk.target, disk.before, disk.after, disk.written)
+    placed = repair_places(disk, parts, context)
+    if not (wishes.new_identity or wishes.adapt) or not is_possible(parts):
+        return placed
     context.events.emit(PhaseStarted(name="making the Linux on it ready to start"))
     first = _Attempt(table=wishes.new_identity, volumes=wishes.new_identity, adapt=wishes.adapt)
     unopened = unopened_parts(parts)
@@ -67,17 +69,12 @@ def repair_linux(disk: "WrittenDisk", wishes: "StartWishes", context: "JobContex
         context.events.emit(_unopened(unopened, adapt=wishes.adapt))
         first = replace(first, volumes=False)
     for attempt in _attempts(first):
+        work = partial(_work, disk=disk, attempt=attempt)
         try:
-            return work_on(
-                disk.target,
-                disk.table,
-                disk.after,
-                context.events,
-                lambda bench: _work(bench, disk, attempt),  # noqa: B023
-            )
+            return (*placed, *work_on(disk.target, disk.table, disk.after, context.events, work))
         except (MachineRefusal, DeviceError) as error:
             context.events.emit(_failed(attempt, error))
-    return ()
+    return placed
 
 
 def _attempts(first: _Attempt) -> Iterator[_Attempt]:
@@ -89,13 +86,13 @@ def _attempts(first: _Attempt) -> Iterator[_Attempt]:
         yield replace(first, volumes=False, table=False)
 
 
-def _work(bench: Workbench, disk: "WrittenDisk", attempt: _Attempt) -> tuple[str, ...]:
-    parts = read_parts(bench.view, disk.before, disk.after, disk.written)
+def _work(bench: Workbench, *, disk: "WrittenDisk", attempt: _Attempt) -> tuple[str, ...]:
+    parts = read_parts(bench, disk.before, disk.written)
     roots = find_roots(bench, parts)
     done, changes = list[str](), list(partition_changes(disk.before, disk.after) if attempt.table else ())
     if attempt.volumes and (roots or not _starts_something(parts)):
         changes += rename_volumes(bench, parts)
-        renamed = read_parts(bench.view, disk.before, disk.after, disk.written)
+        renamed = read_parts(bench, disk.before, disk.written)
         done += renamed_words(parts, renamed)
         parts = with_old_names(renamed, parts)
     systems = mount_linux(bench, parts, roots)

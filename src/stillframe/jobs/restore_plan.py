@@ -49,13 +49,13 @@ class RestoreOptions:
         delta: Read the target and write only what differs; also goes on with a restore that was killed.
         wipe: Make what nobody uses zeros too.
         new_identity: Give the disk new ids, so that it can stay beside its original.
-        adapt: Make the systems on it ready for another computer.
         salvage: Of a damaged image restore what can be had; the rest becomes zeros.
         fit: Make partitions smaller or larger, so that they fill the target.
         wishes: What single partitions are to be then, by their numbers.
         moves: At which byte single partitions are to begin, by their numbers.
         leave_out: Partitions of the image that are not restored; they are not in the new table.
         added: Only these partitions of the image, as new ones in free space of the target; its own are not touched.
+        adapt: Make the systems start in another computer.
     """
 
     partition: int | None = None
@@ -63,13 +63,13 @@ class RestoreOptions:
     delta: bool = False
     wipe: bool = False
     new_identity: bool = False
-    adapt: bool = False
     salvage: bool = False
     fit: bool = False
     wishes: Mapping[int, Wish] = field(default_factory=dict)
     moves: Mapping[int, Start] = field(default_factory=dict)
     leave_out: frozenset[int] = frozenset()
     added: tuple[int, ...] = ()
+    adapt: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,6 +88,7 @@ class IdPattern:
         if any(len(change.old) != len(change.new) for change in changes):
             raise ValueError("an id is replaced by one of another length")
         self._new: Mapping[str, IdChange] = {change.old.casefold(): change for change in changes}
+        self._words: Final = tuple(change.old.lower().encode() for change in changes)
         words = [self._pattern(change.old) for change in changes]
         self._found: Final = re.compile(("|".join(words) or r"(?!)").encode(), re.IGNORECASE)
         self.size_max: Final = max((len(change.old) for change in changes), default=0)
@@ -100,6 +101,9 @@ class IdPattern:
 
     def count(self, contents: bytes) -> int:
         """How many old ids are in some bytes."""
+        small = contents.lower()  # a search for words is a hundred times as fast as one for patterns
+        if not any(word in small for word in self._words):
+            return 0
         return sum(1 for _ in self._found.finditer(contents))
 
     def replace(self, contents: bytes) -> bytes:
