@@ -8,6 +8,7 @@ first byte, the partition table is written last. A restore that was killed leave
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from stillframe.block import BlockReader, BlockWriter
 from stillframe.block.file import FileWriter

@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from stillframe.systems.boot_ini import ArcPath
 from stillframe.disk.layout import Layout
+from stillframe.systems.boot_ini import ArcPath
 from stillframe.systems.evidence import PartEvidence
 from stillframe.systems.windows_disks import PartitionRecord
 
