@@ -16,6 +16,12 @@ from stillframe.repo.records import StoredPartition
 from stillframe.units import format_size
 
 _LINUX: Final = EXT_NAMES | {"xfs", "btrfs"}
+_PARTUUIDS_CHANGED: Final = Notice(
+    code="partuuids-changed",
+    message="partitions get new PARTUUIDs: a Linux whose fstab or boot menu names them so does not start before they "
+    "are written there, which only root can do; file systems keep their UUIDs and labels",
+    hint="Run it again with sudo; or 'grep -r PARTUUID /etc/fstab /boot' in that Linux tells whether it does.",
+)
 
 
 def placement_words(one: Placement) -> str:
@@ -60,12 +66,7 @@ def restore_notices(plan: RestorePlan) -> Iterator[Notice]:
     if plan.beside is not None:
         yield from plan.beside.notices
     elif part is None and _renames_linux(plan) and not is_root():
-        yield Notice(
-            code="partuuids-changed",
-            message="partitions get new PARTUUIDs: a Linux whose fstab or boot menu names them so does not start "
-            "before they are written there, which only root can do; file systems keep their UUIDs and labels",
-            hint="Run it again with sudo; or 'grep -r PARTUUID /etc/fstab /boot' in that Linux tells whether it does.",
-        )
+        yield _PARTUUIDS_CHANGED
     gone = [str(found.number) for found in chosen if found.is_left_out]
     if gone:
         yield Notice(
