@@ -100,7 +100,7 @@ def test_a_smaller_disk_on_which_the_files_fit(
     options = RestoreOptions(fit=True, new_identity=new_identity, wipe=new_identity)
     restore(repository, manifest, target, options=options)
     plan = plan_restore(repository, manifest, 1, str(target), repository_folder="", options=options)
-    assert ("partuuids-changed" in [notice.code for notice in plan.notices]) == new_identity
+    assert any("new UUIDs" in step for step in plan.steps) == new_identity
     places = judge(disk, target, tmp_path)
     assert places[2].size < 48 * MIB
     assert places[3].size < 40 * MIB

@@ -48,6 +48,7 @@ def restore_options(options: argparse.Namespace) -> RestoreOptions:
         partition=partition, onto=onto, delta=options.delta, wipe=options.wipe, new_identity=options.new_identity,
         salvage=options.salvage, fit=options.fit or (bool(wishes) and not added and partition is None), wishes=wishes,
         moves=once("--move", options.move), leave_out=frozenset(options.leave_out), added=added,
+        adapt=options.adapt,
     )  # fmt: skip
 
 

@@ -26,10 +26,8 @@ from stillframe.jobs.targets import describe_contents, refuse_repository
 from stillframe.jobs.undo_table import apply_undo, plan_undo, plan_undo_from
 from stillframe.units import format_duration, format_rate, format_size
 
-_LATER: Final = {
-    "adapt": (False, "Restore without it; if the other computer does not start, use its system's own start-up repair."),
-}
 _CLONE_LATER: Final = {
+    "adapt": (False, "Back the disk up, and restore the image with '--adapt'."),
     "delta": (False, "Without it everything is written."),
     "fit": (False, "Back the disk up, and restore the image with '--fit'."),
 }
@@ -44,7 +42,6 @@ _QUESTION: Final = "Everything on the target that is listed above will be overwr
 def restore(call: Call) -> int:
     """Write an image back."""
     options, screen = call.options, call.screen
-    refuse_later(options, _LATER)
     if options.undo_table:
         return _undo_table(call)
     if options.kept:
@@ -76,7 +73,7 @@ def restore(call: Call) -> int:
     for finding in name_lost_files(repository.reader(), manifest, result.lost):
         screen.emit(finding)
     screen.finish("restore", {"image": manifest.image, **_result_fields(plan, result)}, _result_lines(plan, result))
-    return SKIPPED if result.lost else 0
+    return SKIPPED if result.lost or result.may_not_start else 0
 
 
 def _restore_several(call: Call) -> int:
@@ -120,6 +117,7 @@ def _result_fields(plan: RestorePlan, result: RestoreResult) -> dict[str, Any]:
         "target": plan.target_path, "bytes_written": result.bytes_written, "bytes_skipped": result.bytes_skipped,
         "seconds": result.seconds, "changes": list(result.changes),
         "lost": [{"partition": part.partition_number, "bytes": part.lost.size} for part in result.lost],
+        "may_not_start": result.may_not_start,
     }  # fmt: skip
 
 
@@ -167,7 +165,7 @@ def _undo_table(call: Call) -> int:
 def clone(call: Call) -> int:
     """Copy a disk onto another one."""
     options, screen = call.options, call.screen
-    refuse_later(options, _LATER | _CLONE_LATER)
+    refuse_later(options, _CLONE_LATER)
     require_target(options.target)
     _refuse_named_repository(call, "", os.path.abspath(options.target))
     wanted = CloneOptions(

@@ -8,6 +8,7 @@ first byte, the partition table is written last. A restore that was killed leave
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 
 from stillframe.block import BlockReader, BlockWriter
 from stillframe.block.file import FileWriter
@@ -30,6 +31,7 @@ from stillframe.jobs.restore_plan import (
 )
 from stillframe.jobs.restore_planning import plan_restore
 from stillframe.jobs.restore_words import placement_words
+from stillframe.jobs.start_failures import StartFailures
 from stillframe.jobs.starting import StartWishes, WrittenDisk, make_ready
 from stillframe.jobs.tables import TableWriter
 from stillframe.jobs.undo_table import keep_table
@@ -54,6 +56,8 @@ def apply_restore(repository: Repository, plan: RestorePlan, context: JobContext
         DamagedError: Something of the image cannot be read: the target is left without a valid partition table.
     """
     began = repository.clock.monotonic()
+    failures = StartFailures(context.events)
+    context = replace(context, events=failures)
     context.events.emit(JobStarted(verb="restore", what=plan.target_path, bytes_total=plan.bytes_to_write))
     with ExitStack() as stack:
         views = {}  # before the target is touched: what cannot be resized is known then
@@ -75,7 +79,7 @@ def apply_restore(repository: Repository, plan: RestorePlan, context: JobContext
     context.events.emit(JobFinished(verb="restore", seconds=seconds))
     return RestoreResult(
         bytes_written=placer.written.bytes_written, bytes_skipped=placer.written.bytes_skipped, seconds=seconds,
-        changes=changes, lost=tuple(_lost_parts(plan, placer)),
+        changes=changes, lost=tuple(_lost_parts(plan, placer)), may_not_start=failures.found,
     )  # fmt: skip
 
 
@@ -182,7 +186,9 @@ def _write_disk(
         target=target, table=table, before=layout, after=after, written=tuple(part.number for part in written),
         resized=frozenset(views),
     )  # fmt: skip
-    changes += make_ready(copied, StartWishes(new_identity=plan.options.new_identity), context)
+    changes += make_ready(
+        copied, StartWishes(new_identity=plan.options.new_identity, adapt=plan.options.adapt), context
+    )
     if plan.options.wipe and plan.target is not None:
         kept = ExtentSet.from_extents(plan.place_of(part) for part in disk.partitions) | outside_only
         for extent in kept.complement(Extent(0, plan.target_size)) - table.held:

@@ -55,6 +55,7 @@ class RestoreOptions:
         moves: At which byte single partitions are to begin, by their numbers.
         leave_out: Partitions of the image that are not restored; they are not in the new table.
         added: Only these partitions of the image, as new ones in free space of the target; its own are not touched.
+        adapt: Make the systems start in another computer.
     """
 
     partition: int | None = None
@@ -68,6 +69,7 @@ class RestoreOptions:
     moves: Mapping[int, Start] = field(default_factory=dict)
     leave_out: frozenset[int] = frozenset()
     added: tuple[int, ...] = ()
+    adapt: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +163,7 @@ class RestoreResult:
         seconds: How long it took.
         changes: What is different from the source, in words.
         lost: What a salvage could not have of the image, and where it now is zeros.
+        may_not_start: A system on it had to be made ready to start, and was not.
     """
 
     bytes_written: int
@@ -168,6 +171,7 @@ class RestoreResult:
     seconds: float
     changes: tuple[str, ...]
     lost: tuple[LostPart, ...] = ()
+    may_not_start: bool = False
 
 
 def manifest_bytes(disk: StoredDisk) -> int:

@@ -10,11 +10,18 @@ from stillframe.disk import Placement
 from stillframe.events import Notice
 from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.ext import EXT_NAMES
+from stillframe.host.linux import is_root
 from stillframe.jobs.restore_plan import Beside, RestorePlan
 from stillframe.repo.records import StoredPartition
 from stillframe.units import format_size
 
 _LINUX: Final = EXT_NAMES | {"xfs", "btrfs"}
+_PARTUUIDS_CHANGED: Final = Notice(
+    code="partuuids-changed",
+    message="partitions get new PARTUUIDs: a Linux whose fstab or boot menu names them so does not start before they "
+    "are written there, which only root can do; file systems keep their UUIDs and labels",
+    hint="Run it again with sudo; or 'grep -r PARTUUID /etc/fstab /boot' in that Linux tells whether it does.",
+)
 
 
 def placement_words(one: Placement) -> str:
@@ -74,16 +81,10 @@ def restore_notices(plan: RestorePlan) -> Iterator[Notice]:
             code="unreadable", message=f"{format_size(lost)} could not be read from the source and come back as zeros",
             hint="'stillframe show' lists the ranges.",
         )  # fmt: skip
-    linux = any(found.filesystem in _LINUX for found in chosen)
     if plan.beside is not None:
         yield from plan.beside.notices
-    elif plan.options.new_identity and part is None and linux and disk.scheme != "none":
-        yield Notice(
-            code="partuuids-changed",
-            message="partitions get new PARTUUIDs: a Linux whose fstab or boot menu names them so does not start "
-            "before they are written there; file systems keep their UUIDs and labels",
-            hint="'grep -r PARTUUID /etc/fstab /boot' in that Linux tells whether it does.",
-        )
+    elif part is None and _renames_linux(plan) and not is_root():
+        yield _PARTUUIDS_CHANGED
     yield from _missing_notices(chosen)
     if part is not None and part.start != place.start and part.filesystem == "ntfs":
         yield Notice(
@@ -91,6 +92,29 @@ def restore_notices(plan: RestorePlan) -> Iterator[Notice]:
             message="this Windows volume goes to another place than it came from: its data is right, but if Windows "
             "starts from it, its boot data must be repaired",
             hint="Start Windows' own repair, or restore the whole disk.",
+        )
+
+
+def _holds_linux(plan: RestorePlan) -> bool:
+    found = plan.source_disk.partitions
+    return plan.source_disk.scheme != "none" and any(one.filesystem in _LINUX and not one.is_left_out for one in found)
+
+
+def _renames_linux(plan: RestorePlan) -> bool:
+    return plan.options.new_identity and _holds_linux(plan)
+
+
+def _linux_steps(plan: RestorePlan) -> Iterator[str]:
+    """What is done to a Linux after its bytes are there; where there is none, nothing of it is."""
+    if _renames_linux(plan) and is_root():
+        yield (
+            "give file systems of Linux, and FAT and swap beside them, new UUIDs, and write all new ids where a Linux "
+            "on it notes them: fstab, boot menus, boot loaders, initramfs"
+        )
+    if plan.options.adapt and _holds_linux(plan):
+        yield (
+            "make the Linux on it ready for another computer: its initramfs anew with all drivers, network settings "
+            "for any wired card, names such as /dev/sda1 in fstab by UUID"
         )
 
 
@@ -132,6 +156,7 @@ def restore_steps(plan: RestorePlan) -> Iterator[str]:
     if (is_moved or plan.options.new_identity) and any(one.filesystem == "ntfs" for one in plan.source_disk.partitions):
         yield "change what Windows notes of its partitions, where there is one"
     yield "write boot code and what lies between partitions"
+    yield from _linux_steps(plan)
     if plan.source_disk.scheme == "gpt" and plan.target_size != plan.source_disk.size:
         yield "write the partition table, its second copy at the end of the target"
     elif plan.source_disk.scheme != "none":

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from stillframe.block import BlockWriter
 from stillframe.disk import Layout
 from stillframe.jobs.context import JobContext
+from stillframe.jobs.linux_starts import repair_linux
 from stillframe.jobs.tables import TableWriter
 from stillframe.jobs.windows_starts import repair_windows
 
@@ -48,10 +49,11 @@ class StartWishes:
     adapt: bool = False
 
 
-def make_ready(disk: WrittenDisk, wishes: StartWishes, context: JobContext) -> tuple[str, ...]:  # noqa: ARG001
+def make_ready(disk: WrittenDisk, wishes: StartWishes, context: JobContext) -> tuple[str, ...]:
     """Change what the systems on a disk need changed; what was done, in sentences. What cannot be done is a notice."""
     if disk.before.scheme == "none":
         return ()
-    return repair_windows(
+    done = repair_windows(
         disk.target, disk.before, disk.after, context, written=disk.written, resized=disk.resized
     )  # fmt: skip
+    return (*done, *repair_linux(disk, wishes, context))

@@ -87,7 +87,7 @@ def work_on(
         with _plugged(view, layout, events) as bench:
             done = work(bench)
         table.take(view)
-        for extent in view.changed - table.held:
+        for extent in view.changed.clipped(Extent(0, target.size)) - table.held:  # blocks may reach beyond its end
             _copy(view, extent, target)
     return done
 

@@ -45,6 +45,17 @@ def parse_lines(text: str) -> tuple[FstabLine, ...]:
     return tuple(found)
 
 
+def mount_options(text: str, where: str) -> tuple[str, ...]:
+    """Of the options with which a folder is mounted, those that say which part of a Btrfs it is.
+
+    Source: btrfs(5), ``subvol=``, ``subvolid=``.
+    """
+    for words in _words(text):
+        if len(words) > 3 and plain(words[1].rstrip("/") or "/") == where:
+            return tuple(one for one in words[3].split(",") if one.startswith(("subvol=", "subvolid=")))
+    return ()
+
+
 def parse_crypttab(text: str) -> tuple[tuple[str, str], ...]:
     """The names of opened volumes, and of the encrypted ones below them."""
     return tuple((plain(words[0]), parse_name(words[1])) for words in _words(text))

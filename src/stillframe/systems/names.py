@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from stillframe.disk.layout import Layout
 from stillframe.systems.boot_ini import ArcPath
 from stillframe.systems.evidence import PartEvidence
 from stillframe.systems.windows_disks import PartitionRecord
@@ -23,6 +24,24 @@ _TAGS: Final = ("UUID=", "PARTUUID=", "LABEL=", "PARTLABEL=")
 def is_volume_name(what: str) -> bool:
     """Whether a name in an ``fstab`` means a volume on a disk, and not memory or another computer."""
     return what.startswith(_TAGS) or (what.startswith("/dev/") and not what.startswith("/dev/sr"))
+
+
+def partition_names(layout: Layout, number: int) -> frozenset[str]:
+    """The names that the table of a disk gives a partition: ``PARTUUID=...`` and ``PARTLABEL=...``.
+
+    Source: Linux ``block/partitions/msdos.c`` (an MBR has the disk signature, and the number in two hex digits).
+    """
+    found = [part for part in layout.partitions if part.number == number]
+    names = [f"PARTLABEL={part.name}" for part in found if part.name]
+    if layout.scheme == "mbr":
+        names += [f"PARTUUID={layout.disk_id.lower()}-{number:02x}" for _ in found]
+    return frozenset([*names, *(f"PARTUUID={part.guid.lower()}" for part in found if part.guid)])
+
+
+def partition_number(what: str) -> int:
+    """The number in a name such as ``/dev/sda2``; 0 when it is no such name."""
+    found = _BY_NUMBER.fullmatch(what)
+    return int(found[1]) if found else 0
 
 
 def find_parts(what: str, root: PartEvidence, parts: Sequence[PartEvidence]) -> tuple[PartEvidence, ...]:

@@ -127,6 +127,7 @@ def _add_restore(verbs: Verbs) -> None:
         "--salvage", action="store_true", help="of a damaged image restore what can be had; says what is lost (exit 3)"
     )
     _add_writing(restore)
+    restore.add_argument("--adapt", action="store_true", help="prepare it for another computer")
 
 
 def _add_clone(verbs: Verbs) -> None:
@@ -144,6 +145,7 @@ def _add_clone(verbs: Verbs) -> None:
     )  # fmt: skip
     clone.add_argument("--fit", action="store_true", help=f"shrink or grow to the target ({LATER})")
     _add_writing(clone)
+    clone.add_argument("--adapt", action="store_true", help=f"prepare it for another computer ({LATER})")
 
 
 def _add_wishes(restore: argparse.ArgumentParser) -> None:
@@ -168,8 +170,7 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--delta", action="store_true", help="read the target and write only what differs; goes on after a stop")
     option("--wipe", action="store_true", help="also clear what no file system uses")
-    option("--new-identity", action="store_true", help="give the copy new disk ids, to stay beside the original")
-    option("--adapt", action="store_true", help=f"prepare it for another computer ({LATER})")
+    option("--new-identity", action="store_true", help="give the copy new ids, to stay beside the original")
 
 
 def _add_care(verbs: Verbs) -> None:
