@@ -109,7 +109,7 @@ def _restore_several(call: Call) -> int:
         words += _result_lines(one, result)
         found.append({"disk": one.source_disk.number, **_result_fields(one, result)})
     screen.finish("restore", {"image": manifest.image, "disks": found}, words)
-    return SKIPPED if any(result.lost for result in results) else 0
+    return SKIPPED if any(result.lost or result.may_not_start for result in results) else 0
 
 
 def _result_fields(plan: RestorePlan, result: RestoreResult) -> dict[str, Any]:
