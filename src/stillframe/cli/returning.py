@@ -27,7 +27,6 @@ from stillframe.jobs.undo_table import apply_undo, plan_undo, plan_undo_from
 from stillframe.units import format_duration, format_rate, format_size
 
 _CLONE_LATER: Final = {
-    "adapt": (False, "Back the disk up, and restore the image with '--adapt'."),
     "delta": (False, "Without it everything is written."),
     "fit": (False, "Back the disk up, and restore the image with '--fit'."),
 }
@@ -170,7 +169,7 @@ def clone(call: Call) -> int:
     _refuse_named_repository(call, "", os.path.abspath(options.target))
     wanted = CloneOptions(
         selection=Selection(all_sectors=options.all_sectors, include_paging=options.include_paging),
-        wipe=options.wipe, new_identity=options.new_identity,
+        wipe=options.wipe, new_identity=options.new_identity, adapt=options.adapt,
         keep_table=_table_file(options.keep_table, os.path.abspath(options.target), is_plan=options.dry_run),
     )  # fmt: skip
     with open_source(options.source, allow_torn=options.allow_torn, may_snapshot=True) as source:
@@ -191,12 +190,14 @@ def clone(call: Call) -> int:
     fields = {
         "source": source.facts.path, "target": plan.target_path, "bytes_written": result.bytes_written,
         "bytes_skipped": result.bytes_skipped, "seconds": result.seconds, "complete": result.is_complete,
+        "changes": list(result.changes), "may_not_start": result.may_not_start,
     }  # fmt: skip
     words = _done_lines(plan.target_path, result.bytes_written, result.bytes_skipped, result.seconds)
     if not result.is_complete:
         words.append("The source was in use while it was copied: this copy may be unusable.")
+    words += [f"Changed       {change}" for change in result.changes]
     screen.finish("clone", fields, words)
-    return 0 if result.is_complete else SKIPPED
+    return 0 if result.is_complete and not result.may_not_start else SKIPPED
 
 
 def _table_file(named: str, target: str, *, is_plan: bool) -> str:

@@ -14,12 +14,12 @@ from typing import Final
 import numpy as np
 
 from stillframe.block import BlockWriter
-from stillframe.block.file import aligned_buffer
+from stillframe.block.file import FileWriter, aligned_buffer
 from stillframe.capture import CapturedDisk, OpenSource, Selection
 from stillframe.capture.live import LiveSource, watch
 from stillframe.capture.windows import WindowsSource
 from stillframe.clock import Clock
-from stillframe.disk import Patch, fit_table, new_identity
+from stillframe.disk import Layout, Patch, fit_table, new_identity, renamed_layout
 from stillframe.errors import DeviceError, Disturbed, SourceInUse, TargetError
 from stillframe.events import BytesMoved, EventSink, JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
@@ -33,6 +33,8 @@ from stillframe.jobs.kept_files import keep_in_file
 from stillframe.jobs.pipeline import Workers
 from stillframe.jobs.placing import Written
 from stillframe.jobs.rounds import Following, Ranges, Rounds
+from stillframe.jobs.start_failures import StartFailures
+from stillframe.jobs.starting import StartWishes, WrittenDisk, make_ready
 from stillframe.jobs.tables import TableWriter
 from stillframe.jobs.targets import describe_contents, refuse_source, require_same_sectors
 from stillframe.units import format_size
@@ -43,21 +45,31 @@ _ZERO_STEP: Final = 64 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloneOptions:
-    """What a person asked for: which bytes, zeros where nobody uses them, new ids.
+    """What a person asked for.
 
-    ``keep_table`` is the file where the table of the target is kept; empty for none.
+    Attributes:
+        selection: Which bytes.
+        wipe: Zeros where nobody uses them.
+        new_identity: Give the copy new ids, so that it can stay beside its original.
+        adapt: Make its systems ready for another computer.
+        hooks: Of a source in use.
+        keep_table: The file where the table of the target is kept; empty for none.
     """
 
     selection: Selection
     wipe: bool = False
     new_identity: bool = False
+    adapt: bool = False
     hooks: Hooks = field(default_factory=Hooks)
     keep_table: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClonePlan:
-    """What a clone is going to do. ``target`` is ``None`` when ``target_path`` is a file to be made."""
+    """What a clone is going to do. ``target`` is ``None`` when ``target_path`` is a file to be made.
+
+    ``after`` is the layout that the target will have.
+    """
 
     disk: CapturedDisk
     target: TargetIdentity | None
@@ -65,6 +77,7 @@ class ClonePlan:
     target_size: int
     options: CloneOptions
     patches: tuple[Patch, ...]
+    after: Layout
     bytes_to_write: int
     steps: tuple[str, ...]
     lost: tuple[str, ...]
@@ -73,12 +86,23 @@ class ClonePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloneResult:
-    """What a clone did."""
+    """What a clone did.
+
+    Attributes:
+        bytes_written: Bytes written to the target.
+        bytes_skipped: Bytes left as they were.
+        seconds: How long it took.
+        is_complete: Whether the source stood still.
+        changes: What is different from the source, in words.
+        may_not_start: A system on it had to be made ready to start, and was not.
+    """
 
     bytes_written: int
     bytes_skipped: int
     seconds: float
     is_complete: bool
+    changes: tuple[str, ...] = ()
+    may_not_start: bool = False
 
 
 def plan_clone(source: OpenSource, target_path: str, options: CloneOptions) -> ClonePlan:
@@ -102,16 +126,18 @@ def plan_clone(source: OpenSource, target_path: str, options: CloneOptions) -> C
         target = identify_target(target_path)
         size, lost = target.size, tuple(describe_contents(target_path))
         require_same_sectors(target_path, layout.sector_size)
+    after = layout
     if options.new_identity:
-        patches = new_identity(layout, disk.reader, size, next_uuid=uuid.uuid4).patches
+        fresh = new_identity(layout, disk.reader, size, next_uuid=uuid.uuid4)
+        patches, after = fresh.patches, renamed_layout(layout, fresh)
     elif layout.scheme == "none" and size < layout.size:
         raise TargetError(f"the target is too small by {format_size(layout.size - size)}", hint="Choose a larger one.")
     else:
         patches = fit_table(layout, disk.reader, size)
     return ClonePlan(
         disk=disk, target=target, target_path=target_path, target_size=size, options=options, patches=patches,
-        bytes_to_write=disk.bytes_used, steps=tuple(_steps(disk, target_path, target is None, size)), lost=lost,
-        notices=tuple(_notices(source, disk)),
+        after=after, bytes_to_write=disk.bytes_used, lost=lost,
+        steps=tuple(_steps(disk, target_path, target is None, size, options)), notices=tuple(_notices(source, disk)),
     )  # fmt: skip
 
 
@@ -140,43 +166,67 @@ def apply_clone(source: OpenSource, plan: ClonePlan, *, clock: Clock, context: J
         MachineRefusal: A source in use could not be held still.
     """
     began = clock.monotonic()
+    failures = StartFailures(context.events)
+    context = replace(context, events=failures)
     with ExitStack() as stack:
-        held = stack.enter_context(
-            held_still(
-                [source], [plan.disk], selection=plan.options.selection, hooks=plan.options.hooks, context=context
+        with ExitStack() as holding:
+            held = holding.enter_context(
+                held_still(
+                    [source], [plan.disk], selection=plan.options.selection, hooks=plan.options.hooks, context=context
+                )
+            )  # fmt: skip
+            plan = _as_held(plan, held.disks[0])
+            following = holding.enter_context(_follow(source, plan))  # before anything is written, and any thread
+            target = stack.enter_context(
+                open_target(plan.target) if plan.target else create_target_file(plan.target_path, plan.target_size)
             )
-        )  # fmt: skip
-        plan = _as_held(plan, held.disks[0])
-        following = stack.enter_context(_follow(source, plan))  # before anything is written, and before any thread
-        target = open_target(plan.target) if plan.target else create_target_file(plan.target_path, plan.target_size)
-        stack.enter_context(target)
-        context.events.emit(JobStarted(verb="clone", what=plan.target_path, bytes_total=plan.bytes_to_write))
-        if plan.target is not None and plan.options.keep_table:
-            keep_in_file(plan.options.keep_table, target, plan.target, plan.lost, events=context.events, clock=clock)
-        copier = _Copier(target, plan, context)
-        copier.table.clear()
-        if following is None:
-            copier.copy_ranges([list(kept_ranges(plan.disk))], wipe=plan.options.wipe)
-        else:
-            _copy_live(copier, plan, following, context)
-        if plan.options.wipe:
-            for start in range(plan.disk.layout.size, plan.target_size, _ZERO_STEP):
-                context.cancel.check()
-                copier.zero(ExtentSet.of(Extent(start, min(start + _ZERO_STEP, plan.target_size))), 0)
-        context.events.emit(PhaseStarted(name="waiting until the target has written everything"))
-        target.flush()
-        held.sources[0].stayed_still()  # a snapshot that was lost says so here: then the target gets no table
+            copier = _copy(plan, target, following, clock=clock, context=context)
+            held.sources[0].stayed_still()  # a snapshot that was lost says so here: then the target gets no table
+            copier.table.load()
+            stayed_still = held.sources[0].stayed_still()
+        changes = _make_ready(plan, target, copier, context)
         copier.written.add(written=copier.table.write())
         target.flush()
         if plan.target is not None and plan.target.kind == "disk":
             target.reread_partitions()
-        stayed_still = held.sources[0].stayed_still()
     seconds = clock.monotonic() - began
     context.events.emit(JobFinished(verb="clone", seconds=seconds))
     return CloneResult(
         bytes_written=copier.written.bytes_written, bytes_skipped=copier.written.bytes_skipped, seconds=seconds,
-        is_complete=stayed_still,
+        is_complete=stayed_still, changes=changes, may_not_start=failures.found,
     )  # fmt: skip
+
+
+def _copy(
+    plan: ClonePlan, target: FileWriter, following: Following | None, *, clock: Clock, context: JobContext
+) -> "_Copier":
+    """Copy everything but the table."""
+    context.events.emit(JobStarted(verb="clone", what=plan.target_path, bytes_total=plan.bytes_to_write))
+    if plan.target is not None and plan.options.keep_table:
+        keep_in_file(plan.options.keep_table, target, plan.target, plan.lost, events=context.events, clock=clock)
+    copier = _Copier(target, plan, context)
+    copier.table.clear()
+    if following is None:
+        copier.copy_ranges([list(kept_ranges(plan.disk))], wipe=plan.options.wipe)
+    else:
+        _copy_live(copier, plan, following, context)
+    if plan.options.wipe:
+        for start in range(plan.disk.layout.size, plan.target_size, _ZERO_STEP):
+            context.cancel.check()
+            copier.zero(ExtentSet.of(Extent(start, min(start + _ZERO_STEP, plan.target_size))), 0)
+    context.events.emit(PhaseStarted(name="waiting until the target has written everything"))
+    target.flush()
+    return copier
+
+
+def _make_ready(plan: ClonePlan, target: FileWriter, copier: "_Copier", context: JobContext) -> tuple[str, ...]:
+    """Change what the systems on the copy need changed, when they have new ids or go into another computer."""
+    options, layout = plan.options, plan.disk.layout
+    copied = WrittenDisk(
+        target=target, table=copier.table, before=layout, after=plan.after,
+        written=tuple(part.number for part in layout.partitions), resized=frozenset(),
+    )  # fmt: skip
+    return make_ready(copied, StartWishes(new_identity=options.new_identity, adapt=options.adapt), context)
 
 
 def _as_held(plan: ClonePlan, disk: CapturedDisk) -> ClonePlan:
@@ -331,10 +381,12 @@ class _CopyingWorker:
         """Nothing is held."""
 
 
-def _steps(disk: CapturedDisk, target_path: str, is_new: bool, size: int) -> list[str]:
+def _steps(disk: CapturedDisk, target_path: str, is_new: bool, size: int, options: CloneOptions) -> list[str]:
     steps = [f"make {target_path}, a sparse file of {format_size(size)}"] if is_new else []
     steps.append("clear the partition table that is there")
     for volume in disk.volumes:
         name = volume.volume.filesystem or volume.partition.type_name
         steps.append(f"copy partition {volume.partition.number}: {name}, {format_size(volume.kept.size)} in use")
+    if options.new_identity or options.adapt:
+        steps.append("change what the systems on it need changed, on a copy of what was written")
     return [*steps, "write what lies between partitions, then the partition table"]

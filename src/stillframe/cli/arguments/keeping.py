@@ -145,7 +145,7 @@ def _add_clone(verbs: Verbs) -> None:
     )  # fmt: skip
     clone.add_argument("--fit", action="store_true", help=f"shrink or grow to the target ({LATER})")
     _add_writing(clone)
-    clone.add_argument("--adapt", action="store_true", help=f"prepare it for another computer ({LATER})")
+    clone.add_argument("--adapt", action="store_true", help="prepare it for another computer")
 
 
 def _add_wishes(restore: argparse.ArgumentParser) -> None:
