@@ -23,10 +23,8 @@ from stillframe.jobs.targets import describe_contents
 from stillframe.jobs.undo_table import apply_undo, plan_undo
 from stillframe.units import format_duration, format_rate, format_size
 
-_LATER: Final = {
-    "adapt": (False, "Restore without it; if the other computer does not start, use its system's own start-up repair."),
-}
 _CLONE_LATER: Final = {
+    "adapt": (False, "Back the disk up, and restore the image with '--adapt'."),
     "delta": (False, "Without it everything is written."),
     "fit": (False, "Back the disk up, and restore the image with '--fit'."),
 }
@@ -40,7 +38,6 @@ _QUESTION: Final = "Everything on the target that is listed above will be overwr
 def restore(call: Call) -> int:
     """Write an image back."""
     options, screen = call.options, call.screen
-    refuse_later(options, _LATER)
     if options.undo_table:
         return _undo_table(call)
     if options.target is None:
@@ -118,7 +115,7 @@ def _undo_table(call: Call) -> int:
 def clone(call: Call) -> int:
     """Copy a disk onto another one."""
     options, screen = call.options, call.screen
-    refuse_later(options, _LATER | _CLONE_LATER)
+    refuse_later(options, _CLONE_LATER)
     require_target(options.target)
     wanted = CloneOptions(
         selection=Selection(all_sectors=options.all_sectors, include_paging=options.include_paging),

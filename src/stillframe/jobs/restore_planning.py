@@ -21,6 +21,7 @@ from stillframe.jobs.restore_plan import DiskInImage, RestoreOptions, RestorePla
 from stillframe.jobs.restore_words import beside_steps, restore_notices, restore_steps
 from stillframe.jobs.staying import LeftPlace, find_left_places, staying
 from stillframe.jobs.targets import describe_contents, refuse_repository, require_same_sectors
+from stillframe.jobs.windows_adapting import require_adapting
 from stillframe.jobs.wishes import check_wishes
 from stillframe.repo.records import Manifest, StoredDisk, StoredPartition
 from stillframe.repo.repository import Repository
@@ -70,6 +71,8 @@ class RestorePlanner:
         if options.onto is not None and part is None:
             raise UsageError("a target partition without a source partition", hint="Write '--partition N:M'.")
         check_wishes(disk, options)
+        if options.adapt:
+            require_adapting({one.filesystem for one in disk.partitions if one.number not in options.leave_out})
         refuse_repository(self._folder, self._path)
         if options.added:
             return self._plan_beside(disk, options)

@@ -10,7 +10,7 @@ from stillframe.disk import Placement
 from stillframe.events import Notice
 from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.ext import EXT_NAMES
-from stillframe.jobs.restore_plan import Beside, RestorePlan
+from stillframe.jobs.restore_plan import Beside, RestoreOptions, RestorePlan
 from stillframe.repo.records import StoredPartition
 from stillframe.units import format_size
 
@@ -40,6 +40,16 @@ def _size_words(part: StoredPartition, size: int) -> str:
     return f", made {'larger' if size > part.size else 'smaller'}: {format_size(size)}"
 
 
+def _adapting_words(options: RestoreOptions) -> str:
+    """What is done so that a Windows starts in another computer."""
+    named = ", ".join(one.name for one in options.hardware.controllers)
+    words = "make the disk drivers of Windows start with it, where there is one, for " + (
+        f"the disk controller {named}" if named else "any computer"
+    )
+    packages = ", ".join(one.name for one in options.hardware.packages)
+    return f"{words}, with a driver from {packages}" if packages else words
+
+
 def restore_notices(plan: RestorePlan) -> Iterator[Notice]:
     """What a person should know before he says yes."""
     manifest, disk, part, place = plan.manifest, plan.source_disk, plan.partition, plan.place
@@ -65,6 +75,12 @@ def restore_notices(plan: RestorePlan) -> Iterator[Notice]:
             message="partitions get new PARTUUIDs: a Linux whose fstab or boot menu names them so does not start "
             "before they are written there; file systems keep their UUIDs and labels",
             hint="'grep -r PARTUUID /etc/fstab /boot' in that Linux tells whether it does.",
+        )
+    if plan.options.adapt and any(found.filesystem == "ntfs" for found in chosen):
+        yield Notice(
+            code="adapt-not-proven",
+            message="no real Windows was started after it was adapted: its registry is changed as is known from others",
+            hint="Keep the image: it has the registry as it was. If it does not start, its start-up repair may help.",
         )
     gone = [str(found.number) for found in chosen if found.is_left_out]
     if gone:
@@ -123,6 +139,8 @@ def restore_steps(plan: RestorePlan) -> Iterator[str]:
     is_moved = any(plan.place_of(found).start != found.start for found in plan.source_disk.partitions)
     if (is_moved or plan.options.new_identity) and any(one.filesystem == "ntfs" for one in plan.source_disk.partitions):
         yield "change what Windows notes of its partitions, where there is one"
+    if plan.options.adapt and any(one.filesystem == "ntfs" for one in plan.source_disk.partitions):
+        yield _adapting_words(plan.options)
     yield "write boot code and what lies between partitions"
     if plan.source_disk.scheme == "gpt" and plan.target_size != plan.source_disk.size:
         yield "write the partition table, its second copy at the end of the target"

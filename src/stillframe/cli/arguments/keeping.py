@@ -115,6 +115,15 @@ def _add_restore(verbs: Verbs) -> None:
         "--salvage", action="store_true", help="of a damaged image restore what can be had; says what is lost (exit 3)"
     )
     _add_writing(restore)
+    restore.add_argument("--adapt", action="store_true", help="prepare it for another computer")
+    restore.add_argument(
+        "--controller", metavar="ID", action="append", default=[],
+        help="with --adapt: a disk controller of that computer, such as 8086:2922 (default: those of this one, when "
+        "TARGET is one of its disks); may be repeated",
+    )  # fmt: skip
+    restore.add_argument(
+        "--drivers", metavar="FOLDER", default="", help="with --adapt: Windows drivers (.inf, .sys) for its controllers"
+    )
     clone = verb(
         verbs, "clone", "clone SOURCE TARGET [options]", "copy a disk onto another without a repository",
         repo=False, writes=True,
@@ -125,6 +134,7 @@ def _add_restore(verbs: Verbs) -> None:
     add_selection(clone)
     clone.add_argument("--fit", action="store_true", help=f"shrink or grow to the target ({LATER})")
     _add_writing(clone)
+    clone.add_argument("--adapt", action="store_true", help=f"prepare it for another computer ({LATER})")
 
 
 def _add_wishes(restore: argparse.ArgumentParser) -> None:
@@ -150,7 +160,6 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
     option("--delta", action="store_true", help="read the target and write only what differs; goes on after a stop")
     option("--wipe", action="store_true", help="also clear what no file system uses")
     option("--new-identity", action="store_true", help="give the copy new disk ids, to stay beside the original")
-    option("--adapt", action="store_true", help=f"prepare it for another computer ({LATER})")
 
 
 def _add_care(verbs: Verbs) -> None:
