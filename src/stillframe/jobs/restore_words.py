@@ -40,6 +40,13 @@ def _size_words(part: StoredPartition, size: int) -> str:
     return f", made {'larger' if size > part.size else 'smaller'}: {format_size(size)}"
 
 
+_ADAPT_NOT_PROVEN: Final = Notice(
+    code="adapt-not-proven",
+    message="no real Windows was started after it was adapted: its registry is changed as is known from others",
+    hint="Keep the image: it has the registry as it was. If it does not start, its start-up repair may help.",
+)
+
+
 def _adapting_words(options: RestoreOptions) -> str:
     """What is done so that a Windows starts in another computer."""
     named = ", ".join(one.name for one in options.hardware.controllers)
@@ -76,12 +83,7 @@ def restore_notices(plan: RestorePlan) -> Iterator[Notice]:
             "before they are written there; file systems keep their UUIDs and labels",
             hint="'grep -r PARTUUID /etc/fstab /boot' in that Linux tells whether it does.",
         )
-    if plan.options.adapt and any(found.filesystem == "ntfs" for found in chosen):
-        yield Notice(
-            code="adapt-not-proven",
-            message="no real Windows was started after it was adapted: its registry is changed as is known from others",
-            hint="Keep the image: it has the registry as it was. If it does not start, its start-up repair may help.",
-        )
+    yield from (_ADAPT_NOT_PROVEN,) if plan.options.adapt and any(one.filesystem == "ntfs" for one in chosen) else ()
     gone = [str(found.number) for found in chosen if found.is_left_out]
     if gone:
         yield Notice(

@@ -115,15 +115,7 @@ def _add_restore(verbs: Verbs) -> None:
         "--salvage", action="store_true", help="of a damaged image restore what can be had; says what is lost (exit 3)"
     )
     _add_writing(restore)
-    restore.add_argument("--adapt", action="store_true", help="prepare it for another computer")
-    restore.add_argument(
-        "--controller", metavar="ID", action="append", default=[],
-        help="with --adapt: a disk controller of that computer, such as 8086:2922 (default: those of this one, when "
-        "TARGET is one of its disks); may be repeated",
-    )  # fmt: skip
-    restore.add_argument(
-        "--drivers", metavar="FOLDER", default="", help="with --adapt: Windows drivers (.inf, .sys) for its controllers"
-    )
+    _add_adapting(restore)
     clone = verb(
         verbs, "clone", "clone SOURCE TARGET [options]", "copy a disk onto another without a repository",
         repo=False, writes=True,
@@ -153,6 +145,19 @@ def _add_wishes(restore: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     restore.add_argument("--explain", action="store_true", help="show with the plan why it is so, for each partition")
     restore.add_argument("--edit", action="store_true", help="change the plan on the terminal before it is carried out")
+
+
+def _add_adapting(restore: argparse.ArgumentParser) -> None:
+    option = restore.add_argument
+    option("--adapt", action="store_true", help="prepare it for another computer")
+    option(
+        "--controller", metavar="ID", action="append", default=[],
+        help="with --adapt: a disk controller of that computer, such as 8086:2922 (default: those of this one, when "
+        "TARGET is one of its disks); may be repeated",
+    )  # fmt: skip
+    option(
+        "--drivers", metavar="FOLDER", default="", help="with --adapt: Windows drivers (.inf, .sys) for its controllers"
+    )
 
 
 def _add_writing(parser: argparse.ArgumentParser) -> None:
