@@ -3,7 +3,7 @@
 Answers: "what happens to the target, step by step, and what should be known before?" Pure: lines and notices out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from stillframe.disk import Placement
@@ -57,6 +57,21 @@ def _adapting_words(options: RestoreOptions) -> str:
     return f"{words}, with a driver from {packages}" if packages else words
 
 
+def _absent_notices(chosen: Sequence[StoredPartition]) -> Iterator[Notice]:
+    """What is not in the image."""
+    gone = [str(found.number) for found in chosen if found.is_left_out]
+    if gone:
+        yield Notice(
+            code="partition-not-kept", message=f"not in this image: partition {', '.join(gone)}, left out as a whole",
+            hint="'stillframe show' tells why; an image of the whole disk has it.",
+        )  # fmt: skip
+    left_out = [f"{file.path} ({format_size(file.size)})" for found in chosen for file in found.left_out]
+    if left_out:
+        yield Notice(
+            code="left-out", message=f"come back empty, as the image does not hold them: {', '.join(left_out[:6])}"
+        )
+
+
 def restore_notices(plan: RestorePlan) -> Iterator[Notice]:
     """What a person should know before he says yes."""
     manifest, disk, part, place = plan.manifest, plan.source_disk, plan.partition, plan.place
@@ -84,17 +99,7 @@ def restore_notices(plan: RestorePlan) -> Iterator[Notice]:
             hint="'grep -r PARTUUID /etc/fstab /boot' in that Linux tells whether it does.",
         )
     yield from (_ADAPT_NOT_PROVEN,) if plan.options.adapt and any(one.filesystem == "ntfs" for one in chosen) else ()
-    gone = [str(found.number) for found in chosen if found.is_left_out]
-    if gone:
-        yield Notice(
-            code="partition-not-kept", message=f"not in this image: partition {', '.join(gone)}, left out as a whole",
-            hint="'stillframe show' tells why; an image of the whole disk has it.",
-        )  # fmt: skip
-    left_out = [f"{file.path} ({format_size(file.size)})" for found in chosen for file in found.left_out]
-    if left_out:
-        yield Notice(
-            code="left-out", message=f"come back empty, as the image does not hold them: {', '.join(left_out[:6])}"
-        )
+    yield from _absent_notices(chosen)
     if part is not None and part.start != place.start and part.filesystem == "ntfs":
         yield Notice(
             code="boot-sector-moved",
