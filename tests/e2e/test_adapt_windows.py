@@ -179,7 +179,7 @@ def test_windows_xp_gets_its_ide_drivers_and_the_controllers_that_they_are_for(t
 
 def with_driver(folder: Path, **more: str | bool) -> WindowsHardware:
     return read_hardware(
-        "disk.raw", ["1af4:1042:0100"], str(make_driver_folder(folder / "drivers", **more)), adapt=True  # type: ignore[arg-type]
+        "disk.raw", ["1af4:1042:0100"], os.path.relpath(make_driver_folder(folder / "drivers", **more)), adapt=True  # type: ignore[arg-type]
     )  # fmt: skip
 
 

@@ -69,7 +69,7 @@ def read_driver_folder(folder: str, controllers: Sequence[PciDevice]) -> tuple[D
             "it is not known which disk controllers the other computer has",
             hint="Name them with '--controller 8086:2922', as 'lspci -nn' shows them in that computer.",
         )
-    packages = tuple(_iter_packages(folder))
+    packages = tuple(_iter_packages(os.path.abspath(folder)))  # the files are read later, when "here" is elsewhere
     if not packages:
         raise UsageError(
             f"there is no .inf file in {folder}",
