@@ -15,6 +15,7 @@ from stillframe.cli.screen import Screen
 from stillframe.cli.words import plan_lines
 from stillframe.errors import StillframeError, UsageError
 from stillframe.host.target import TargetIdentity
+from stillframe.jobs.adapting_wishes import read_hardware
 from stillframe.jobs.listing import ListedImage
 from stillframe.jobs.restore_plan import RestoreOptions, RestorePlan
 from stillframe.units import format_size
@@ -49,6 +50,7 @@ def restore_options(options: argparse.Namespace) -> RestoreOptions:
         salvage=options.salvage, fit=options.fit or (bool(wishes) and not added and partition is None), wishes=wishes,
         moves=once("--move", options.move), leave_out=frozenset(options.leave_out), added=added,
         adapt=options.adapt,
+        hardware=read_hardware(options.target or "", options.controller, options.drivers, adapt=options.adapt),
     )  # fmt: skip
 
 

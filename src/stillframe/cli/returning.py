@@ -13,6 +13,7 @@ from stillframe.clock import Clock, SystemClock, rfc3339
 from stillframe.errors import TargetError, UsageError
 from stillframe.events import Notice
 from stillframe.host.machine import machine, state_dir
+from stillframe.jobs.adapting_wishes import read_hardware
 from stillframe.jobs.clone import CloneOptions, ClonePlan, apply_clone, plan_clone
 from stillframe.jobs.kept_files import check_file, default_file, read_kept
 from stillframe.jobs.listing import find_image, look_at_image
@@ -27,6 +28,7 @@ from stillframe.jobs.undo_table import apply_undo, plan_undo, plan_undo_from
 from stillframe.units import format_duration, format_rate, format_size
 
 _CLONE_LATER: Final = {
+    "adapt": (False, "Back the disk up, and restore the image with '--adapt'."),
     "delta": (False, "Without it everything is written."),
     "fit": (False, "Back the disk up, and restore the image with '--fit'."),
 }
@@ -170,6 +172,7 @@ def clone(call: Call) -> int:
     wanted = CloneOptions(
         selection=Selection(all_sectors=options.all_sectors, include_paging=options.include_paging),
         wipe=options.wipe, new_identity=options.new_identity, adapt=options.adapt,
+        hardware=read_hardware(options.target, options.controller, options.drivers, adapt=options.adapt),
         keep_table=_table_file(options.keep_table, os.path.abspath(options.target), is_plan=options.dry_run),
     )  # fmt: skip
     with open_source(options.source, allow_torn=options.allow_torn, may_snapshot=True) as source:

@@ -26,6 +26,7 @@ _SYSTEM_FOLDERS: Final = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "
 
 # Debian and Ubuntu packages of the programs we know.
 _PACKAGES: Final = {
+    "addpart": "util-linux",
     "btrfs": "btrfs-progs",
     "blockdev": "util-linux",
     "cryptsetup": "cryptsetup-bin",

@@ -37,6 +37,7 @@ from stillframe.jobs.start_failures import StartFailures
 from stillframe.jobs.starting import StartWishes, WrittenDisk, make_ready
 from stillframe.jobs.tables import TableWriter
 from stillframe.jobs.targets import describe_contents, refuse_source, require_same_sectors
+from stillframe.jobs.windows_adapting import WindowsHardware, require_adapting
 from stillframe.units import format_size
 
 _CHUNK_SIZE: Final = 256 << 10
@@ -52,6 +53,7 @@ class CloneOptions:
         wipe: Zeros where nobody uses them.
         new_identity: Give the copy new ids, so that it can stay beside its original.
         adapt: Make its systems ready for another computer.
+        hardware: What a Windows finds there.
         hooks: Of a source in use.
         keep_table: The file where the table of the target is kept; empty for none.
     """
@@ -60,6 +62,7 @@ class CloneOptions:
     wipe: bool = False
     new_identity: bool = False
     adapt: bool = False
+    hardware: WindowsHardware = field(default_factory=WindowsHardware)
     hooks: Hooks = field(default_factory=Hooks)
     keep_table: str = ""
 
@@ -119,6 +122,8 @@ def plan_clone(source: OpenSource, target_path: str, options: CloneOptions) -> C
         )
     disk = source.capture(options.selection)
     layout, target, size = disk.layout, None, disk.layout.size
+    if options.adapt:
+        require_adapting({volume.volume.filesystem for volume in disk.volumes})
     lost: tuple[str, ...] = ()
     _refuse_own_disk(source, target_path)
     if os.path.exists(target_path):
@@ -226,7 +231,8 @@ def _make_ready(plan: ClonePlan, target: FileWriter, copier: "_Copier", context:
         target=target, table=copier.table, before=layout, after=plan.after,
         written=tuple(part.number for part in layout.partitions), resized=frozenset(),
     )  # fmt: skip
-    return make_ready(copied, StartWishes(new_identity=options.new_identity, adapt=options.adapt), context)
+    wishes = StartWishes(new_identity=options.new_identity, adapt=options.adapt, hardware=options.hardware)
+    return make_ready(copied, wishes, context)
 
 
 def _as_held(plan: ClonePlan, disk: CapturedDisk) -> ClonePlan:

@@ -186,9 +186,10 @@ def _write_disk(
         target=target, table=table, before=layout, after=after, written=tuple(part.number for part in written),
         resized=frozenset(views),
     )  # fmt: skip
-    changes += make_ready(
-        copied, StartWishes(new_identity=plan.options.new_identity, adapt=plan.options.adapt), context
-    )
+    wishes = StartWishes(
+        new_identity=plan.options.new_identity, adapt=plan.options.adapt, hardware=plan.options.hardware
+    )  # fmt: skip
+    changes += make_ready(copied, wishes, context)
     if plan.options.wipe and plan.target is not None:
         kept = ExtentSet.from_extents(plan.place_of(part) for part in disk.partitions) | outside_only
         for extent in kept.complement(Extent(0, plan.target_size)) - table.held:

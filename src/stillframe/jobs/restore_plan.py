@@ -12,6 +12,7 @@ from stillframe.events import Notice
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.target import TargetIdentity
 from stillframe.jobs.staying import LeftPlace
+from stillframe.jobs.windows_adapting import WindowsHardware
 from stillframe.repo.losses import LostPart
 from stillframe.repo.map_reader import MapReader
 from stillframe.repo.records import Manifest, StoredDisk, StoredPartition
@@ -56,6 +57,7 @@ class RestoreOptions:
         leave_out: Partitions of the image that are not restored; they are not in the new table.
         added: Only these partitions of the image, as new ones in free space of the target; its own are not touched.
         adapt: Make the systems start in another computer.
+        hardware: What a Windows finds there.
     """
 
     partition: int | None = None
@@ -70,6 +72,7 @@ class RestoreOptions:
     leave_out: frozenset[int] = frozenset()
     added: tuple[int, ...] = ()
     adapt: bool = False
+    hardware: WindowsHardware = field(default_factory=WindowsHardware)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

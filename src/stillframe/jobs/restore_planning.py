@@ -30,6 +30,7 @@ from stillframe.jobs.restore_words import beside_steps, restore_notices, restore
 from stillframe.jobs.sectors import find_sector_size, refuse_other_sectors
 from stillframe.jobs.staying import LeftPlace, find_left_places, staying
 from stillframe.jobs.targets import describe_contents, refuse_repository, require_same_sectors
+from stillframe.jobs.windows_adapting import require_adapting
 from stillframe.jobs.wishes import check_wishes
 from stillframe.repo.records import Manifest, StoredDisk, StoredPartition
 from stillframe.repo.repository import Repository
@@ -78,6 +79,8 @@ class RestorePlanner:
         part = find_partition(disk, options.partition) if options.partition is not None else None
         if options.onto is not None and part is None:
             raise UsageError("a target partition without a source partition", hint="Write '--partition N:M'.")
+        if options.adapt:
+            require_adapting({one.filesystem for one in disk.partitions if one.number not in options.leave_out})
         refuse_repository(self._folder, self._path)
         check_wishes(disk, options)
         if options.added:

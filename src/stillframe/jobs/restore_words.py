@@ -11,7 +11,7 @@ from stillframe.events import Notice
 from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.ext import EXT_NAMES
 from stillframe.host.linux import is_root
-from stillframe.jobs.restore_plan import Beside, RestorePlan
+from stillframe.jobs.restore_plan import Beside, RestoreOptions, RestorePlan
 from stillframe.repo.records import StoredPartition
 from stillframe.units import format_size
 
@@ -50,6 +50,23 @@ def _size_words(plan: RestorePlan, part: StoredPartition) -> str:
     return f", made {'larger' if size > part.size else 'smaller'}: {format_size(size)}"
 
 
+_ADAPT_NOT_PROVEN: Final = Notice(
+    code="adapt-not-proven",
+    message="no real Windows was started after it was adapted: its registry is changed as is known from others",
+    hint="Keep the image: it has the registry as it was. If it does not start, its start-up repair may help.",
+)
+
+
+def _adapting_words(options: RestoreOptions) -> str:
+    """What is done so that a Windows starts in another computer."""
+    named = ", ".join(one.name for one in options.hardware.controllers)
+    words = "make the disk drivers of Windows start with it, where there is one, for " + (
+        f"the disk controller {named}" if named else "any computer"
+    )
+    packages = ", ".join(one.name for one in options.hardware.packages)
+    return f"{words}, with a driver from {packages}" if packages else words
+
+
 def _missing_notices(chosen: Sequence[StoredPartition]) -> Iterator[Notice]:
     """What the image does not hold."""
     gone = [str(found.number) for found in chosen if found.is_left_out]
@@ -85,6 +102,8 @@ def restore_notices(plan: RestorePlan) -> Iterator[Notice]:
         yield from plan.beside.notices
     elif part is None and _renames_linux(plan) and not is_root():
         yield _PARTUUIDS_CHANGED
+    if plan.options.adapt and any(one.filesystem == "ntfs" for one in chosen):
+        yield _ADAPT_NOT_PROVEN
     yield from _missing_notices(chosen)
     if part is not None and part.start != place.start and part.filesystem == "ntfs":
         yield Notice(
@@ -155,6 +174,8 @@ def restore_steps(plan: RestorePlan) -> Iterator[str]:
     is_moved = any(plan.place_of(found).start != found.start for found in plan.source_disk.partitions)
     if (is_moved or plan.options.new_identity) and any(one.filesystem == "ntfs" for one in plan.source_disk.partitions):
         yield "change what Windows notes of its partitions, where there is one"
+    if plan.options.adapt and any(one.filesystem == "ntfs" for one in plan.source_disk.partitions):
+        yield _adapting_words(plan.options)
     yield "write boot code and what lies between partitions"
     yield from _linux_steps(plan)
     if plan.source_disk.scheme == "gpt" and plan.target_size != plan.source_disk.size:

@@ -9,7 +9,9 @@ from stillframe.events import Event, EventSink, Notice
 
 NOT_REPAIRED: Final = "linux-not-repaired"
 """The code of the notice that a Linux may not start."""
-_FAILURES: Final = frozenset({NOT_REPAIRED})
+NOT_ADAPTED: Final = "not-adapted"
+"""The code of the notice that a Windows was not made ready for another computer."""
+_FAILURES: Final = frozenset({NOT_REPAIRED, NOT_ADAPTED})
 
 
 class StartFailures:

@@ -5,14 +5,23 @@ table has not: a run that ends here leaves no disk that starts. Each kind of sys
 says in which order they come.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
-from stillframe.block import BlockWriter
+from stillframe.block import BlockWriter, WindowReader
 from stillframe.disk import Layout
+from stillframe.errors import MachineRefusal
+from stillframe.events import Notice
+from stillframe.fs.registry import identify
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.linux_starts import repair_linux
+from stillframe.jobs.start_failures import NOT_ADAPTED
 from stillframe.jobs.tables import TableWriter
+from stillframe.jobs.windows_adapting import WindowsHardware, adapt_windows
 from stillframe.jobs.windows_starts import repair_windows
+from stillframe.jobs.workbench import Workbench, work_on
+
+_HOLDS_WINDOWS: Final = frozenset({"ntfs", "vfat"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,17 +52,39 @@ class StartWishes:
     Attributes:
         new_identity: The disk and its partitions have new ids.
         adapt: The disk goes into another computer.
+        hardware: What a Windows finds there.
     """
 
     new_identity: bool = False
     adapt: bool = False
+    hardware: WindowsHardware = field(default_factory=WindowsHardware)
 
 
 def make_ready(disk: WrittenDisk, wishes: StartWishes, context: JobContext) -> tuple[str, ...]:
     """Change what the systems on a disk need changed; what was done, in sentences. What cannot be done is a notice."""
     if disk.before.scheme == "none":
         return ()
+    adapted = _adapt(disk, wishes, context) if wishes.adapt else ()
     done = repair_windows(
         disk.target, disk.before, disk.after, context, written=disk.written, resized=disk.resized
     )  # fmt: skip
-    return (*done, *repair_linux(disk, wishes, context))
+    return (*adapted, *done, *repair_linux(disk, wishes, context))
+
+
+def _adapt(disk: WrittenDisk, wishes: StartWishes, context: JobContext) -> tuple[str, ...]:
+    """Make a Windows start in another computer; before its notes of partitions are repaired, which finds it so."""
+    parts = [part for part in disk.after.partitions if part.number in disk.written]
+    if not any(identify(WindowReader(disk.target, part.extent)).volume.filesystem in _HOLDS_WINDOWS for part in parts):
+        return ()
+
+    def work(bench: Workbench) -> tuple[str, ...]:
+        return adapt_windows(
+            bench, wishes.hardware, context.events, written=disk.written, resized=disk.resized
+        )  # fmt: skip
+
+    try:
+        return work_on(disk.target, disk.table, disk.after, context.events, work)
+    except MachineRefusal as error:
+        message = f"nothing was adapted for another computer: {error.message}"
+        context.events.emit(Notice(code=NOT_ADAPTED, message=message, hint=error.hint))
+        return ()

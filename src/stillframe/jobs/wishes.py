@@ -39,10 +39,13 @@ def _together(options: RestoreOptions) -> Iterator[tuple[str, str]]:
             yield f"--leave-out {number}", f"--move {number}=..."
         if number in options.added:
             yield f"--leave-out {number}", f"--partition {number}:new"
+    if options.adapt:
+        yield from (("--adapt", f"--partition {number}:new") for number in options.added)
     if options.partition is not None:
         only = f"--partition {options.partition}" + (f":{options.onto}" if options.onto is not None else "")
         others = [("--leave-out", options.leave_out), ("--move", options.moves), ("--resize", options.wishes)]
         yield from ((only, word) for word, wishes in others if wishes)
+        yield from ((only, "--adapt"),) if options.adapt else ()
         yield from ((only, f"--partition {number}:new") for number in options.added)
     if options.added:
         strange = [("--move", options.moves), ("--resize", options.wishes)]

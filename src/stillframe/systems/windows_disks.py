@@ -140,6 +140,12 @@ def write_boot_device(element: bytes, at: int, record: PartitionRecord) -> bytes
     return bytes(written)
 
 
+def new_boot_device(record: PartitionRecord) -> bytes:
+    """The element that names a partition of a GPT disk."""
+    empty = (bytes(_DEVICE_AT) + _DEVICE_HEADER).ljust(_DEVICE_AT + _DEVICE_SIZE, b"\0")
+    return write_boot_device(empty, _DEVICE_AT, record)
+
+
 def write_mounted_device(record: PartitionRecord) -> bytes:
     """What ``MountedDevices`` says of a partition."""
     if record.scheme == "mbr":

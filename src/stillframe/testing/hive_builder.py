@@ -42,8 +42,11 @@ class _Builder:
         self._lists = lists
         self._cells = bytearray(32)  # the head of the one bin
         self._security = _NONE
+        self._keys = 0
 
     def bins(self) -> bytes:
+        if self._security != _NONE:  # by how many keys it is named
+            struct.pack_into("<I", self._cells, self._security + 4 + 12, self._keys)
         size = -(-(len(self._cells) + 8) // _BIN_SIZE) * _BIN_SIZE
         rest = size - len(self._cells)
         self._cells += struct.pack("<i", rest) + bytes(rest - 4)
@@ -52,6 +55,7 @@ class _Builder:
 
     def add_key(self, name: str, tree: Tree, *, parent: int, flags: int = 0x20) -> int:
         place = self._cell(bytes(76 + len(name)))
+        self._keys += 1
         if self._security == _NONE:
             self._security = self._add_security()
         keys = {key: one for key, one in tree.items() if isinstance(one, Mapping)}

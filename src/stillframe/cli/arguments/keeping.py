@@ -127,7 +127,7 @@ def _add_restore(verbs: Verbs) -> None:
         "--salvage", action="store_true", help="of a damaged image restore what can be had; says what is lost (exit 3)"
     )
     _add_writing(restore)
-    restore.add_argument("--adapt", action="store_true", help="prepare it for another computer")
+    _add_adapting(restore)
 
 
 def _add_clone(verbs: Verbs) -> None:
@@ -145,7 +145,7 @@ def _add_clone(verbs: Verbs) -> None:
     )  # fmt: skip
     clone.add_argument("--fit", action="store_true", help=f"shrink or grow to the target ({LATER})")
     _add_writing(clone)
-    clone.add_argument("--adapt", action="store_true", help="prepare it for another computer")
+    _add_adapting(clone)
 
 
 def _add_wishes(restore: argparse.ArgumentParser) -> None:
@@ -164,6 +164,19 @@ def _add_wishes(restore: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     restore.add_argument("--explain", action="store_true", help="show with the plan why it is so, for each partition")
     restore.add_argument("--edit", action="store_true", help="change the plan on the terminal before it is carried out")
+
+
+def _add_adapting(restore: argparse.ArgumentParser) -> None:
+    option = restore.add_argument
+    option("--adapt", action="store_true", help="prepare it for another computer")
+    option(
+        "--controller", metavar="ID", action="append", default=[],
+        help="with --adapt: a disk controller of that computer, such as 8086:2922 (default: those of this one, when "
+        "TARGET is one of its disks); may be repeated",
+    )  # fmt: skip
+    option(
+        "--drivers", metavar="FOLDER", default="", help="with --adapt: Windows drivers (.inf, .sys) for its controllers"
+    )
 
 
 def _add_writing(parser: argparse.ArgumentParser) -> None:
