@@ -1,5 +1,6 @@
 """A restored disk as a device that programs change: what they did is on the target, or nothing is."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
+OURS = f"stillframe-{os.getpid()}-"
 
 
 def make_disk(path: Path) -> None:
@@ -79,7 +81,7 @@ def test_what_programs_change_is_on_the_target(tmp_path: Path) -> None:
     run_tool("e2fsck", "-fn", str(volume))
     source = (tmp_path / "source").read_bytes()
     assert target.read_bytes()[first.start : first.end] == source[first.start : first.end]
-    assert not loops_on("stillframe-")
+    assert not loops_on(OURS)
 
 
 def test_work_that_fails_changes_nothing(tmp_path: Path) -> None:
@@ -94,8 +96,8 @@ def test_work_that_fails_changes_nothing(tmp_path: Path) -> None:
         assert target.read_bytes() == before
         table.write()
     assert target.read_bytes() == (tmp_path / "source").read_bytes()
-    assert not loops_on("stillframe-")
-    assert not [line for line in Path("/proc/mounts").read_text().splitlines() if "stillframe-" in line]
+    assert not loops_on(OURS)
+    assert not [line for line in Path("/proc/mounts").read_text().splitlines() if OURS in line]
 
 
 def test_a_volume_that_the_kernel_does_not_know_is_named(tmp_path: Path) -> None:
