@@ -10,8 +10,10 @@ from stillframe.events import Event, EventSink, Notice
 NOT_REPAIRED: Final = "linux-not-repaired"
 """The code of the notice that a Linux may not start."""
 NOT_ADAPTED: Final = "not-adapted"
-"""The code of the notice that a Windows was not made ready for another computer."""
-_FAILURES: Final = frozenset({NOT_REPAIRED, NOT_ADAPTED})
+"""The code of the notice that no Windows was made ready for another computer, because nothing could be changed here."""
+WINDOWS_NOT_ADAPTED: Final = "windows-not-adapted"
+"""Likewise, of one Windows."""
+_FAILURES: Final = frozenset({NOT_REPAIRED, NOT_ADAPTED, WINDOWS_NOT_ADAPTED})
 
 
 class StartFailures:

@@ -23,6 +23,7 @@ from stillframe.host.linux import is_root
 from stillframe.host.pci import PciDevice
 from stillframe.host.run import find_program
 from stillframe.jobs.driver_folder import ChosenDriver, DriverPackage, choose_driver
+from stillframe.jobs.start_failures import WINDOWS_NOT_ADAPTED
 from stillframe.jobs.workbench import Workbench
 from stillframe.systems.driver_file import HEAD_SIZE, parse_program
 from stillframe.systems.driver_inf import Architecture
@@ -295,7 +296,7 @@ def _copy_driver(files: ChangeableFiles, folder: str, chosen: ChosenDriver) -> I
 
 
 def _not_adapted(name: str, reason: str, hint: str) -> Notice:
-    return Notice(code="windows-not-adapted", message=f"{name}: Windows is not adapted: {reason}", hint=hint)
+    return Notice(code=WINDOWS_NOT_ADAPTED, message=f"{name}: Windows is not adapted: {reason}", hint=hint)
 
 
 def _unknown_controllers() -> Notice:
