@@ -23,6 +23,7 @@ ENTRY_SIZE: Final = 32
 _FOLDER_SIZE_MAX: Final = 65536 * ENTRY_SIZE  # section 6: a folder has at most so many entries
 _DELETED, _KANJI = 0xE5, 0x05
 _LONG_NAME, _LABEL, _FOLDER = 0x0F, 0x08, 0x10
+_LOWER_STEM, _LOWER_ENDING = 0x08, 0x10  # Linux fs/fat/fat.h: CASE_LOWER_BASE, CASE_LOWER_EXT, of Windows NT
 _CLUSTER_HIGH, _CLUSTER_LOW, _SIZE = 20, 26, 28
 DOTS: Final = (b".          ", b"..         ")
 
@@ -177,6 +178,8 @@ def _name_of(entry: bytes, long: list[bytes]) -> str:
         return text
     raw = (b"\xe5" if entry[0] == _KANJI else entry[:1]) + entry[1:11]
     stem, ending = raw[:8].decode("cp850").rstrip(), raw[8:].decode("cp850").rstrip()
+    stem = stem.lower() if entry[12] & _LOWER_STEM else stem
+    ending = ending.lower() if entry[12] & _LOWER_ENDING else ending
     return f"{stem}.{ending}" if ending else stem
 
 
