@@ -23,6 +23,10 @@ def fit_picture(plan: RestorePlan) -> list[str]:
     names |= {part.number: part.label or part.filesystem or part.type_name for part in plan.left_out}
     before = [(str(part.number), names[part.number], Extent(part.start, part.start + part.size)) for part in stored]
     after = [(str(part.number), names[part.number], plan.place_of(part)) for part in disk.partitions]
+    if plan.conversion is not None:
+        numbers = plan.conversion.draft.numbers
+        after = [(str(numbers[part.number]), names[part.number], plan.place_of(part)) for part in disk.partitions]
+        after += [(str(part.number), f"new: {part.type_name}", part.extent) for part in plan.added]
     if plan.beside is not None:
         there = [(str(part.number), part.name or part.type_name, part.extent) for part in plan.beside.layout.partitions]
         new = zip(disk.partitions, plan.beside.added, strict=True)

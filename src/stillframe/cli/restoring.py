@@ -13,9 +13,11 @@ from stillframe.cli.arguments.words import size, start
 from stillframe.cli.disk_picture import fit_picture
 from stillframe.cli.screen import Screen
 from stillframe.cli.words import plan_lines
+from stillframe.disk.converting import StartsBy
 from stillframe.errors import StillframeError, UsageError
 from stillframe.host.target import TargetIdentity
 from stillframe.jobs.adapting_wishes import read_hardware
+from stillframe.jobs.conversion import ConvertWish
 from stillframe.jobs.listing import ListedImage
 from stillframe.jobs.restore_plan import RestoreOptions, RestorePlan
 from stillframe.units import format_size
@@ -49,9 +51,13 @@ def restore_options(options: argparse.Namespace) -> RestoreOptions:
         partition=partition, onto=onto, delta=options.delta, wipe=options.wipe, new_identity=options.new_identity,
         salvage=options.salvage, fit=options.fit or (bool(wishes) and not added and partition is None), wishes=wishes,
         moves=once("--move", options.move), leave_out=frozenset(options.leave_out), added=added,
-        adapt=options.adapt,
+        adapt=options.adapt, convert=_convert_wish(options.convert),
         hardware=read_hardware(options.target or "", options.controller, options.drivers, adapt=options.adapt),
     )  # fmt: skip
+
+
+def _convert_wish(words: tuple[StartsBy, int | None] | None) -> ConvertWish | None:
+    return None if words is None else ConvertWish(starts_by=words[0], esp_size=words[1])
 
 
 def once(option: str, pairs: Iterable[tuple[int, _T]]) -> dict[int, _T]:

@@ -232,6 +232,10 @@ def _plan_fields(plan: RestorePlan | ClonePlan) -> dict[str, Any]:
             {"partition": one.partition.number, "start": one.place.start, "size": one.place.size}
             for one in (plan.placements if isinstance(plan, RestorePlan) else ())
         ],
+        "new_partitions": [
+            {"partition": part.number, "start": part.extent.start, "size": part.extent.size, "type": part.type_name}
+            for part in (plan.added if isinstance(plan, RestorePlan) else ())
+        ],
         "steps": list(plan.steps),
         "reasons": [
             {"partition": reason.partition, "text": reason.text}

@@ -5,12 +5,11 @@ something has to shrink; what they need is in the plan, so that it holds.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from stillframe.disk import (
     Flexibility,
     Layout,
-    Placement,
     fit_partitions,
     fit_table,
     moved_layout,
@@ -18,30 +17,13 @@ from stillframe.disk import (
 )
 from stillframe.errors import TargetError
 from stillframe.events import NoEvents, Notice
-from stillframe.extents import Extent
+from stillframe.jobs.fitted import Fitted
 from stillframe.jobs.remaking import WITHOUT_TOOLS, NewPlace, notices_anew
 from stillframe.jobs.resizing import Asked, find_flexibility, is_fixed
 from stillframe.jobs.restore_plan import DiskInImage, RestoreOptions, RestorePlan, Start
 from stillframe.jobs.sectors import needs_new
 from stillframe.repo.records import StoredPartition
 from stillframe.units import MIB, align_down, format_size
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fitted:
-    """Where the partitions of a disk go, and what was known when it was decided.
-
-    Attributes:
-        placements: In order of their places.
-        layout: Of the source, without what is left out.
-        room: Where partitions may lie on the target.
-        flexibility: How far each could be changed, by its number.
-    """
-
-    placements: tuple[Placement, ...]
-    layout: Layout
-    room: Extent
-    flexibility: Mapping[int, Flexibility]
 
 
 class Flexibilities:

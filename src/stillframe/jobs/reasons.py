@@ -10,7 +10,7 @@ from typing import Final
 
 from stillframe.disk import Flexibility, Placement
 from stillframe.disk.fitting import ALIGNMENT
-from stillframe.jobs.fitting import Fitted
+from stillframe.jobs.fitted import Fitted
 from stillframe.jobs.remaking import RESERVE_SHARE
 from stillframe.jobs.restore_plan import Beside, Reason, RestorePlan
 from stillframe.repo.records import StoredPartition

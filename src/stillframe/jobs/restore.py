@@ -12,12 +12,16 @@ from dataclasses import replace
 
 from stillframe.block import BlockReader, BlockWriter
 from stillframe.block.file import FileWriter
+from stillframe.block.formats.mapped import MappedDisk, ZeroMap
 from stillframe.disk import Layout, Patch, fit_table, moved_layout, new_identity, renamed_layout
+from stillframe.disk.new_table import build_table
 from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.target import create_target_file, open_target
 from stillframe.jobs.beside import require_same_table, write_table
 from stillframe.jobs.context import JobContext
+from stillframe.jobs.conversion_words import conversion_changes
+from stillframe.jobs.converting import front_of
 from stillframe.jobs.fitting import resized_parts
 from stillframe.jobs.placing import PlacedMap, Placer, PlacingOptions
 from stillframe.jobs.remaking import NewPlace, remade
@@ -40,7 +44,7 @@ from stillframe.repo.map_reader import MapReader
 from stillframe.repo.records import StoredPartition
 from stillframe.repo.repository import Repository
 from stillframe.repo.writing import ChunkNamer
-from stillframe.units import format_size
+from stillframe.units import MIB, format_size
 
 __all__ = ["RestoreOptions", "RestorePlan", "RestoreResult", "apply_restore", "plan_restore"]
 
@@ -168,36 +172,61 @@ def _write_disk(
     disk = plan.source_disk
     outside = outside_reader(repository, plan.manifest, disk)
     layout = stored_layout(disk, outside)
-    places = {one.partition.number: one.place for one in plan.placements}
-    moved = moved_layout(layout, places) if places else layout
-    patches, changes, after = _patches(plan, layout, outside, moved)
-    table = TableWriter(target, moved, outside, patches)
+    table, changes, after = _table(plan, target, layout, outside)
     table.clear()
     placer = _placer(repository, plan, target, context)
     stay = {place.partition.number for place in plan.left_places if place.stays}
     # What was outside and still is. A disk without a table is one volume, and has no outside.
     inside = ExtentSet.from_extents(Extent(part.start, part.start + part.size) for part in disk.partitions)
     inside |= ExtentSet.from_extents(part.extent for part in layout.partitions)  # and those that are left out
-    outside_only = table.outside_without_table - inside
-    last = PlacedMap(root=disk.outside.root(), offset=0, allowed=outside_only)
+    outside_only = ExtentSet.empty() if plan.conversion else table.outside_without_table - inside
+    last = [] if plan.conversion else [PlacedMap(root=disk.outside.root(), offset=0, allowed=outside_only)]
     written = [part for part in disk.partitions if part.number not in stay]
-    _place_partitions(placer, plan, views, written, [last])
+    _place_partitions(placer, plan, views, written, last)
+    if plan.conversion is not None:
+        _clear_around(placer, after, table)
     copied = WrittenDisk(
         target=target, table=table, before=layout, after=after, written=tuple(part.number for part in written),
         resized=frozenset(views),
     )  # fmt: skip
     wishes = StartWishes(
-        new_identity=plan.options.new_identity, adapt=plan.options.adapt, hardware=plan.options.hardware
+        new_identity=plan.options.new_identity, adapt=plan.options.adapt, hardware=plan.options.hardware,
+        conversion=plan.conversion,
     )  # fmt: skip
     changes += make_ready(copied, wishes, context)
     if plan.options.wipe and plan.target is not None:
         kept = ExtentSet.from_extents(plan.place_of(part) for part in disk.partitions) | outside_only
+        if plan.conversion is not None:
+            kept |= ExtentSet.from_extents([front_of(after), *(part.extent for part in plan.added)])
         for extent in kept.complement(Extent(0, plan.target_size)) - table.held:
             placer.clear(extent)
     target.flush()
     context.cancel.check()
     placer.written.add(written=table.write())
     return placer, changes
+
+
+def _table(
+    plan: RestorePlan, target: FileWriter, layout: Layout, outside: MapReader
+) -> tuple[TableWriter, tuple[str, ...], Layout]:
+    """What writes the table, what is changed by that, and the layout that comes out."""
+    if plan.conversion is not None:
+        after = plan.conversion.layout
+        nothing = MappedDisk(ZeroMap(), size=plan.target_size, sector_size=after.sector_size)
+        changes = [words for one in plan.placements if (words := placement_words(one))]
+        changes += conversion_changes(plan.conversion, layout.scheme)
+        return TableWriter(target, after, nothing, build_table(after)), tuple(changes), after
+    places = {one.partition.number: one.place for one in plan.placements}
+    moved = moved_layout(layout, places) if places else layout
+    patches, changed, after = _patches(plan, layout, outside, moved)
+    return TableWriter(target, moved, outside, patches), changed, after
+
+
+def _clear_around(placer: Placer, layout: Layout, table: TableWriter) -> None:
+    """Zeros where another table or loader may lie: before the first partition, and in the last MiB of the disk."""
+    ends = ExtentSet.from_extents([front_of(layout), Extent(max(0, layout.size - MIB), layout.size)])
+    for extent in (ends & layout.outside) - table.held:
+        placer.clear(extent)
 
 
 def _place_partitions(

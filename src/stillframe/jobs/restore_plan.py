@@ -11,6 +11,7 @@ from stillframe.disk import Layout, Partition, Placement, Wish, read_layout
 from stillframe.events import Notice
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.target import TargetIdentity
+from stillframe.jobs.conversion import Conversion, ConvertWish
 from stillframe.jobs.staying import LeftPlace
 from stillframe.jobs.windows_adapting import WindowsHardware
 from stillframe.repo.losses import LostPart
@@ -58,6 +59,7 @@ class RestoreOptions:
         added: Only these partitions of the image, as new ones in free space of the target; its own are not touched.
         adapt: Make the systems start in another computer.
         hardware: What a Windows finds there.
+        convert: Make the disk start in another way, under another table where it takes one.
     """
 
     partition: int | None = None
@@ -73,6 +75,7 @@ class RestoreOptions:
     added: tuple[int, ...] = ()
     adapt: bool = False
     hardware: WindowsHardware = field(default_factory=WindowsHardware)
+    convert: ConvertWish | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +108,8 @@ class RestorePlan:
     """What a restore is going to do. ``target`` is ``None`` when ``target_path`` is a file to be made.
 
     Attributes:
-        source_disk: The disk in the image, without partitions that are left out on request.
+        source_disk: The disk in the image, without partitions that are left out on request, or because nothing but
+            the old way to start needs them.
         place: Bytes of the target that the image, or the partition, will occupy.
         steps: What will be done, in words.
         lost: What is on the target now and will be overwritten, in words.
@@ -116,6 +120,7 @@ class RestorePlan:
         beside: Where partitions become new ones on the target: its own table.
         sector_size: Bytes of the target's logical sectors.
         made_anew: Numbers of partitions that get a new file system, into which their files are copied.
+        conversion: What becomes of a disk that is to start in another way.
     """
 
     manifest: Manifest
@@ -142,6 +147,13 @@ class RestorePlan:
     def chosen(self) -> tuple[StoredPartition, ...]:
         """The partitions that are restored."""
         return self.source_disk.partitions if self.partition is None else (self.partition,)
+
+    conversion: Conversion | None = None
+
+    @property
+    def added(self) -> tuple[Partition, ...]:
+        """Partitions that the target's disk has and the image has not."""
+        return self.conversion.added if self.conversion else ()
 
     @property
     def was_there(self) -> tuple[str, ...]:

@@ -14,8 +14,11 @@ from stillframe.errors import TargetError, UsageError
 from stillframe.extents import Extent
 from stillframe.host.target import TargetIdentity, identify_target
 from stillframe.jobs.beside import plan_beside
+from stillframe.jobs.conversion import Conversion
+from stillframe.jobs.conversion_words import conversion_reasons
+from stillframe.jobs.converting import plan_conversion
+from stillframe.jobs.fitted import Fitted
 from stillframe.jobs.fitting import (
-    Fitted,
     Flexibilities,
     anew_notices,
     fit_disk,
@@ -90,17 +93,24 @@ class RestorePlanner:
         sector_size = self._sector_size(stored, part, options)
         target, size, places, lost = self._look(kept, part, options)
         place = self._choose_place(size, stored, part, options, sector_size=sector_size)
-        fitted = None if part is not None else self._fitted(stored, size, options, places)
+        conversion = self._conversion(stored, size, options, places)
+        fitted = conversion.fitted if conversion else None
+        if conversion is not None:
+            kept = replace(kept, partitions=tuple(one for one in kept.partitions if conversion.takes(one.number)))
+        elif part is None:
+            fitted = self._fitted(stored, size, options, places)
         plan = RestorePlan(
             manifest=self._manifest, source_disk=kept, partition=part, target=target, target_path=self._path,
             target_size=size, place=place, options=options, steps=(), lost=lost,
             bytes_to_write=part.bytes_used if part else manifest_bytes(kept),
             placements=fitted.placements if fitted else (), notices=(), left_places=places,
             left_out=tuple(one for one in disk.partitions if one.number in options.leave_out), sector_size=sector_size,
+            conversion=conversion,
         )  # fmt: skip
         plan = _with_anew(plan, stored)
         plan = replace(plan, steps=tuple(restore_steps(plan)))
-        return replace(plan, reasons=tuple(plan_reasons(plan, fitted)))
+        reasons = [*plan_reasons(plan, fitted), *(conversion_reasons(conversion) if conversion else ())]
+        return replace(plan, reasons=tuple(sorted(reasons, key=lambda one: one.partition is None)))
 
     def _plan_beside(self, disk: StoredDisk, options: RestoreOptions) -> RestorePlan:
         """New partitions in free space of the target."""
@@ -170,6 +180,15 @@ class RestorePlanner:
                 hint="Choose a larger one; '--fit' makes what is in it smaller where that is possible.",
             )
         return Extent(room.start, room.start + size)
+
+    def _conversion(
+        self, stored: DiskInImage, size: int, options: RestoreOptions, places: Sequence[LeftPlace]
+    ) -> Conversion | None:
+        """What becomes of a disk that is to start in another way; ``None`` when none is."""
+        if options.convert is None:
+            return None
+        _refuse_to_move(places, "--convert")
+        return plan_conversion(stored, size, options.convert, options, self._asked)
 
     def _fitted(
         self, stored: DiskInImage, size: int, options: RestoreOptions, places: Sequence[LeftPlace]

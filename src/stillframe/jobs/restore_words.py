@@ -11,6 +11,7 @@ from stillframe.events import Notice
 from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.ext import EXT_NAMES
 from stillframe.host.linux import is_root
+from stillframe.jobs.conversion_words import conversion_notices, conversion_steps, renumbered_words
 from stillframe.jobs.restore_plan import Beside, RestoreOptions, RestorePlan
 from stillframe.repo.records import StoredPartition
 from stillframe.units import format_size
@@ -98,8 +99,8 @@ def restore_notices(plan: RestorePlan) -> Iterator[Notice]:
             code="unreadable", message=f"{format_size(lost)} could not be read from the source and come back as zeros",
             hint="'stillframe show' lists the ranges.",
         )  # fmt: skip
-    if plan.beside is not None:
-        yield from plan.beside.notices
+    if plan.beside is not None or plan.conversion is not None:
+        yield from _other_notices(plan)
     elif part is None and _renames_linux(plan) and not is_root():
         yield _PARTUUIDS_CHANGED
     if plan.options.adapt and any(one.filesystem == "ntfs" for one in chosen):
@@ -137,6 +138,13 @@ def _linux_steps(plan: RestorePlan) -> Iterator[str]:
         )
 
 
+def _other_notices(plan: RestorePlan) -> Iterator[Notice]:
+    if plan.beside is not None:
+        yield from plan.beside.notices
+    if plan.conversion is not None:
+        yield from conversion_notices(plan.conversion)
+
+
 def _left_out_steps(plan: RestorePlan) -> Iterator[str]:
     """What becomes of the places of partitions that are left out on request."""
     written = ExtentSet.from_extents(plan.place_of(found) for found in plan.source_disk.partitions)
@@ -169,8 +177,17 @@ def restore_steps(plan: RestorePlan) -> Iterator[str]:
             f"write partition {found.number}: {part_words(found)}, {format_size(found.bytes_used)} of "
             f"{format_size(found.size)}{_size_words(plan, found)}"
             f"{', moved' if plan.place_of(found).start != found.start else ''}"
+            f"{renumbered_words(plan.conversion, found)}"
         )
     yield from _left_out_steps(plan)
+    if plan.conversion is not None:
+        yield from conversion_steps(plan.conversion)
+        return
+    yield from _table_steps(plan)
+
+
+def _table_steps(plan: RestorePlan) -> Iterator[str]:
+    """What comes after the partitions."""
     is_moved = any(plan.place_of(found).start != found.start for found in plan.source_disk.partitions)
     if (is_moved or plan.options.new_identity) and any(one.filesystem == "ntfs" for one in plan.source_disk.partitions):
         yield "change what Windows notes of its partitions, where there is one"

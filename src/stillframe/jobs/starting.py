@@ -14,6 +14,8 @@ from stillframe.errors import MachineRefusal
 from stillframe.events import Notice
 from stillframe.fs.registry import identify
 from stillframe.jobs.context import JobContext
+from stillframe.jobs.conversion import Conversion
+from stillframe.jobs.grub_starts import start_converted
 from stillframe.jobs.linux_starts import repair_linux
 from stillframe.jobs.start_failures import NOT_ADAPTED
 from stillframe.jobs.tables import TableWriter
@@ -53,18 +55,26 @@ class StartWishes:
         new_identity: The disk and its partitions have new ids.
         adapt: The disk goes into another computer.
         hardware: What a Windows finds there.
+        conversion: The disk is to start in another way.
     """
 
     new_identity: bool = False
     adapt: bool = False
     hardware: WindowsHardware = field(default_factory=WindowsHardware)
+    conversion: Conversion | None = None
 
 
 def make_ready(disk: WrittenDisk, wishes: StartWishes, context: JobContext) -> tuple[str, ...]:
-    """Change what the systems on a disk need changed; what was done, in sentences. What cannot be done is a notice."""
+    """Change what the systems on a disk need changed; what was done, in sentences. What cannot be done is a notice.
+
+    Raises:
+        MachineRefusal: The disk was to start in another way, and that could not be done: it would not start at all.
+    """
     if disk.before.scheme == "none":
         return ()
     adapted = _adapt(disk, wishes, context) if wishes.adapt else ()
+    if wishes.conversion is not None:
+        return start_converted(disk.target, disk.table, disk.before, wishes.conversion, context)
     done = repair_windows(
         disk.target, disk.before, disk.after, context, written=disk.written, resized=disk.resized
     )  # fmt: skip

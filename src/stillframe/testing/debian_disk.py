@@ -1,9 +1,9 @@
 """A whole Debian on a disk: what a person's computer looks like to firmware, boot loader, kernel and file system.
 
 Answers: "where does a test get a disk that really boots?" GPT with a BIOS boot partition, an EFI system partition and
-an ext4 root; it boots by BIOS and by UEFI. The root file system is made once (some 40 s) and kept as a tar where the
-guests of tests are kept; a disk of it takes some seconds. Needs root and the packages of ``[vm]``. FAT is filled by
-mtools, for this kernel may not know it.
+an ext4 root; it boots by BIOS and by UEFI. Or as an installer of one of both makes it (``make_debian_for``). The root
+file system is made once (some 40 s) and kept as a tar where the guests of tests are kept; a disk of it takes some
+seconds. Needs root and the packages of ``[vm]``. FAT is filled by mtools, for this kernel may not know it.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from stillframe.extents import Extent
 from stillframe.testing.debian_guest import cache, mirror
@@ -39,6 +39,13 @@ _SERIAL: Final = "serial --unit=0 --speed=115200\nterminal_input serial console\
 _LIMIT_S: Final = 1800
 BIOS_BOOT: Final = Extent(1 << 20, 2 << 20)
 """The partition that holds GRUB for a BIOS."""
+_MBR_SCRIPT: Final = (
+    "label: dos\nlabel-id: 0x0a1b2c3d\nstart=2048, size=3600000, type=83, bootable\n"
+    "start=3604478, size=200000, type=5\nstart=3604480, size=190000, type=82\n"
+)
+_UEFI_SCRIPT: Final = "label: gpt\nstart=2048, size=98304, type=uefi\nsize=3800000, type=linux\n"
+_QUIET_TIMER: Final = "no_timer_check"
+"""An emulated clock on a busy machine may fail the kernel's test of it, which then stops."""
 ROOT_NUMBER: Final = 3
 ROOT_START: Final = 50 << 20
 """Bytes before the root file system."""
@@ -79,6 +86,55 @@ def make_debian_disk(path: Path, *, serial: bool = True, size: int = 2 << 30) ->
         )
         _fill_esp(f"{device}p2", path.with_suffix(".efi"), early)
     _install_for_bios(path, early)
+    early.unlink()
+    return path
+
+
+def make_debian_for(firmware: Literal["bios", "uefi"], path: Path, *, size: int = 2 << 30) -> Path:
+    """A disk that boots by one firmware only, as Debian's installer lays it out.
+
+    Args:
+        firmware: ``bios``: an MBR with the root and a logical swap, GRUB in the gap behind the table, the root named by
+            PARTUUID in ``fstab`` and on the kernel's line. ``uefi``: a GPT with an EFI system partition and the root.
+        path: The file to make.
+        size: Bytes.
+    """
+    tar = root_tar()
+    path.unlink(missing_ok=True)
+    path.touch()
+    os.truncate(path, size)
+    script = path.with_suffix(".sfdisk")
+    script.write_text(_MBR_SCRIPT if firmware == "bios" else _UEFI_SCRIPT)
+    with script.open() as given:
+        subprocess.run(["sfdisk", "-q", str(path)], stdin=given, check=True)  # noqa: S603, S607 - made here
+    script.unlink()
+    root, root_id, esp_id = 1 if firmware == "bios" else 2, str(uuid.uuid4()), uuid.uuid4().hex[:8].upper()
+    early = path.with_suffix(".early.cfg")
+    early.write_text(
+        f"search --no-floppy --fs-uuid --set=root {root_id}\n"
+        "set prefix=($root)/boot/grub\nconfigfile ($root)/boot/grub/grub.cfg\n"
+    )
+    with _partitions(path) as device:
+        partuuid = run_tool("sfdisk", "--part-uuid", str(path), str(root)).strip().lower() if firmware == "uefi" else ""
+        name = f"PARTUUID={partuuid or '0a1b2c3d-01'}"
+        run_tool("mkfs.ext4", "-q", "-U", root_id, "-L", "root", "-E", "lazy_itable_init=0", f"{device}p{root}")
+        if firmware == "bios":
+            run_tool("mkswap", f"{device}p5")
+        else:
+            run_tool("mkfs.fat", "-F32", "-n", "ESP", "-i", esp_id, f"{device}p1")
+            _fill_esp(f"{device}p1", path.with_suffix(".efi"), early)
+        place = path.with_suffix(".mounted")
+        place.mkdir()
+        run_tool("mount", f"{device}p{root}", str(place))
+        try:
+            run_tool("tar", "-xpf", str(tar), "-C", str(place), "--xattrs", "--numeric-owner")
+            _configure(place, root_id, esp_id, serial=True)
+            _name_by(place, name, root_id, has_esp=firmware == "uefi", number=root)
+        finally:
+            run_tool("umount", str(place))
+            place.rmdir()
+    if firmware == "bios":
+        _install_for_bios(path, early, Extent(512, 1 << 20))
     early.unlink()
     return path
 
@@ -187,8 +243,23 @@ def _fill_esp(device: str, program: Path, early: Path) -> None:
     program.unlink()
 
 
-def _install_for_bios(disk: Path, early: Path) -> None:
-    """The same for a BIOS: boot code in the first sector, and GRUB in the BIOS boot partition.
+def _name_by(root: Path, name: str, root_id: str, *, has_esp: bool, number: int) -> None:
+    """Name the root partition otherwise than by its file system, and its place where a menu of Debian does."""
+    fstab, menu = root / "etc/fstab", root / "boot/grub/grub.cfg"
+    lines = fstab.read_text().replace(f"UUID={root_id}", name, 1).splitlines(keepends=True)
+    fstab.write_text("".join(line for line in lines if has_esp or "/boot/efi" not in line))
+    kind = "gpt" if has_esp else "msdos"
+    search = f"  search --no-floppy --fs-uuid --set=root {root_id}\n"
+    hinted = f"  insmod part_{kind}\n  insmod ext2\n  set root='hd0,{kind}{number}'\n" + search.replace(
+        "--set=root", f"--set=root --hint-bios=hd0,{kind}{number}"
+    )
+    menu.write_text(
+        menu.read_text().replace(search, hinted).replace(f"root=UUID={root_id}", f"root={name} {_QUIET_TIMER}")
+    )
+
+
+def _install_for_bios(disk: Path, early: Path, place: Extent = BIOS_BOOT) -> None:
+    """The same for a BIOS: boot code in the first sector, and GRUB in the BIOS boot partition or behind an MBR.
 
     What ``grub-install`` does; it cannot find out which disk a partition of a loop device belongs to. Source: GRUB
     2.06, include/grub/i386/pc/boot.h: GRUB_BOOT_MACHINE_KERNEL_SECTOR (the first sector of GRUB) and
@@ -199,10 +270,10 @@ def _install_for_bios(disk: Path, early: Path) -> None:
     boot = Path("/usr/lib/grub/i386-pc/boot.img").read_bytes()
     image = bytearray(core.read_bytes())
     core.unlink()
-    assert len(image) <= BIOS_BOOT.size
-    first = BIOS_BOOT.start // 512
+    assert len(image) <= place.size
+    first = place.start // 512
     image[512 - 12 : 512 - 4] = struct.pack("<Q", first + 1)
     with disk.open("r+b") as file:
         file.write(boot[:0x5C] + struct.pack("<QB", first, 0xFF) + boot[0x65:440])
-        file.seek(BIOS_BOOT.start)
+        file.seek(place.start)
         file.write(image)

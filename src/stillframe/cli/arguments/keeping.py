@@ -18,6 +18,7 @@ from stillframe.cli.arguments.words import (
     add_storing,
     add_verify,
     add_yes,
+    conversion,
     disk_target,
     number,
     partition_choice,
@@ -149,6 +150,11 @@ def _add_clone(verbs: Verbs) -> None:
 
 
 def _add_wishes(restore: argparse.ArgumentParser) -> None:
+    restore.add_argument(
+        "--convert", metavar="HOW", type=conversion,
+        help="make a Linux disk start by other firmware: uefi (GPT; uefi=SIZE: of its new EFI system partition), bios "
+        "(GPT), or bios-mbr",
+    )  # fmt: skip
     restore.add_argument("--fit", action="store_true", help="shrink or grow partitions so that they fill the target")
     restore.add_argument(
         "--resize", metavar="N=SIZE", action="append", type=wish, default=[],

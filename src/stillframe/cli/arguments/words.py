@@ -158,6 +158,14 @@ def start(text: str) -> tuple[int, int | str]:
     return number(first), second if second == "keep" else size(second)
 
 
+def conversion(text: str) -> tuple[str, int | None]:
+    """``uefi``, ``uefi=SIZE``, ``bios`` or ``bios-mbr``: what is to start a disk; and bytes of a new EFI partition."""
+    first, equals, second = text.partition("=")
+    if first not in ("uefi", "bios", "bios-mbr") or (equals and first != "uefi"):
+        raise argparse.ArgumentTypeError(f"{text!r}: write uefi, uefi=SIZE such as uefi=512M, bios, or bios-mbr")
+    return first, size(second) if equals else None
+
+
 def wish(text: str) -> tuple[int, int | str]:
     """``N=SIZE``: what a partition is to be on the target: bytes, ``keep`` or ``max``."""
     first, equals, second = text.partition("=")

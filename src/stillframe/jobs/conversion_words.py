@@ -1,0 +1,64 @@
+"""What happens to a disk that is to start in another way, in words.
+
+Answers: "what is new on the target, what is left out, and what starts it?" Pure: lines out.
+"""
+
+from collections.abc import Iterator
+
+from stillframe.events import Notice
+from stillframe.jobs.conversion import Conversion
+from stillframe.jobs.restore_plan import Reason
+from stillframe.repo.records import StoredPartition
+from stillframe.units import format_size
+
+
+def renumbered_words(conversion: Conversion | None, part: StoredPartition) -> str:
+    """What a partition is called afterwards; empty when that is as before."""
+    number = conversion.draft.numbers[part.number] if conversion else part.number
+    return "" if number == part.number else f", as partition {number}"
+
+
+def conversion_steps(conversion: Conversion) -> Iterator[str]:
+    """What will be done beside writing partitions, a line for each step."""
+    draft, linux = conversion.draft, conversion.linux
+    for number in draft.dropped:
+        yield f"leave out partition {number}: nothing but the old way to start needs it"
+    for part in conversion.added:
+        yield f"make partition {part.number}, new: {part.name}, {format_size(part.extent.size)}"
+    menu = draft.numbers[linux.boot]
+    if conversion.starts_by == "uefi":
+        whose = "its own signed GRUB" if linux.loader == "signed" else "a GRUB made here"
+        yield f"make {linux.name} start by UEFI: {whose}, which goes on with the boot menu in partition {menu}"
+    else:
+        yield f"make {linux.name} start by BIOS: GRUB, which goes on with the boot menu in partition {menu}"
+    yield "change the tables and the boot menu of that Linux where they name partitions in the old way"
+    yield f"write a new partition table: {conversion.layout.scheme.upper()}"
+
+
+def conversion_notices(conversion: Conversion) -> Iterator[Notice]:
+    """What a person should know before he says yes."""
+    yield from (Notice(code="converted", message=words) for words in conversion.draft.notes)
+
+
+def conversion_reasons(conversion: Conversion) -> Iterator[Reason]:
+    """Why the disk is to be so."""
+    draft = conversion.draft
+    for number in draft.dropped:
+        yield Reason(partition=number, text="It is left out: nothing but the old way to start needs it.")
+    for part in conversion.added:
+        if conversion.starts_by == "uefi":
+            why = "UEFI starts a loader from such a partition, and the image has none."
+        else:
+            why = "A BIOS finds GRUB there: a GPT leaves no room for it behind the first sector."
+        yield Reason(partition=part.number, text=f"It is new. {why}")
+    yield from (Reason(partition=None, text=f"{words[0].upper()}{words[1:]}.") for words in draft.notes)
+
+
+def conversion_changes(conversion: Conversion, scheme: str) -> Iterator[str]:
+    """What is different on a converted disk, before its system is made to start; ``scheme`` is that of the source."""
+    layout = conversion.layout
+    if layout.scheme != scheme:
+        words = {"gpt": "a GPT", "mbr": "an MBR"}
+        yield f"the partition table is {words[layout.scheme]} now, and was {words[scheme]}; its id is {layout.disk_id}"
+    yield from (f"partition {number} was left out" for number in conversion.draft.dropped)
+    yield from conversion.draft.notes

@@ -1,0 +1,154 @@
+"""A stored disk under another partition table, for other firmware: looked at, and decided.
+
+Answers: "which partitions will there be on the target, where, and what starts them?" Writes nothing. What cannot be is
+refused here, before a target is touched.
+"""
+
+import secrets
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from stillframe.disk import Flexibility, Layout, Placement, fit_partitions
+from stillframe.disk.converting import Draft, draft_conversion, finish_conversion, place_for_grub, room_of
+from stillframe.disk.other_scheme import BIOS_BOOT_GUID
+from stillframe.errors import MachineRefusal, TargetError, UsageError
+from stillframe.events import NoEvents
+from stillframe.extents import Extent
+from stillframe.fs.registry import identify
+from stillframe.host.apart import call_apart
+from stillframe.host.linux import is_root
+from stillframe.jobs.catalogue import find_traces
+from stillframe.jobs.conversion import Conversion, ConvertWish
+from stillframe.jobs.exposing import ExposedDisk, ExposedPartition, expose
+from stillframe.jobs.fitted import Fitted
+from stillframe.jobs.fitting import Flexibilities
+from stillframe.jobs.found_linux import find_linux
+from stillframe.jobs.resizing import Asked
+from stillframe.jobs.restore_plan import DiskInImage, RestoreOptions
+
+_NTFS: Final = "ntfs"
+_LOOK_S: Final = 60.0
+_UNDER_WINDOWS: Final = (
+    "Restore the disk without '--convert'; Windows' own 'mbr2gpt' converts it on a computer that it starts on."
+)
+
+
+def plan_conversion(
+    stored: DiskInImage, target_size: int, wish: ConvertWish, options: RestoreOptions, asked: Flexibilities
+) -> Conversion:
+    """What becomes of a disk, and where its partitions go.
+
+    Args:
+        stored: The disk, without partitions that are left out on request.
+        target_size: Bytes of the target.
+        wish: What is to start it.
+        options: What else was asked for: sizes of single partitions, and ids of its own.
+        asked: What is known of partitions already.
+
+    Raises:
+        UsageError: A wish cannot be.
+        TargetError: The disk is like that already, cannot be, or does not fit.
+        MachineRefusal: What is on it could not be made to start, or not on this machine.
+    """
+    have, layout = {part.number for part in stored.disk.partitions}, stored.layout()
+    layout = replace(layout, partitions=tuple(part for part in layout.partitions if part.number in have))
+    draft_conversion(layout, wish.starts_by, esp_size=wish.esp_size)  # what it would refuse is refused at once
+    if not is_root():
+        raise MachineRefusal("a disk is made to start in another way only by root", hint="Run it again with sudo.")
+    exposed = expose(stored.repository, stored.manifest).disk(stored.disk.number)
+    exposed = replace(exposed, partitions=tuple(part for part in exposed.partitions if part.stored.number in have))
+    _refuse_windows(exposed)
+    linux = find_linux(exposed, wish.starts_by, NoEvents())
+    draft = draft_conversion(layout, wish.starts_by, esp_size=wish.esp_size, boot=linux.boot)
+    if options.new_identity:
+        draft = replace(draft, layout=_nameless(draft.layout))
+    fitted = _fit(stored, layout, draft, target_size, _Wanted(options=options, asked=asked))
+    places = {draft.numbers[one.partition.number]: one.place for one in fitted.placements}
+    made = finish_conversion(draft, places, target_size, next_uuid=uuid.uuid4)
+    if wish.starts_by != "uefi":
+        place_for_grub(made)
+    return Conversion(draft=draft, layout=made, linux=linux, esp_id=secrets.token_hex(4).upper(), fitted=fitted)
+
+
+def _nameless(layout: Layout) -> Layout:
+    """Without the ids of the source, so that all are made anew."""
+    return replace(layout, disk_id="", partitions=tuple(replace(part, guid="") for part in layout.partitions))
+
+
+def _refuse_windows(disk: ExposedDisk) -> None:
+    for part in disk.partitions:
+        if part.stored.filesystem == _NTFS and not part.stored.is_left_out and _is_windows(part):
+            raise MachineRefusal(
+                f"there is a Windows on partition {part.stored.number}, which would not start afterwards: its own boot "
+                "files are not converted in this version",
+                hint=_UNDER_WINDOWS,
+            )
+
+
+def _is_windows(part: ExposedPartition) -> bool:
+    if part.stored.installed is not None:
+        return part.stored.installed.family == "windows"
+
+    def look() -> bool:
+        traces = find_traces(part.reader, identify(part.reader).volume)
+        return traces is not None and traces.windows is not None
+
+    return call_apart(look, what=f"looking for a Windows on partition {part.stored.number}", timeout_s=_LOOK_S)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    options: RestoreOptions
+    asked: Flexibilities
+
+
+def _fit(stored: DiskInImage, layout: Layout, draft: Draft, target_size: int, wanted: _Wanted) -> Fitted:
+    """Where partitions go. On a target of the same size nothing grows, and what need not shrink does not."""
+    wishes, room = wanted.options.wishes, room_of(draft, target_size)
+    unknown = sorted(set(wishes) & set(draft.dropped))
+    if unknown:
+        raise UsageError(
+            f"partition {unknown[0]} is not taken over: nothing but the old way to start needs it",
+            hint=f"Leave out '--resize {unknown[0]}=...'.",
+        )
+    asked = {draft.numbers[number]: wish for number, wish in wishes.items()}
+    may: Mapping[int, Flexibility] = {
+        part.number: Flexibility(smallest=part.extent.size, can_move=part.type != BIOS_BOOT_GUID)
+        for part in draft.layout.partitions
+    }
+    may_shrink, found = False, tuple[Placement, ...]()
+    try:
+        found = fit_partitions(draft.layout, room, may, {})
+    except TargetError:
+        may_shrink = True
+    if may_shrink or asked or wanted.options.fit or target_size != stored.disk.size:
+        may = _flexibility(stored, draft, wanted, may_shrink=may_shrink or bool(asked))
+        found = fit_partitions(draft.layout, room, may, asked)
+    places = {one.partition.number: one.place for one in found}
+    before = {part.number: part for part in layout.partitions}
+    pairs = sorted(draft.numbers.items(), key=lambda pair: places[pair[1]].start)
+    return Fitted(
+        placements=tuple(Placement(partition=before[old], place=places[new]) for old, new in pairs),
+        layout=replace(layout, partitions=tuple(before[old] for old in sorted(draft.numbers))), room=room,
+        flexibility={old: may[new] for old, new in draft.numbers.items()},
+    )  # fmt: skip
+
+
+def _flexibility(stored: DiskInImage, draft: Draft, wanted: _Wanted, *, may_shrink: bool) -> dict[int, Flexibility]:
+    """By the new numbers."""
+    found = {}
+    for part in stored.disk.partitions:
+        number, wish = draft.numbers.get(part.number), wanted.options.wishes.get(part.number)
+        if number is not None:
+            shrinks = wish < part.size if isinstance(wish, int) else may_shrink and wish != "keep"
+            named = wish is not None and wish != "keep"
+            question = Asked(may_shrink=shrinks, is_named=named, sector_size=stored.disk.sector_size)
+            found[number] = wanted.asked.of(stored, part, question)
+    return found
+
+
+def front_of(layout: Layout) -> Extent:
+    """What lies before the first partition of a converted disk: its table, and GRUB behind an MBR."""
+    return Extent(0, min([part.extent.start for part in layout.partitions], default=layout.size))
