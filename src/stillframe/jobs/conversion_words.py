@@ -52,6 +52,10 @@ def conversion_reasons(conversion: Conversion) -> Iterator[Reason]:
             why = "A BIOS finds GRUB there: a GPT leaves no room for it behind the first sector."
         yield Reason(partition=part.number, text=f"It is new. {why}")
     yield from (Reason(partition=None, text=f"{words[0].upper()}{words[1:]}.") for words in draft.notes)
+    yield Reason(
+        partition=None,
+        text="What a Linux on it notes of ids and numbers that change is changed: its tables, and its boot menu.",
+    )
 
 
 def conversion_changes(conversion: Conversion, scheme: str) -> Iterator[str]:

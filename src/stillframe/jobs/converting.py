@@ -127,10 +127,13 @@ def _fit(stored: DiskInImage, layout: Layout, draft: Draft, target_size: int, wa
         may = _flexibility(stored, draft, wanted, may_shrink=may_shrink or bool(asked))
         found = fit_partitions(draft.layout, room, may, asked)
     places = {one.partition.number: one.place for one in found}
+    is_logical = {part.number: part.logical for part in draft.layout.partitions}
     before = {part.number: part for part in layout.partitions}
     pairs = sorted(draft.numbers.items(), key=lambda pair: places[pair[1]].start)
     return Fitted(
-        placements=tuple(Placement(partition=before[old], place=places[new]) for old, new in pairs),
+        placements=tuple(
+            Placement(partition=replace(before[old], logical=is_logical[new]), place=places[new]) for old, new in pairs
+        ),
         layout=replace(layout, partitions=tuple(before[old] for old in sorted(draft.numbers))), room=room,
         flexibility={old: may[new] for old, new in draft.numbers.items()},
     )  # fmt: skip

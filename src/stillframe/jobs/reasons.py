@@ -180,6 +180,9 @@ def _disk_lines(plan: RestorePlan, fitted: Fitted | None) -> Iterator[str]:
     if disk.scheme == "none":
         yield "There is no partition table: the disk is one volume."
         return
+    if plan.conversion is not None:
+        yield "The table is written last: until then no half-written disk can be taken for a whole one."
+        return
     if disk.scheme == "gpt" and plan.target_size != disk.size:
         yield "The second copy of the partition table goes to the end of the target, where it belongs."
     if disk.scheme == "mbr" and any(part.logical for part in disk.partitions) and (moved or plan.left_out):

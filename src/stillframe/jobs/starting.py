@@ -72,9 +72,9 @@ def make_ready(disk: WrittenDisk, wishes: StartWishes, context: JobContext) -> t
     """
     if disk.before.scheme == "none":
         return ()
-    adapted = _adapt(disk, wishes, context) if wishes.adapt else ()
     if wishes.conversion is not None:
         return start_converted(disk.target, disk.table, disk.before, wishes.conversion, context)
+    adapted = _adapt(disk, wishes, context) if wishes.adapt else ()
     done = repair_windows(
         disk.target, disk.before, disk.after, context, written=disk.written, resized=disk.resized
     )  # fmt: skip

@@ -52,8 +52,8 @@ def _together(options: RestoreOptions) -> Iterator[tuple[str, str]]:
         yield from ((what, f"--partition {options.partition}") for _ in range(options.partition is not None))
         yield from ((what, f"--partition {number}:new") for number in options.added)
         yield from ((what, f"--move {number}=...") for number in sorted(options.moves))
-        others = [("--adapt", options.adapt), ("--new-identity", options.new_identity)]
-        yield from ((what, word) for word, is_asked in others if is_asked)
+        asked = [("--adapt", options.adapt), ("--new-identity", options.new_identity)]
+        yield from ((what, word) for word, is_asked in asked if is_asked)
     if options.added:
         strange = [("--move", options.moves), ("--resize", options.wishes)]
         for word, wishes in strange:
