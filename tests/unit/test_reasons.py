@@ -10,7 +10,7 @@ from stillframe.disk import Flexibility, Partition, Wish, fit_partitions, read_l
 from stillframe.disk.fitting import Placement
 from stillframe.extents import Extent
 from stillframe.host.resizing import RESIZERS
-from stillframe.jobs.fitting import Fitted
+from stillframe.jobs.fitted import Fitted
 from stillframe.jobs.reasons import TOOLS, beside_reasons, plan_reasons
 from stillframe.jobs.restore_plan import Beside, RestoreOptions, RestorePlan, Start
 from stillframe.jobs.staying import LeftPlace
