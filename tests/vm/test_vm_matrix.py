@@ -1,5 +1,6 @@
 """Debian systems of many layouts come back on other disks and other machines, and say so from inside."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,7 +88,11 @@ def partition_of(disk: Path, number: int) -> Partition:
 
 
 def part_id(disk: Path, number: int) -> str:
-    return run_tool("sfdisk", "--part-uuid", str(disk), str(number)).strip().lower()
+    """The PARTUUID of a partition, by util-linux."""
+    table = json.loads(run_tool("sfdisk", "--json", str(disk)))["partitiontable"]
+    if table["label"] == "gpt":
+        return str(table["partitions"][number - 1]["uuid"]).lower()
+    return f"{int(table['id'], 16):08x}-{number:02x}"
 
 
 def start(target: Path, layout: BootLayout, firmware: str, *, bus: str = "virtio") -> Report:

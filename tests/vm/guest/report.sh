@@ -2,6 +2,7 @@
 # prompt takes that), and ends the machine with its verdict: through the port of QEMU's isa-debug-exit, where N becomes
 # the exit code 2 N + 1.
 exec > /dev/ttyS1 2>&1
+echo  # firmware may have left a line open
 wrong=0
 wrong() { echo "WRONG $*"; wrong=1; }
 
