@@ -6,6 +6,7 @@ its verdict. What is only true of a machine (firmware, controller, sizes) it rep
 """
 
 import hashlib
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from stillframe.testing.virtual_machine import VERDICT_PORT, Drive, Machine
 
 RIGHT: Final = 2 * 16 + 1
 """The exit code of a machine whose system wrote 16: all came back."""
-LIMIT_S: Final = 600
+LIMIT_S: Final = 1200
 _SYSTEM: Final = (
     "systemd-sysv", "udev", "dbus", "login", "passwd", "kmod", "e2fsprogs", "dosfstools", "xfsprogs", "btrfs-progs",
     "lvm2", "zstd", "linux-image-amd64", "systemd-boot-efi",
@@ -129,9 +130,8 @@ def start_and_report(folder: Path, disk: Path, *, firmware: str, bus: str = "vir
     )  # fmt: skip
     code = machine.run_to_verdict(limit_s=LIMIT_S)
     log = said.read_text(errors="replace")
-    lines = [line[7:].strip().partition("=") for line in log.splitlines() if line.startswith("REPORT ")]
-    facts = {name: value for name, _, value in lines}
-    assert "end" in facts, f"it ended with {code} and did not report\n{machine.tail()}\n{log}"
+    facts = dict(re.findall(r"REPORT (\w+)=([^\r\n]*)", log))
+    assert "REPORT end" in log, f"it ended with {code} and did not report\n{machine.tail()}\n{log}"
     return Report(
         code=code, firmware=facts["firmware"], filesystem=facts["filesystem"], bytes=int(facts["bytes"]),
         disk=facts["disk"], driver=facts["driver"], disk_bytes=int(facts["disk_bytes"]), start=int(facts["start"]),
