@@ -39,7 +39,7 @@ _MBR_TYPES: Final = {"boot": "83", "swap": "82", "root": "83"}
 _GAP: Final = Extent(512, MIB)
 """Where GRUB for a BIOS lies on an MBR disk: between the first sector and the first partition."""
 _MODULES: Final = ("xfs", "btrfs", "lvm", "zstd")
-_LINE: Final = "console=tty0 console=ttyS0,115200 loglevel=4 panic=10 rd.shell=0 rd.emergency=reboot"
+_LINE: Final = "console=tty0 console=ttyS0,115200 loglevel=4 panic=10 rd.shell=0 rd.emergency=reboot rd.timeout=30"
 _MKFS: Final = {
     "ext4": ("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0", "-L", "root", "-U"),
     "xfs": ("mkfs.xfs", "-q", "-f", "-L", "root", "-m"),
@@ -64,6 +64,7 @@ class BootLayout:
         inside: What the root lies in: ``lvm``, ``luks`` or nothing.
         named_by: How ``/etc/fstab`` and the kernel's command line name what is not in LVM or LUKS.
         initrd: What made the initrd.
+        any_disk: Whether the initrd has drivers for all disks; else for virtio alone.
     """
 
     name: str
@@ -74,6 +75,7 @@ class BootLayout:
     inside: str = ""
     named_by: str = "UUID"
     initrd: str = "initramfs-tools"
+    any_disk: bool = True
 
     @property
     def firmwares(self) -> tuple[str, ...]:
@@ -99,6 +101,8 @@ LUKS: Final = BootLayout(name="luks", parts=("bios", "esp", "boot", "root"), ins
 SYSTEMD_BOOT: Final = BootLayout(name="systemd-boot", loader="systemd-boot", parts=("esp", "root"), named_by="PARTUUID")
 EXTLINUX: Final = BootLayout(name="extlinux", scheme="dos", loader="extlinux", parts=("root",))
 DRACUT: Final = BootLayout(name="dracut", initrd="dracut")
+NARROW: Final = BootLayout(name="narrow", any_disk=False)
+NARROW_DRACUT: Final = BootLayout(name="narrow-dracut", initrd="dracut", any_disk=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +243,8 @@ def _configure(layout: BootLayout, root: Path, ids: _Ids, folder: Path) -> None:
         (kept / "file").write_bytes(picked.randbytes(1 << 17))
     if layout.inside == "luks":
         _keep_key(root, ids, folder)
+    if not layout.any_disk:
+        _narrow(layout, root)
 
 
 def _fstab(layout: BootLayout, ids: _Ids) -> Iterator[str]:
@@ -267,11 +273,31 @@ def _keep_key(root: Path, ids: _Ids, folder: Path) -> None:
     ):
         with (root / file).open("a") as opened:
             opened.write(f"{line}\n")
+    _run_inside(root, "update-initramfs", "-u")
+
+
+def _narrow(layout: BootLayout, root: Path) -> None:
+    """An initrd for one computer, with virtio disks."""
+    if layout.initrd == "dracut":
+        (root / "etc/dracut.conf.d/90-any.conf").write_text(
+            'hostonly=yes\nhostonly_cmdline=no\ncompress=zstd\nadd_drivers+=" virtio_pci virtio_blk ext4 "\n'
+        )
+        (initrd,) = (root / "boot").glob("initrd.img-*")
+        kernel = initrd.name.removeprefix("initrd.img-")
+        _run_inside(root, "dracut", "--quiet", "--force", f"/boot/{initrd.name}", kernel)
+    else:
+        (root / "etc/initramfs-tools/conf.d/modules").write_text("MODULES=list\n")
+        (root / "etc/initramfs-tools/modules").write_text("virtio_pci\nvirtio_blk\next4\n")
+        _run_inside(root, "update-initramfs", "-u")
+
+
+def _run_inside(root: Path, *command: str) -> None:
+    """Run a program of a system that does not run."""
     with ExitStack() as stack:
         for name in ("proc", "sys", "dev"):
             run_tool("mount", "--bind", f"/{name}", str(root / name))
             stack.callback(run_tool, "umount", str(root / name))
-        run_tool("chroot", str(root), "update-initramfs", "-u")
+        run_tool("chroot", str(root), *command)
 
 
 def _early(layout: BootLayout, ids: _Ids) -> str:

@@ -61,7 +61,9 @@ class Report:
         start: Where the partition with the root begins.
         size: How large that partition is.
         part_id: That partition's PARTUUID.
-        files: How many files were compared.
+        root_id: The UUID of its root file system.
+        files: How many files were compared, and are equal if the code is ``RIGHT``.
+        starts: Whether what it starts from (boot menu, ``/etc/fstab``, initrd, loader) is ``same`` or ``changed``.
         log: All that it said.
     """
 
@@ -75,7 +77,9 @@ class Report:
     start: int
     size: int
     part_id: str
+    root_id: str
     files: int
+    starts: str
     log: str
 
 
@@ -92,8 +96,12 @@ def install_report(root: Path) -> None:
     wanted = root / "etc/systemd/system/multi-user.target.wants/report.service"
     wanted.parent.mkdir(exist_ok=True)
     wanted.symlink_to("/etc/systemd/system/report.service")
-    names = sorted(_listed(root))
-    (root / "root/list").write_text("".join(f"{digest_of(root / name)}  /{name}\n" for name in names))
+    listed = sorted(_listed(root))
+    for name, chosen in (
+        ("list", [file for file in listed if not _is_for_start(file)]),
+        ("list-of-starts", [file for file in listed if _is_for_start(file)]),
+    ):
+        (root / "root" / name).write_text("".join(f"{digest_of(root / file)}  /{file}\n" for file in chosen))
 
 
 def _listed(root: Path) -> Iterator[str]:
@@ -102,6 +110,11 @@ def _listed(root: Path) -> Iterator[str]:
         found = (path for path in (root / folder).rglob("*") if path.is_file() and not path.is_symlink())
         yield from (path.relative_to(root).as_posix() for path in found)
     yield from ("etc/fstab", "etc/machine-id", "etc/passwd")
+
+
+def _is_for_start(file: str) -> bool:
+    """Whether ids or drivers are in it: it may have to change so that a system starts elsewhere."""
+    return file == "etc/fstab" or file.startswith(("boot/grub/", "boot/extlinux/", "boot/initrd"))
 
 
 def digest_of(path: Path) -> str:
@@ -135,5 +148,6 @@ def start_and_report(folder: Path, disk: Path, *, firmware: str, bus: str = "vir
     return Report(
         code=code, firmware=facts["firmware"], filesystem=facts["filesystem"], bytes=int(facts["bytes"]),
         disk=facts["disk"], driver=facts["driver"], disk_bytes=int(facts["disk_bytes"]), start=int(facts["start"]),
-        size=int(facts["size"]), part_id=facts["part_id"], files=int(facts["files"]), log=log,
+        size=int(facts["size"]), part_id=facts["part_id"], root_id=facts["root_id"],
+        files=int(facts["files"]), starts=facts["starts"], log=log,
     )  # fmt: skip

@@ -17,13 +17,13 @@ VARIABLES: Final = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 # code is right on a processor with AVX2, and under QEMU without it.
 PROCESSOR: Final = "max,avx2=off"
 _SHOWN: Final = 60
-# What a disk is attached to: devices before it, and its own. Each of them SeaBIOS, OVMF and Linux know.
+# What a disk is attached to: devices before it, and its own. SeaBIOS and Linux know all of them, OVMF all but megasas.
 _BUSES: Final = {
     "virtio": ("", "virtio-blk-pci"),
     "ahci": ("", "ide-hd,bus=ide.{number}"),
     "nvme": ("", "nvme"),
     "virtio-scsi": ("virtio-scsi-pci,id=hba{number}", "scsi-hd,bus=hba{number}.0"),
-    "mptsas": ("mptsas1068,id=hba{number}", "scsi-hd,bus=hba{number}.0"),
+    "pvscsi": ("pvscsi,id=hba{number}", "scsi-hd,bus=hba{number}.0"),
     "megasas": ("megasas,id=hba{number}", "scsi-hd,bus=hba{number}.0"),
 }
 VERDICT_PORT: Final = 0x501
@@ -34,7 +34,7 @@ VERDICT_PORT: Final = 0x501
 class Drive:
     """A virtual disk. ``serial`` is what the guest knows it by: ``/dev/disk/by-id/virtio-SERIAL``.
 
-    ``bus`` is ``virtio``, ``ahci``, ``nvme``, ``virtio-scsi``, ``mptsas`` or ``megasas``.
+    ``bus`` is ``virtio``, ``ahci``, ``nvme``, ``virtio-scsi``, ``pvscsi`` or ``megasas``.
     """
 
     file: Path
