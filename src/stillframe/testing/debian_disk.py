@@ -12,7 +12,7 @@ import shutil
 import struct
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
@@ -34,7 +34,8 @@ _MODULES: Final = (
     "test ls cat reboot halt gzio"
 )
 _GRAPHICS: Final = "all_video efi_gop gfxterm"
-_BIOS_MODULES: Final = ("biosdisk", *_MODULES.split())
+BIOS_MODULES: Final = ("biosdisk", *_MODULES.split())
+"""Of GRUB, for a BIOS."""
 _SERIAL: Final = "serial --unit=0 --speed=115200\nterminal_input serial console\nterminal_output serial console\n"
 _LIMIT_S: Final = 1800
 BIOS_BOOT: Final = Extent(1 << 20, 2 << 20)
@@ -67,7 +68,7 @@ def make_debian_disk(path: Path, *, serial: bool = True, size: int = 2 << 30) ->
         "sgdisk", "-n1:2048:+1M", "-t1:ef02", "-n2:0:+48M", "-t2:ef00", "-n3:0:0", "-t3:8300", str(path)
     )  # fmt: skip
     root_id, esp_id = str(uuid.uuid4()), uuid.uuid4().hex[:8].upper()
-    with _partitions(path) as device:
+    with partitions(path) as device:
         run_tool("mkfs.fat", "-F32", "-n", "ESP", "-i", esp_id, f"{device}p2")
         run_tool("mkfs.ext4", "-q", "-U", root_id, "-L", "root", "-E", "lazy_itable_init=0", f"{device}p3")
         place = path.with_suffix(".mounted")
@@ -84,8 +85,8 @@ def make_debian_disk(path: Path, *, serial: bool = True, size: int = 2 << 30) ->
             f"search --no-floppy --fs-uuid --set=root {root_id}\n"
             "set prefix=($root)/boot/grub\nconfigfile ($root)/boot/grub/grub.cfg\n"
         )
-        _fill_esp(f"{device}p2", path.with_suffix(".efi"), early)
-    _install_for_bios(path, early)
+        fill_esp(f"{device}p2", path.with_suffix(".efi"), early)
+    install_for_bios(path, early, BIOS_MODULES, BIOS_BOOT)
     early.unlink()
     return path
 
@@ -114,7 +115,7 @@ def make_debian_for(firmware: Literal["bios", "uefi"], path: Path, *, size: int 
         f"search --no-floppy --fs-uuid --set=root {root_id}\n"
         "set prefix=($root)/boot/grub\nconfigfile ($root)/boot/grub/grub.cfg\n"
     )
-    with _partitions(path) as device:
+    with partitions(path) as device:
         partuuid = run_tool("sfdisk", "--part-uuid", str(path), str(root)).strip().lower() if firmware == "uefi" else ""
         name = f"PARTUUID={partuuid or '0a1b2c3d-01'}"
         run_tool("mkfs.ext4", "-q", "-U", root_id, "-L", "root", "-E", "lazy_itable_init=0", f"{device}p{root}")
@@ -122,7 +123,7 @@ def make_debian_for(firmware: Literal["bios", "uefi"], path: Path, *, size: int 
             run_tool("mkswap", f"{device}p5")
         else:
             run_tool("mkfs.fat", "-F32", "-n", "ESP", "-i", esp_id, f"{device}p1")
-            _fill_esp(f"{device}p1", path.with_suffix(".efi"), early)
+            fill_esp(f"{device}p1", path.with_suffix(".efi"), early)
         place = path.with_suffix(".mounted")
         place.mkdir()
         run_tool("mount", f"{device}p{root}", str(place))
@@ -134,23 +135,35 @@ def make_debian_for(firmware: Literal["bios", "uefi"], path: Path, *, size: int 
             run_tool("umount", str(place))
             place.rmdir()
     if firmware == "bios":
-        _install_for_bios(path, early, Extent(512, 1 << 20))
+        install_for_bios(path, early, BIOS_MODULES, Extent(512, 1 << 20))
     early.unlink()
     return path
 
 
 def root_tar() -> Path:
     """The root file system, made when it is not there yet."""
-    recipe = repr((_PACKAGES, _HOOKS)).encode()
-    found = cache() / f"debian-{hashlib.sha256(recipe).hexdigest()[:16]}.tar"
+    return make_root_tar("debian", _PACKAGES, _HOOKS)
+
+
+def make_root_tar(name: str, packages: Sequence[str], hooks: Sequence[str], left_out: Sequence[str] = ()) -> Path:
+    """A root file system of Debian as a tar, kept by the digest of its recipe.
+
+    Args:
+        name: What the file's name begins with.
+        packages: What is installed.
+        hooks: Shell commands that are run in the end; ``$1`` is the folder.
+        left_out: Paths of packages that are not unpacked, as dpkg takes them.
+    """
+    recipe = repr((tuple(packages), tuple(hooks), *([tuple(left_out)] if left_out else []))).encode()
+    found = cache() / f"{name}-{hashlib.sha256(recipe).hexdigest()[:16]}.tar"
     if not found.exists():
         found.parent.mkdir(parents=True, exist_ok=True)
         half = found.with_suffix(".half.tar")
+        excluded = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*", *left_out)
         command = [
             "mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", '--aptopt=APT::Install-Recommends "false"',
-            "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
-            "--dpkgopt=path-exclude=/usr/share/doc/*", f"--include={','.join(_PACKAGES)}",
-            *(f"--customize-hook={hook}" for hook in _HOOKS), "bookworm", str(half), f"deb {mirror()} bookworm main",
+            *(f"--dpkgopt=path-exclude={path}" for path in excluded), f"--include={','.join(packages)}",
+            *(f"--customize-hook={hook}" for hook in hooks), "bookworm", str(half), f"deb {mirror()} bookworm main",
         ]  # fmt: skip
         # Mirrors and package indexes may be named in this environment, so it is passed on as it is.
         done = subprocess.run(  # noqa: S603 - made here
@@ -170,7 +183,7 @@ def use_signed_loader(disk: Path) -> None:
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - environment as above
     for package_file in folder.glob("*.deb"):
         run_tool("dpkg-deb", "-x", str(package_file), str(folder))
-    with _partitions(disk) as device:
+    with partitions(disk) as device:
         esp, root_id = f"{device}p2", run_tool("blkid", "-o", "value", "-s", "UUID", f"{device}p{ROOT_NUMBER}").strip()
         early = folder / "grub.cfg"  # GRUB's signed program looks in /EFI/debian
         early.write_text(f"search.fs_uuid {root_id} root\nset prefix=($root)/boot/grub\nconfigfile $prefix/grub.cfg\n")
@@ -187,7 +200,7 @@ def use_signed_loader(disk: Path) -> None:
 @contextmanager
 def root_of(disk: Path) -> Iterator[Path]:
     """The root file system of a disk, mounted here read-write: to break something in it."""
-    with _partitions(disk) as device:
+    with partitions(disk) as device:
         place = disk.with_suffix(".mounted")
         place.mkdir()
         run_tool("mount", f"{device}p{ROOT_NUMBER}", str(place))
@@ -199,7 +212,7 @@ def root_of(disk: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _partitions(disk: Path) -> Iterator[str]:
+def partitions(disk: Path) -> Iterator[str]:
     """A loop device with a node for each partition, whether or not this kernel reads partition tables itself."""
     device = run_tool("losetup", "--find", "--show", str(disk)).strip()
     try:
@@ -232,11 +245,19 @@ def _configure(root: Path, root_id: str, esp_id: str, *, serial: bool) -> None:
     )
 
 
-def _fill_esp(device: str, program: Path, early: Path) -> None:
-    """One GRUB that holds all it needs, at the path where firmware looks on a disk it does not know."""
+def fill_esp(device: str, program: Path, early: Path, modules: str = "") -> None:
+    """One GRUB that holds all it needs, at the path where firmware looks on a disk it does not know.
+
+    Args:
+        device: The EFI system partition.
+        program: A file to make and remove.
+        early: What GRUB does first.
+        modules: Of GRUB, beside those that every disk here needs.
+    """
+    built_in = f"{_MODULES} {modules}".strip()
     run_tool(
-        "grub-mkstandalone", "-O", "x86_64-efi", "-o", str(program), f"--install-modules={_MODULES} {_GRAPHICS}",
-        f"--modules={_MODULES}", "--locales=", "--fonts=", "--themes=", f"boot/grub/grub.cfg={early}",
+        "grub-mkstandalone", "-O", "x86_64-efi", "-o", str(program), f"--install-modules={built_in} {_GRAPHICS}",
+        f"--modules={built_in}", "--locales=", "--fonts=", "--themes=", f"boot/grub/grub.cfg={early}",
     )  # fmt: skip
     run_tool("mmd", "-i", device, "::/EFI", "::/EFI/BOOT")
     run_tool("mcopy", "-i", device, str(program), "::/EFI/BOOT/BOOTX64.EFI")
@@ -258,15 +279,15 @@ def _name_by(root: Path, name: str, root_id: str, *, has_esp: bool, number: int)
     )
 
 
-def _install_for_bios(disk: Path, early: Path, place: Extent = BIOS_BOOT) -> None:
-    """The same for a BIOS: boot code in the first sector, and GRUB in the BIOS boot partition or behind an MBR.
+def install_for_bios(disk: Path, early: Path, modules: Sequence[str], place: Extent) -> None:
+    """The same for a BIOS: boot code in the first sector, and GRUB in the BIOS boot partition or before the first one.
 
     What ``grub-install`` does; it cannot find out which disk a partition of a loop device belongs to. Source: GRUB
     2.06, include/grub/i386/pc/boot.h: GRUB_BOOT_MACHINE_KERNEL_SECTOR (the first sector of GRUB) and
     GRUB_BOOT_MACHINE_LIST_SIZE (the list, at the end of its first sector, of where the rest is).
     """
     core = disk.with_suffix(".core")
-    run_tool("grub-mkimage", "-O", "i386-pc", "-o", str(core), "-p", "/boot/grub", "-c", str(early), *_BIOS_MODULES)
+    run_tool("grub-mkimage", "-O", "i386-pc", "-o", str(core), "-p", "/boot/grub", "-c", str(early), *modules)
     boot = Path("/usr/lib/grub/i386-pc/boot.img").read_bytes()
     image = bytearray(core.read_bytes())
     core.unlink()

@@ -17,16 +17,31 @@ VARIABLES: Final = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 # code is right on a processor with AVX2, and under QEMU without it.
 PROCESSOR: Final = "max,avx2=off"
 _SHOWN: Final = 60
+# What a disk is attached to: devices before it, and its own. SeaBIOS and Linux know all of them, OVMF all but megasas.
+_BUSES: Final = {
+    "virtio": ("", "virtio-blk-pci"),
+    "ahci": ("", "ide-hd,bus=ide.{number}"),
+    "nvme": ("", "nvme"),
+    "virtio-scsi": ("virtio-scsi-pci,id=hba{number}", "scsi-hd,bus=hba{number}.0"),
+    "pvscsi": ("pvscsi,id=hba{number}", "scsi-hd,bus=hba{number}.0"),
+    "megasas": ("megasas,id=hba{number}", "scsi-hd,bus=hba{number}.0"),
+}
+VERDICT_PORT: Final = 0x501
+"""Of QEMU's isa-debug-exit: a byte N written to it ends the machine with the exit code 2 N + 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drive:
-    """A virtual disk. ``serial`` is what the guest knows it by: ``/dev/disk/by-id/virtio-SERIAL``."""
+    """A virtual disk. ``serial`` is what the guest knows it by: ``/dev/disk/by-id/virtio-SERIAL``.
+
+    ``bus`` is ``virtio``, ``ahci``, ``nvme``, ``virtio-scsi``, ``pvscsi`` or ``megasas``.
+    """
 
     file: Path
     serial: str = ""
     form: str = "raw"
     throw_away: bool = False
+    bus: str = "virtio"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,19 +78,30 @@ class Machine:
             AssertionError: It did not end in time; the end of its serial log is in the message.
         """
         began = time.monotonic()
+        code = self.run_to_verdict(limit_s=limit_s)
+        assert code == 0, (self.folder / "qemu.log").read_text()
+        return time.monotonic() - began
+
+    def run_to_verdict(self, *, limit_s: float) -> int:
+        """Run it until it switches itself off, or writes to ``VERDICT_PORT`` of the device that ``extra`` adds.
+
+        Returns:
+            QEMU's exit code; 0 when it was switched off or began anew.
+
+        Raises:
+            AssertionError: It did not end in time; the end of its serial log is in the message.
+        """
         with (self.folder / "qemu.log").open("wb") as said:
             process = subprocess.Popen(  # noqa: S603 - made here
                 self._command(), stdin=subprocess.DEVNULL, stdout=said, stderr=said
             )
             try:
-                code = process.wait(limit_s)
+                return process.wait(limit_s)
             except subprocess.TimeoutExpired as error:
                 raise AssertionError(f"the machine did not end in {limit_s:g} s\n{self.tail()}") from error
             finally:
                 process.kill()
                 process.wait()
-        assert code == 0, (self.folder / "qemu.log").read_text()
-        return time.monotonic() - began
 
     def tail(self) -> str:
         """The end of the serial log."""
@@ -99,6 +125,9 @@ class Machine:
         for number, drive in enumerate(self.drives):
             options = f"file={drive.file},format={drive.form},if=none,id=d{number},discard=unmap,cache=unsafe"
             command += ["-drive", options + (",snapshot=on" if drive.throw_away else "")]
-            serial = f",serial={drive.serial}" if drive.serial else ""
-            command += ["-device", f"virtio-blk-pci,drive=d{number}{serial}"]
+            serial = drive.serial or ("none" if drive.bus == "nvme" else "")  # which NVMe asks for
+            before, device = (words.format(number=number) for words in _BUSES[drive.bus])
+            if before:
+                command += ["-device", before]
+            command += ["-device", f"{device},drive=d{number}{f',serial={serial}' if serial else ''}"]
         return [*command, *self.extra]

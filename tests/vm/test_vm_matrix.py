@@ -1,0 +1,324 @@
+"""Debian systems of many layouts come back on other disks and other machines, and say so from inside."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stillframe.block.file import open_file_reader
+from stillframe.disk import Partition, read_layout
+from stillframe.errors import TargetError
+from stillframe.jobs.restore import RestoreOptions
+from stillframe.repo.records import Manifest
+from stillframe.repo.repository import Repository
+from stillframe.store.local import LocalStore
+from stillframe.testing.boot_layouts import (
+    APART,
+    BTRFS,
+    DRACUT,
+    EXTLINUX,
+    LUKS,
+    LVM,
+    MBR,
+    MIB,
+    NARROW,
+    NARROW_DRACUT,
+    PLAIN,
+    SIZE,
+    SYSTEMD_BOOT,
+    XFS,
+    BootLayout,
+    layout_disk,
+)
+from stillframe.testing.boot_reports import RIGHT, Report, start_and_report
+from stillframe.testing.debian_guest import make_disk
+from stillframe.testing.job_runs import backup_paths, make_repository, restore
+from stillframe.testing.volumes_windows import run_tool
+
+pytestmark = [pytest.mark.root, pytest.mark.vm]
+LARGER, SMALLER = 3 << 30, 1300 * MIB
+DRIVERS = {
+    "virtio": "virtio-pci", "ahci": "ahci", "nvme": "nvme", "virtio-scsi": "virtio-pci", "pvscsi": "vmw_pvscsi",
+    "megasas": "megaraid_sas",
+}  # fmt: skip
+LOADERS = {"extlinux": "changed"}
+"""What is installed anew when its volume is resized, because it is known by its blocks."""
+DISKS = {"virtio": "vda", "nvme": "nvme0n1"}
+
+
+class Saved:
+    """Images of disks of each layout, made when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.repository: Repository = make_repository(LocalStore(str(folder / "repository")), chunk_size=262_144)
+        self._made: dict[str, Manifest] = {}
+
+    def image(self, layout: BootLayout) -> Manifest:
+        """The image of a disk of this layout."""
+        if layout.name not in self._made:
+            self._made[layout.name] = backup_paths(self.repository, layout_disk(layout)).manifest
+        return self._made[layout.name]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    return Saved(tmp_path_factory.mktemp("matrix"))
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Path]:
+    """A disk that holds other bytes already, in its first and last MiB; gone afterwards."""
+    path = tmp_path / "target.img"
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def used_disk(path: Path, size: int) -> Path:
+    """A disk with other bytes where tables lie."""
+    make_disk(path, size)
+    with path.open("r+b") as file:
+        for place in (0, size - MIB):
+            file.seek(place)
+            file.write(b"\xee" * MIB)
+    return path
+
+
+def partition_of(disk: Path, number: int) -> Partition:
+    with open_file_reader(str(disk)) as reader:
+        layout = read_layout(reader)
+    return next(part for part in layout.partitions if part.number == number)
+
+
+def part_id(disk: Path, number: int) -> str:
+    """The PARTUUID of a partition, by util-linux."""
+    table = json.loads(run_tool("sfdisk", "--json", str(disk)))["partitiontable"]
+    if table["label"] == "gpt":
+        return str(table["partitions"][number - 1]["uuid"]).lower()
+    return f"{int(table['id'], 16):08x}-{number:02x}"
+
+
+def start(target: Path, layout: BootLayout, firmware: str, *, bus: str = "virtio", starts: str = "same") -> Report:
+    """Start a restored disk. What its system says must agree with what is on the disk."""
+    report = start_and_report(target.parent, target, firmware=firmware, bus=bus)
+    print(report)  # noqa: T201 - pytest -s shows it
+    assert report.code == RIGHT, report.log
+    assert (report.firmware, report.filesystem, report.driver) == (firmware, layout.filesystem, DRIVERS[bus])
+    assert report.disk == DISKS.get(bus, "sda")
+    assert report.disk_bytes == target.stat().st_size
+    assert report.files > 1000
+    assert report.starts == starts
+    return report
+
+
+def root_ids(image: Manifest) -> set[str]:
+    """The ids of all file systems in an image."""
+    return {part.uuid for disk in image.disks for part in disk.partitions if part.uuid}
+
+
+def check_place(report: Report, target: Path, number: int) -> None:
+    """The system's partition is where the table that we read says."""
+    place = partition_of(target, number).extent
+    assert (report.start, report.size) == (place.start, place.size)
+
+
+def both(*layouts: BootLayout) -> list[tuple[BootLayout, str]]:
+    return [(layout, firmware) for layout in layouts for firmware in layout.firmwares]
+
+
+def named(value: object) -> str | None:
+    return value.name if isinstance(value, BootLayout) else None
+
+
+@pytest.mark.parametrize(
+    ("layout", "firmware"),
+    [*both(PLAIN, MBR, LVM, LUKS, SYSTEMD_BOOT, EXTLINUX), (APART, "uefi"), (XFS, "bios"), (BTRFS, "uefi"),
+     (DRACUT, "bios")],
+    ids=named,
+)  # fmt: skip
+def test_a_system_comes_back_at_its_size(saved: Saved, target: Path, layout: BootLayout, firmware: str) -> None:
+    restore(saved.repository, saved.image(layout), used_disk(target, SIZE))
+    report = start(target, layout, firmware)
+    number = layout.number("root")
+    check_place(report, target, number)
+    assert partition_of(target, number).extent == partition_of(layout_disk(layout), number).extent
+    assert report.part_id == part_id(layout_disk(layout), number)
+
+
+@pytest.mark.parametrize(
+    ("layout", "firmware"),
+    [*both(PLAIN, MBR, SYSTEMD_BOOT, EXTLINUX), (APART, "bios"), (XFS, "uefi"), (BTRFS, "bios"), (DRACUT, "uefi")],
+    ids=named,
+)  # fmt: skip
+def test_a_system_fills_a_larger_disk(saved: Saved, target: Path, layout: BootLayout, firmware: str) -> None:
+    restore(saved.repository, saved.image(layout), used_disk(target, LARGER), options=RestoreOptions(fit=True))
+    report = start(target, layout, firmware, starts=LOADERS.get(layout.loader, "same"))
+    check_place(report, target, layout.number("root"))
+    assert report.start + report.size > LARGER - 2 * MIB
+    assert report.bytes > 0.9 * report.size
+
+
+@pytest.mark.parametrize(("layout", "firmware"), [(LVM, "uefi"), (LUKS, "bios")], ids=named)
+def test_what_cannot_grow_stays_as_it_was(saved: Saved, target: Path, layout: BootLayout, firmware: str) -> None:
+    restore(saved.repository, saved.image(layout), used_disk(target, LARGER), options=RestoreOptions(fit=True))
+    report = start(target, layout, firmware)
+    check_place(report, target, layout.number("root"))
+    assert report.size == partition_of(layout_disk(layout), layout.number("root")).extent.size
+
+
+@pytest.mark.parametrize(
+    ("layout", "firmware"),
+    [*both(PLAIN, MBR, SYSTEMD_BOOT, EXTLINUX, XFS), (APART, "bios"), (BTRFS, "uefi"), (DRACUT, "bios")],
+    ids=named,
+)  # fmt: skip
+def test_a_system_fits_on_a_smaller_disk(saved: Saved, target: Path, layout: BootLayout, firmware: str) -> None:
+    restore(saved.repository, saved.image(layout), used_disk(target, SMALLER), options=RestoreOptions(fit=True))
+    report = start(target, layout, firmware, starts=LOADERS.get(layout.loader, "same"))
+    check_place(report, target, layout.number("root"))
+    assert report.start + report.size <= SMALLER
+    assert report.bytes <= report.size
+
+
+@pytest.mark.parametrize(("layout", "reason"), [(LVM, "kept at its size"), (LUKS, "kept at its size")], ids=named)
+def test_what_cannot_shrink_is_refused_before_anything_is_written(
+    saved: Saved, target: Path, layout: BootLayout, reason: str
+) -> None:
+    image = saved.image(layout)
+    used_disk(target, SMALLER)
+    before = target.read_bytes()
+    with pytest.raises(TargetError, match=reason):
+        restore(saved.repository, image, target, options=RestoreOptions(fit=True))
+    assert target.read_bytes() == before
+
+
+@pytest.mark.parametrize(("layout", "firmware"), both(PLAIN, MBR), ids=named)
+def test_a_system_that_is_moved(saved: Saved, target: Path, layout: BootLayout, firmware: str) -> None:
+    number, place = layout.number("root"), 700 * MIB
+    options = RestoreOptions(fit=True, moves={number: place})
+    restore(saved.repository, saved.image(layout), used_disk(target, LARGER), options=options)
+    report = start(target, layout, firmware)
+    check_place(report, target, number)
+    assert report.start == place
+
+
+@pytest.mark.parametrize(("layout", "firmware"), both(APART), ids=named)
+def test_a_system_that_begins_elsewhere(saved: Saved, target: Path, layout: BootLayout, firmware: str) -> None:
+    boot = 300 * MIB
+    options = RestoreOptions(fit=True, wishes={layout.number("boot"): boot})
+    restore(saved.repository, saved.image(layout), used_disk(target, SIZE + 512 * MIB), options=options)
+    report = start(target, layout, firmware)
+    check_place(report, target, layout.number("root"))
+    moved = report.start - partition_of(layout_disk(layout), layout.number("root")).extent.start
+    assert moved == boot - layout.size_mib("boot") * MIB
+    assert partition_of(target, layout.number("boot")).extent.size == boot
+
+
+def test_partitions_go_into_another_layout(saved: Saved, target: Path) -> None:
+    """Only those that the system needs, onto a disk that has partitions of its own."""
+    used_disk(target, LARGER)
+    with target.open("r+b") as file:
+        file.write(bytes(MIB))
+    script = target.with_suffix(".sfdisk")
+    script.write_text("label: gpt\nsize=256MiB, type=L\nsize=64MiB, type=U\nsize=1400MiB, type=L\ntype=L\n")
+    run_tool("sh", "-c", f"sfdisk --quiet --wipe always {target} < {script}")
+    with target.open("r+b") as file:
+        file.seek(2 * MIB)
+        file.write(b"mine" * 1024)
+    for source, onto in (("esp", 2), ("root", 3)):
+        options = RestoreOptions(partition=PLAIN.number(source), onto=onto, fit=True)
+        restore(saved.repository, saved.image(PLAIN), target, options=options)
+    report = start(target, PLAIN, "uefi")
+    check_place(report, target, 3)
+    assert report.start == (1 + 256 + 64) * MIB
+    with target.open("rb") as file:
+        file.seek(2 * MIB)
+        assert file.read(4096) == b"mine" * 1024
+
+
+@pytest.mark.parametrize(
+    ("layout", "firmware"),
+    [*both(PLAIN, MBR, SYSTEMD_BOOT, EXTLINUX), (APART, "uefi"), (XFS, "uefi"), (BTRFS, "bios"), (DRACUT, "bios")],
+    ids=named,
+)  # fmt: skip
+def test_a_system_with_a_new_identity(saved: Saved, target: Path, layout: BootLayout, firmware: str) -> None:
+    options = RestoreOptions(new_identity=True)
+    result = restore(saved.repository, saved.image(layout), used_disk(target, SIZE), options=options)
+    assert not result.may_not_start
+    report = start(target, layout, firmware, starts="changed")
+    number = layout.number("root")
+    assert report.part_id == part_id(target, number) != part_id(layout_disk(layout), number)
+    assert report.root_id not in root_ids(saved.image(layout))
+
+
+@pytest.mark.parametrize(("layout", "firmware"), [(LVM, "uefi"), (LUKS, "bios")], ids=named)
+def test_what_is_not_opened_keeps_its_ids(saved: Saved, target: Path, layout: BootLayout, firmware: str) -> None:
+    """The table gets new ids, file systems do not, and it starts."""
+    options = RestoreOptions(new_identity=True)
+    restore(saved.repository, saved.image(layout), used_disk(target, SIZE), options=options)
+    report = start(target, layout, firmware)
+    number = layout.number("root")
+    assert report.part_id == part_id(target, number) != part_id(layout_disk(layout), number)
+
+
+@pytest.mark.parametrize(
+    ("layout", "firmware", "bus"),
+    [(NARROW, "bios", "ahci"), (NARROW, "uefi", "nvme"), (NARROW_DRACUT, "bios", "pvscsi"),
+     (NARROW_DRACUT, "uefi", "ahci")],
+    ids=named,
+)  # fmt: skip
+def test_an_initrd_for_one_computer_is_adapted(
+    saved: Saved, target: Path, layout: BootLayout, firmware: str, bus: str
+) -> None:
+    result = restore(saved.repository, saved.image(layout), used_disk(target, SIZE), options=RestoreOptions(adapt=True))
+    assert not result.may_not_start
+    start(target, layout, firmware, bus=bus, starts="changed")
+
+
+@pytest.mark.parametrize(
+    ("layout", "firmware", "bus"), [(NARROW, "bios", "ahci"), (NARROW_DRACUT, "uefi", "nvme")], ids=named
+)
+def test_an_initrd_for_one_computer_does_not_start_another(
+    saved: Saved, target: Path, layout: BootLayout, firmware: str, bus: str
+) -> None:
+    """Which is what the test before this one needs, so that it proves something."""
+    restore(saved.repository, saved.image(layout), used_disk(target, SIZE))
+    with pytest.raises(AssertionError, match="did not report"):
+        start(target, layout, firmware, bus=bus)
+
+
+@pytest.mark.parametrize("bus", ["ahci", "nvme", "virtio-scsi", "pvscsi"])
+@pytest.mark.parametrize("firmware", ["bios", "uefi"])
+def test_another_disk_controller(saved: Saved, target: Path, firmware: str, bus: str) -> None:
+    restore(saved.repository, saved.image(PLAIN), used_disk(target, SIZE))
+    start(target, PLAIN, firmware, bus=bus)
+
+
+@pytest.mark.parametrize(
+    ("layout", "firmware", "bus"),
+    [(DRACUT, "bios", "ahci"), (DRACUT, "uefi", "nvme"), (MBR, "bios", "megasas"), (SYSTEMD_BOOT, "uefi", "ahci"),
+     (LVM, "bios", "ahci"), (LUKS, "uefi", "nvme"), (EXTLINUX, "bios", "ahci")],
+    ids=named,
+)  # fmt: skip
+def test_another_controller_and_another_size(
+    saved: Saved, target: Path, layout: BootLayout, firmware: str, bus: str
+) -> None:
+    restore(saved.repository, saved.image(layout), used_disk(target, LARGER), options=RestoreOptions(fit=True))
+    start(target, layout, firmware, bus=bus)
+
+
+def test_a_system_that_lacks_a_file_does_not_pass(saved: Saved, target: Path) -> None:
+    """The judge itself can say no."""
+    restore(saved.repository, saved.image(PLAIN), used_disk(target, SIZE))
+    place = partition_of(target, PLAIN.number("root")).extent
+    mounted = target.with_suffix(".mounted")
+    mounted.mkdir()
+    options = f"loop,offset={place.start},sizelimit={place.size}"
+    run_tool("mount", "-o", options, str(target), str(mounted))
+    try:
+        os.truncate(mounted / "root/kept/7/file", 100)
+    finally:
+        run_tool("umount", str(mounted))
+    report = start_and_report(target.parent, target, firmware="bios")
+    assert report.code == 2 * 1 + 1
+    assert "WRONG files differ" in report.log
