@@ -44,7 +44,7 @@ def plan_conversion(
         stored: The disk, without partitions that are left out on request.
         target_size: Bytes of the target.
         wish: What is to start it.
-        options: What else was asked for: sizes of single partitions, and ids of its own.
+        options: What else was asked for: sizes of single partitions.
         asked: What is known of partitions already.
 
     Raises:
@@ -62,19 +62,12 @@ def plan_conversion(
     _refuse_windows(exposed)
     linux = find_linux(exposed, wish.starts_by, NoEvents())
     draft = draft_conversion(layout, wish.starts_by, esp_size=wish.esp_size, boot=linux.boot)
-    if options.new_identity:
-        draft = replace(draft, layout=_nameless(draft.layout))
     fitted = _fit(stored, layout, draft, target_size, _Wanted(options=options, asked=asked))
     places = {draft.numbers[one.partition.number]: one.place for one in fitted.placements}
     made = finish_conversion(draft, places, target_size, next_uuid=uuid.uuid4)
     if wish.starts_by != "uefi":
         place_for_grub(made)
     return Conversion(draft=draft, layout=made, linux=linux, esp_id=secrets.token_hex(4).upper(), fitted=fitted)
-
-
-def _nameless(layout: Layout) -> Layout:
-    """Without the ids of the source, so that all are made anew."""
-    return replace(layout, disk_id="", partitions=tuple(replace(part, guid="") for part in layout.partitions))
 
 
 def _refuse_windows(disk: ExposedDisk) -> None:
