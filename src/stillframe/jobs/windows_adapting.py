@@ -1,8 +1,9 @@
 r"""The Windows on a restored disk is made to start in another computer.
 
 Answers: "what is changed in it so that it finds its disk there?" On a workbench: ntfs-3g writes to a copy-on-write view
-of the target. A Windows that is hibernated, a volume that was not closed and a registry that was not closed are left as
-they are, and that is said. The registry as it was is in the image.
+of the target. A registry that was not closed is closed first, with what waits in its logs. A Windows that is hibernated,
+a volume that was not closed and a registry whose logs do not fit are left as they are, and that is said. The registry
+as it was is in the image.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -29,6 +30,7 @@ from stillframe.systems.driver_file import HEAD_SIZE, parse_program
 from stillframe.systems.driver_inf import Architecture
 from stillframe.systems.hive import Hive
 from stillframe.systems.hive_cells import HIVE_SIZE_MAX
+from stillframe.systems.hive_logs import apply_logs, number_above, read_logs
 from stillframe.systems.windows_adapt import WindowsKind, adapt_system, read_kind
 
 _TIMEOUT_S: Final = 1800.0
@@ -190,20 +192,44 @@ def read_architecture(files: ChangeableFiles, folder: str, system: Hive) -> Arch
     return known
 
 
-def open_system(files: ChangeableFiles, folder: str) -> tuple[bytes, WindowsKind]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedSystem:
+    """The ``SYSTEM`` of a Windows.
+
+    Attributes:
+        contents: The hive, closed: with what waited in its logs.
+        logs: Their bytes.
+        kind: Which Windows it is.
+        applied_count: How many entries of the logs were applied; 0 when the hive was closed already.
+    """
+
+    contents: bytes
+    logs: tuple[bytes, ...]
+    kind: WindowsKind
+    applied_count: int
+
+
+def open_system(files: ChangeableFiles, folder: str) -> OpenedSystem:
     """The ``SYSTEM`` of a Windows, and which Windows it is.
 
     Raises:
-        DiskFormatError: It is none, or none that is known here.
+        DiskFormatError: It is none, or none that is known here; or it was not closed, and its logs cannot be applied.
     """
     contents = files.read_file(f"{folder}/{SYSTEM}", 0, HIVE_SIZE_MAX + 1)
-    system = Hive.open(lambda at, size: (contents or b"")[at : at + size])
+    is_hive = Hive.open(lambda at, size: (contents or b"")[at : at + size]) is not None
     software = Hive.open(lambda at, size: files.read_file(f"{folder}/System32/config/SOFTWARE", at, size) or b"")
-    if contents is None or system is None or software is None:
+    if contents is None or not is_hive or software is None:
         raise DiskFormatError("its registry is not there, or is none", hint="An older image may have it whole.")
-    if system.is_dirty:
-        raise DiskFormatError("its registry was not closed: changes to it wait in its log", hint=_SHUT_DOWN)
-    return contents, read_kind(software, read_architecture(files, folder, system))
+    logs = read_logs(files.read_file, f"{folder}/{SYSTEM}")
+    try:
+        replayed = apply_logs(contents, logs)
+    except DiskFormatError as error:
+        raise DiskFormatError(error.message, hint=_SHUT_DOWN) from error
+    system = Hive.open(lambda at, size: replayed.contents[at : at + size])
+    if system is None:
+        raise DiskFormatError("its registry is none with its logs applied", hint=_SHUT_DOWN)
+    kind = read_kind(software, read_architecture(files, folder, system))
+    return OpenedSystem(contents=replayed.contents, logs=logs, kind=kind, applied_count=len(replayed.applied))
 
 
 def _iter_installed(bench: Workbench, parts: Iterable[Partition], resized: frozenset[int]) -> Iterator[FoundWindows]:
@@ -259,22 +285,24 @@ def _adapt(bench: Workbench, found: FoundWindows, hardware: WindowsHardware, eve
     """One Windows."""
     files = ChangeableFiles(bench.mount(found.number, "ntfs", "rw"))
     folder = found.folder
-    contents, kind = open_system(files, folder)
+    system = open_system(files, folder)
     chosen = list[ChosenDriver]()
     for controller in hardware.controllers:
-        driver, notices = choose_driver(hardware.packages, controller, kind)
+        driver, notices = choose_driver(hardware.packages, controller, system.kind)
         for notice in notices:
             events.emit(notice)
         chosen += [driver] if driver is not None else []
     added = [one.added for one in chosen]
     adapted = adapt_system(
-        contents, kind, has_driver=lambda path: files.has_entry(f"{folder}/{path}"),
+        system.contents, system.kind, has_driver=lambda path: files.has_entry(f"{folder}/{path}"),
         controllers=hardware.controllers, added=added,
     )  # fmt: skip
     for one in chosen:
         yield from _copy_driver(files, folder, one)
-    if adapted.contents != contents:
-        files.write_file(f"{folder}/{SYSTEM}", adapted.contents)
+    if adapted.contents != system.contents:  # otherwise Windows applies its logs itself
+        files.write_file(f"{folder}/{SYSTEM}", number_above(adapted.contents, system.logs))
+        if system.applied_count:
+            yield f"what waited in the logs of its registry was written to it ({system.applied_count} entries)"
     for notice in adapted.notices:
         events.emit(Notice(code=notice.code, message=f"partition {found.number}: {notice.message}", hint=notice.hint))
     if chosen:

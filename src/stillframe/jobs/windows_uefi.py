@@ -20,6 +20,7 @@ from stillframe.jobs.workbench import Workbench
 from stillframe.systems.boot_store_new import NewStore, build_uefi_store
 from stillframe.systems.driver_file import HEAD_SIZE, parse_program
 from stillframe.systems.hive import Hive
+from stillframe.systems.hive_logs import number_above
 from stillframe.systems.hive_writer import REG_BINARY, HiveWriter, NewValue
 from stillframe.systems.windows_adapt import WindowsKind
 from stillframe.systems.windows_disks import PartitionRecord, parse_mounted_device, write_mounted_device
@@ -81,13 +82,13 @@ def prepare_windows_uefi(
         raise _refused("its EFI system partition has a boot configuration of a Windows already")
     files = ChangeableFiles(bench.mount(windows_partition, "ntfs", "rw"))
     folder = found.folder
-    contents, kind = open_system(files, folder)
-    _require_uefi(files, folder, kind)
-    system = _rename_volumes(contents, renamed or {})
+    opened = open_system(files, folder)
+    _require_uefi(files, folder, opened.kind)
+    system = _rename_volumes(opened.contents, renamed or {})
     boot_files = tuple(_iter_boot_files(files, folder))
     store = NewStore(
         esp=_record(bench, esp_partition), windows=_record(bench, windows_partition),
-        loader_id=new_id or uuid.uuid4(), has_new_menu=kind.generation == "modern",
+        loader_id=new_id or uuid.uuid4(), has_new_menu=opened.kind.generation == "modern",
         has_memory_test=any(target == f"{_BOOT}/memtest.efi" for target, _ in boot_files),
     )  # fmt: skip
     template = files.read_file(f"{folder}/{_TEMPLATE}", 0, _FILE_MAX) or b""
@@ -100,8 +101,8 @@ def prepare_windows_uefi(
     done = [
         f"partition {esp_partition}: Windows' boot files for UEFI ({len(boot_files)}), and a new boot configuration"
     ]
-    if system != contents:
-        files.write_file(f"{folder}/{SYSTEM}", system)
+    if system != opened.contents:
+        files.write_file(f"{folder}/{SYSTEM}", number_above(system, opened.logs))
         done.append(f"partition {windows_partition}: the records of drive letters follow their partitions")
     return tuple(done), (EXPERIMENTAL, NO_RECOVERY)
 

@@ -2,7 +2,7 @@ r"""Records of partitions in registry files, as they must be after a move.
 
 Answers: "which bytes of this BCD, or of this ``SYSTEM``, must say something else?" Each is replaced in its own cell by
 one of the same size, so neither the hive nor its sums change elsewhere. A hive that was not closed is refused: what its
-log still holds would come back over the change.
+log still holds would come back over the change. ``hive_repair`` gives it here with its logs applied.
 
 Sources: as ``windows_disks``. That the first two hex digits 11, 21 and 31 of an element's name mean a device, of a
 library, an application and a device object: Microsoft, "BCDElement"; Geoff Chappell, "BCD Elements".

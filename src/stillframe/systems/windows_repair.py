@@ -4,7 +4,8 @@ Answers: "which bytes of this disk must change, and which cannot be helped?" Loo
 written to it, with what became of them, and gives patches; it writes nothing. Everything is replaced in place by
 something of the same size, so no file system is mounted, and what is outside of the patches stays as it is.
 
-A volume that was not closed is never changed: what its journal still holds would come back over the change. When a
+A volume that was not closed is never changed: what its journal still holds would come back over the change. A registry
+file that was not closed is changed together with what waits in its logs, when they fit to it (``hive_repair``). When a
 Windows is hibernated on the disk, nothing is changed at all: if its start were repaired, it would go on where it
 stopped, and write to where its partitions were. The fallback boot file of UEFI would be a new file, so it is only asked
 for. No real Windows was ever started after this; what is known of its records comes from the sources that
@@ -27,6 +28,8 @@ from stillframe.fs.files.placed import place_file
 from stillframe.fs.ntfs import explain_unclean, holds_resumable, is_hibernated
 from stillframe.fs.registry import identify
 from stillframe.systems.hive import Hive
+from stillframe.systems.hive_logs import read_logs
+from stillframe.systems.hive_repair import HIVE_SIZE_REPAIRED_MAX, rewrite_with_logs
 from stillframe.systems.registry_moves import move_boot_store, move_mounted_devices
 from stillframe.systems.text_moves import TEXT_SIZE_MAX, move_boot_ini, move_reagent
 from stillframe.systems.windows_moves import MovedPartition, Moves, Rewriting, left_out
@@ -265,14 +268,34 @@ class _Bytes:
             return self._whole[offset : offset + size]
         return self._files.read_file(self._path, offset, size) or b""
 
+    def read_logs(self) -> tuple[bytes, ...]:
+        """The logs of a registry file."""
+        return read_logs(self._files.read_file, self._path)
+
+    def read_whole(self) -> bytes:
+        """All its bytes."""
+        return self._files.read_file(self._path, 0, self.size) or b""
+
+    def hold(self, whole: bytes) -> None:
+        """Have it read as if it were these bytes."""
+        self._whole = whole
+
 
 _Move = Callable[[_Bytes, Moves], Rewriting]
 
 
 def _hive(move: Callable[[Hive, Moves], Rewriting]) -> _Move:
     def move_file(contents: _Bytes, moves: Moves) -> Rewriting:
+        def move_closed(whole: bytes) -> Rewriting:
+            contents.hold(whole)
+            closed = Hive.open(contents.read)
+            return move(closed, moves) if closed else Rewriting()
+
         hive = Hive.open(contents.read)
-        return move(hive, moves) if hive else _broken("it is no registry file", "An older image may have it whole.")
+        if hive is None:
+            return _broken("it is no registry file", "An older image may have it whole.")
+        logs = contents.read_logs() if hive.is_dirty and contents.size <= HIVE_SIZE_REPAIRED_MAX else ()
+        return rewrite_with_logs(contents.read_whole(), logs, move_closed) if any(logs) else move(hive, moves)
 
     return move_file
 
