@@ -20,6 +20,7 @@ from stillframe.jobs.windows_adapting import WindowsHardware
 from stillframe.store import LocalStore
 from stillframe.testing.hive_builder import build_hive
 from stillframe.testing.hive_dump import dump_hive
+from stillframe.testing.hive_log_builder import entry, new_log, numbered
 from stillframe.testing.job_runs import backup_paths, job_context, make_repository
 from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, open_table, place_of, restart_page, run_tool
 from stillframe.testing.windows_adaptable import (
@@ -275,6 +276,32 @@ def test_what_is_wished_wrongly_is_refused_at_once(tmp_path: Path) -> None:
         read_hardware("disk.raw", ["8086:2922"], "", adapt=False)
 
 
+def test_a_registry_that_was_not_closed_is_changed_with_what_waits_in_its_logs(tmp_path: Path) -> None:
+    """As most are since Windows 8.1. What waits is one driver more; its own entries are not applied once again."""
+    tree = system_tree("10")
+    old = build_hive({"Select": {"Current": 1}} | {"DriverDatabase": tree["DriverDatabase"]})
+    grown = numbered(build_hive(tree), 60, 60)
+    middle = grown[:4096] + old[4096:].ljust(len(grown) - 4096, b"\0")
+    pages = [(at - 4096, grown[at : at + 4096]) for at in range(4096, len(grown), 4096)]
+    logs = (
+        new_log(grown, [entry(middle, grown, 58, pages=pages[:2]), entry(middle, grown, 59, pages=pages)], 58),
+        new_log(old, [entry(old, old, 57, pages=[(0, old[4096:8192])])], 57),
+    )  # fmt: skip
+    extra = {f"Windows/system32/config/SYSTEM.LOG{number}": log for number, log in enumerate(logs, 1)}
+    disk = build_windows(tmp_path / "disk", "10", system=numbered(old, 58, 57), extra=extra, fallback=True)
+    done = adapt(tmp_path, "10", hardware=known("144d:a808:0108", "1000:0054"), disk=disk)
+    assert done.changed_files() == {SYSTEM["10"]}
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    closed = adapt(plain, "10", hardware=known("144d:a808:0108", "1000:0054"))
+    assert closed.changed_files() == {SYSTEM["10"]}
+    expected, found = (dict(dump_hive(one.folder / "target.SYSTEM")) for one in (closed, done))
+    assert found == expected
+    head = (done.folder / "target.SYSTEM").read_bytes()[4:12]
+    assert head[:4] == head[4:] == (61).to_bytes(4, "little")
+    assert "partition 2: what waited in the logs of its registry was written to it (3 entries)" in done.result.changes
+
+
 def edit_ntfs(disk: AdaptableDisk, change: bytes, record: int) -> None:
     """Write over the beginning of a file of Windows' volume."""
     contents = bytearray(disk.path.read_bytes())
@@ -303,7 +330,7 @@ def leave_open(disk: AdaptableDisk) -> None:
         ("dirty", "its volume was not closed"),
         ("open", "its volume was not closed"),
         ("hibernated", "hibernated"),
-        ("dirty registry", "its registry was not closed"),
+        ("dirty registry", "it was not closed, and there is no log of it"),
         ("no registry", "its registry is not there, or is none"),
         ("unknown", "Windows 4.0, which is not known here"),
         ("no control set", "no control set"),

@@ -23,6 +23,7 @@ from stillframe.systems.windows_moves import MovedPartition, Moves, PartitionPla
 from stillframe.systems.windows_repair import Repair, plan_windows_repair
 from stillframe.testing.disk_builder import write_gpt
 from stillframe.testing.hive_builder import build_hive
+from stillframe.testing.hive_log_builder import entry, new_log, numbered
 from stillframe.testing.volumes_windows import (
     hash_tree,
     make_fat,
@@ -462,6 +463,46 @@ def test_hives_that_were_not_closed_are_refused_by_name(volumes: dict[str, dict[
     assert notice.message.startswith("partition 2, /Windows/System32/config/SYSTEM: it was not closed")
     assert "shutdown /s" in notice.hint
     assert not any("SYSTEM" in sentence for sentence in found.repair.done)
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_hives_that_were_not_closed_are_repaired_with_their_logs(
+    grows: bool, volumes: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    """What names partitions is only in the log. A file that would grow is left as it is."""
+    image = tmp_path / "windows"
+    image.write_bytes(volumes["mbr"]["windows"])
+    with mounted_ntfs(image, tmp_path / "place"):
+        hive = tmp_path / "place/Windows/System32/config/SYSTEM"
+        last = numbered(hive.read_bytes(), 9, 9)
+        first = build_hive({"Select": {"Current": 7}})
+        assert len(first) == len(last)
+        if grows:
+            more = b"hbin" + len(last[4096:]).to_bytes(4, "little") + (4096).to_bytes(4, "little") + bytes(20)
+            last = last[:40] + len(last).to_bytes(4, "little") + last[44:] + more + (4064).to_bytes(4, "little")
+            last = numbered(last.ljust(len(first) + 4096, b"\0"), 9, 9)
+        hive.write_bytes(numbered(first, 9, 8))
+        hive.with_name("SYSTEM.LOG2").write_bytes(new_log(first, [entry(first, last, 8)], 8))
+    old, new = CASES["MBR, moved"]
+    found = repair(old, new, volumes["mbr"] | {"windows": image.read_bytes()})
+    check_patches(found)
+    name = "partition 2, /Windows/System32/config/SYSTEM"
+    refused = [notice.message for notice in found.repair.not_done if notice.code == "registry-not-closed"]
+    if grows:
+        message = "it was not closed, and it is not changed: it grows with what waits in its logs"
+        assert refused == [f"{name}: {message}"]
+        return
+    assert not refused
+    assert f"{name}: what waited in its logs was written to it (1 entries)" in found.repair.done
+    files = files_of(new, "windows", cut_volumes(new, found.after, volumes["mbr"])["windows"], tmp_path)
+    before = (
+        files_of(old, "windows", image.read_bytes(), tmp_path / "first") if (tmp_path / "first").mkdir() is None else {}
+    )
+    system = next(path for path in files if path.endswith("config/SYSTEM"))
+    check_system(old, new, files[system], tmp_path)
+    assert files[system][4:8] == files[system][8:12] == (9).to_bytes(4, "little")
+    log = system + ".LOG2"
+    assert files[log] == before[log]
 
 
 def test_a_hive_that_another_program_wrote_is_repaired(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ left them was seen with those of github.com/msuhanov/yarp, which are not kept he
 import random
 import struct
 from functools import cache
+from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillframe.errors import DiskFormatError, StillframeError
@@ -17,7 +18,7 @@ from stillframe.systems.hive_cells import HiveCells
 from stillframe.systems.hive_log_files import marvin32
 from stillframe.systems.hive_logs import apply_logs, number_above, read_logs
 from stillframe.systems.hive_writer import HiveWriter, NewValue, number_value
-from stillframe.testing.hive_builder import build_hive
+from stillframe.testing.hive_builder import Tree, build_hive
 from stillframe.testing.hive_log_builder import entry, marvin, new_log, numbered, old_log
 
 VECTORS = {
@@ -32,21 +33,22 @@ FIRST = 40  # the number of the first entry of the logs
 @cache
 def states() -> tuple[bytes, ...]:
     """A hive and what became of it, step by step: values change, it grows, keys come and go."""
-    tree = {f"Key{number}": {"Number": number, "Text": "x" * 300} for number in range(40)}
+    tree: Tree = {f"Key{number}": {"Number": number, "Text": "x" * 60} for number in range(40)}
     made = [numbered(build_hive(tree), FIRST, FIRST)]
     for step in range(6):
         writer = HiveWriter.open(made[-1])
         writer.set_value(f"Key{step * 5}", number_value("Number", 1000 + step))
-        writer.set_value(rf"New{step}\Below", NewValue(name="Data", kind=3, data=bytes([step]) * 9000))
+        writer.set_value(rf"New{step}\Below", NewValue(name="Data", kind=3, data=bytes([step]) * 3000))
         if step % 2:
             writer.delete_key(f"Key{step * 7 + 1}")
         made.append(numbered(writer.finish(), FIRST + step + 1, FIRST + step + 1))
     return tuple(made)
 
 
+@cache
 def entries() -> list[bytes]:
     made = states()
-    return [entry(one, other, FIRST + step) for step, (one, other) in enumerate(zip(made, made[1:], strict=False))]
+    return [entry(one, other, FIRST + step) for step, (one, other) in enumerate(pairwise(made))]
 
 
 def dirty() -> bytes:
@@ -69,6 +71,7 @@ def test_marvin32_is_that_of_dot_net(text: str) -> None:
     assert marvin(data, (VECTOR_SEED & 0xFFFFFFFF, VECTOR_SEED >> 32)) == VECTORS[text].to_bytes(8, "little")
 
 
+@settings(deadline=None, max_examples=40)
 @given(split=st.integers(1, 5), swapped=st.booleans())
 def test_what_waits_in_two_logs_leads_to_the_last_state(split: int, swapped: bool) -> None:
     done = apply_logs(dirty(), logs(split=split, swapped=swapped))
@@ -121,6 +124,7 @@ def test_an_entry_sets_and_takes_the_mark_of_a_transaction(flags: int) -> None:
     assert int.from_bytes(done[144:148], "little") == 2 | flags
 
 
+@settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_a_log_that_ends_early_gives_a_state_that_was_or_nothing(data: st.DataObject) -> None:
     split = data.draw(st.integers(1, 5))
@@ -129,12 +133,12 @@ def test_a_log_that_ends_early_gives_a_state_that_was_or_nothing(data: st.DataOb
     pair[which] = pair[which][: data.draw(st.integers(0, len(pair[which])))]
     try:
         done = apply_logs(dirty(), pair)
-    except DiskFormatError as error:
-        assert "it was not closed" in error.message
+    except DiskFormatError:
         return
-    assert done.contents == _state(len(done.applied))
+    assert done.contents == states()[len(done.applied)]
 
 
+@settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_a_changed_byte_of_a_log_is_never_applied(data: st.DataObject) -> None:
     pair = [bytearray(one) for one in logs(split=3)]
@@ -145,12 +149,7 @@ def test_a_changed_byte_of_a_log_is_never_applied(data: st.DataObject) -> None:
         done = apply_logs(dirty(), [bytes(one) for one in pair])
     except DiskFormatError:
         return
-    assert done.contents == _state(len(done.applied))
-
-
-def _state(steps: int) -> bytes:
-    """After some of the steps, in a file that has grown with the last of them."""
-    return states()[steps]
+    assert done.contents == states()[len(done.applied)]
 
 
 def test_entries_that_are_missing_between_the_logs_are_said() -> None:
@@ -173,6 +172,8 @@ def test_entries_that_are_missing_between_the_logs_are_said() -> None:
         ("base", "no base block that is whole"),
         ("being written", "was being written itself"),
         ("three", "it has 3 logs"),
+        ("lost", "entries before those of its log are missing"),
+        ("only the log has a base", "entries before those of its log are missing"),
     ],
 )
 def test_what_is_in_doubt_is_refused_by_name(case: str, words: str) -> None:
@@ -187,6 +188,10 @@ def test_what_is_in_doubt_is_refused_by_name(case: str, words: str) -> None:
         "bins": (new_log(one, [entry(one, one, FIRST, pages=[(0, bytes(4096))])], FIRST),),
         "base": (b"\1" + log[1:],), "being written": (numbered(log, FIRST + 1, FIRST),), "three": (log, log, log),
     }  # fmt: skip
+    if case == "lost":
+        cases[case] = (b"", logs(split=3)[1])
+    if case == "only the log has a base":
+        hive = hive[:500] + b"?" + hive[501:]
     if case == "older":
         hive = numbered(one, 1000, 999)
     with pytest.raises(DiskFormatError, match=words) as caught:
@@ -258,7 +263,7 @@ def test_logs_with_bytes_changed_at_random_are_applied_or_refused() -> None:
     chance = random.Random(20)
     made = entries()
     seeds = [new_log(states()[0], made, FIRST), old_log(states()[0], states()[1], FIRST), dirty()]
-    for turn in range(300):
+    for turn in range(150):
         raw = bytearray(seeds[turn % 3])
         for _ in range(chance.randrange(1, 6)):
             raw[chance.choice((chance.randrange(min(1100, len(raw))), chance.randrange(len(raw))))] = chance.choice(

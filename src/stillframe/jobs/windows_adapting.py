@@ -1,9 +1,9 @@
 r"""The Windows on a restored disk is made to start in another computer.
 
 Answers: "what is changed in it so that it finds its disk there?" On a workbench: ntfs-3g writes to a copy-on-write view
-of the target. A registry that was not closed is closed first, with what waits in its logs. A Windows that is hibernated,
-a volume that was not closed and a registry whose logs do not fit are left as they are, and that is said. The registry
-as it was is in the image.
+of the target. A registry that was not closed is closed first, with what waits in its logs. A Windows that is
+hibernated, a volume that was not closed and a registry whose logs do not fit are left as they are, and that is said.
+The registry as it was is in the image.
 """
 
 from collections.abc import Collection, Iterable, Iterator

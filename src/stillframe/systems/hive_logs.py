@@ -126,14 +126,15 @@ def _choose_entries(hive: bytes, found: list[LogFile], *, is_base_whole: bool) -
     if not ordered:
         raise refuse("its logs are older than it")
     first, last = ordered[0], ordered[-1]
-    if first is last:
-        entries = list(first.entries)
-    elif first.entries and last.sequence == (first.entries[-1].sequence + 1) & _WORD:
-        entries = [*first.entries, *last.entries]
-    elif is_base_whole:
-        raise refuse("between its two logs entries are missing")
-    else:
-        entries = list(last.entries)  # so does Windows: the other was written to the hive before this one was begun
+    entries = list(first.entries)
+    # Two logs that follow on each other have all since the hive was written: Windows begins one anew only then. Of a
+    # single one that is known by its number alone.
+    if first is not last:
+        if not entries or last.sequence != (entries[-1].sequence + 1) & _WORD:
+            raise refuse("between its two logs entries are missing")
+        entries += last.entries
+    elif not is_base_whole or first.sequence != u32(hive, 8):
+        raise refuse("entries before those of its log are missing")
     if not entries:
         raise refuse("no entry of its log is whole")
     return last, entries
