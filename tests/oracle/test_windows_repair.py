@@ -495,9 +495,9 @@ def test_hives_that_were_not_closed_are_repaired_with_their_logs(
     assert not refused
     assert f"{name}: what waited in its logs was written to it (1 entries)" in found.repair.done
     files = files_of(new, "windows", cut_volumes(new, found.after, volumes["mbr"])["windows"], tmp_path)
-    before = (
-        files_of(old, "windows", image.read_bytes(), tmp_path / "first") if (tmp_path / "first").mkdir() is None else {}
-    )
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    before = files_of(old, "windows", image.read_bytes(), earlier)
     system = next(path for path in files if path.endswith("config/SYSTEM"))
     check_system(old, new, files[system], tmp_path)
     assert files[system][4:8] == files[system][8:12] == (9).to_bytes(4, "little")
