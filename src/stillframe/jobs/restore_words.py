@@ -12,6 +12,7 @@ from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.ext import EXT_NAMES
 from stillframe.host.linux import is_root
 from stillframe.jobs.conversion_words import conversion_notices, conversion_steps, renumbered_words
+from stillframe.jobs.efi_start import told_steps
 from stillframe.jobs.restore_plan import Beside, RestoreOptions, RestorePlan
 from stillframe.repo.records import StoredPartition
 from stillframe.units import format_size
@@ -199,6 +200,7 @@ def _table_steps(plan: RestorePlan) -> Iterator[str]:
         yield "write the partition table, its second copy at the end of the target"
     elif plan.source_disk.scheme != "none":
         yield "write the partition table"
+    yield from told_steps(plan.target, (one.type for one in plan.source_disk.partitions))
 
 
 def beside_steps(plan: RestorePlan, beside: Beside) -> Iterator[str]:
