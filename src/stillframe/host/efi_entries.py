@@ -68,9 +68,8 @@ def parse_entries(text: str, *, sector_size: int) -> tuple[EfiPlace, ...]:
         if drive:
             start_lba, size_sectors = int(drive[3], 16), int(drive[4], 16)
             extent = Extent(start_lba * sector_size, (start_lba + size_sectors) * sector_size)
-            found.append(
-                EfiPlace(partition=int(drive[1]), signature=drive[2].upper(), extent=extent, loader=drive[5])
-            )  # fmt: skip
+            signature = drive[2].upper().zfill(8)  # that of an MBR is printed without leading zeros
+            found.append(EfiPlace(partition=int(drive[1]), signature=signature, extent=extent, loader=drive[5]))
     return tuple(found)
 
 

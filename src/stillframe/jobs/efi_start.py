@@ -35,21 +35,16 @@ _TIMEOUT_S: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
+class FoundLoader:
+    """A loader on the disk, as an entry would name it."""
+
     place: EfiPlace
     label: str
 
 
-def is_told(target: TargetIdentity | None) -> bool:
-    """Whether the firmware is told of loaders on a target: this computer started by UEFI, and that is a disk of it."""
-    return (
-        target is not None and target.kind == "disk" and processor() is not None and not describe(target.path).backing
-    )
-
-
 def told_steps(target: TargetIdentity | None, types: Iterable[str]) -> Iterator[str]:
     """That the firmware will be told, for a plan; nothing where it will not. ``types`` are those of the partitions."""
-    if any(kind in ESP_TYPES for kind in types) and is_told(target):
+    if any(kind in ESP_TYPES for kind in types) and target is not None and _is_disk_here(target):
         yield _STEP
 
 
@@ -57,51 +52,58 @@ def tell_firmware(target: TargetIdentity | None, events: EventSink) -> tuple[str
     """Add an entry for each loader that the firmware does not know; what was done, in words. Call it with one thread.
 
     Args:
-        target: A disk that was written as a whole, and is not held any more.
+        target: A disk that was written as a whole, and is not held any more; nothing is done for anything else.
         events: Is told what did not work, as a notice.
     """
-    programs = processor() if is_told(target) else None
+    programs = processor()
     if target is None or programs is None:
         return ()
+    found, known = list[FoundLoader](), set[object]()
     try:
-        sector_size, found = _look(target.path, programs)
+        if _is_disk_here(target):
+            sector_size, found = _look(target.path, programs)
+        if found:
+            known = {place.key for place in read_places(sector_size=sector_size)}
     except StillframeError as error:
-        message = f"this computer's firmware was not told of the disk: {error.message}"
-        events.emit(Notice(code=FIRMWARE_NOT_TOLD, message=message, hint=error.hint))
-        return ()
-    try:
-        known = {place.key for place in read_places(sector_size=sector_size)} if found else set()
-    except StillframeError as error:
-        events.emit(_not_told(target.path, found, error))
+        events.emit(_not_told(target.path, found[::-1], error))
         return ()
     # Each new one is tried before all others: the last that is told of is the first.
-    return tuple(_tell(target.path, [one for one in reversed(found) if one.place.key not in known], events))
+    told = _tell(target.path, [one for one in reversed(found) if one.place.key not in known], events)
+    words = ", then ".join(f"{one.label!r} ({one.place.loader} of partition {one.place.partition})" for one in told)
+    return (f"this computer's firmware starts before all others, from now on: {words}",) if told else ()
 
 
-def _tell(disk: str, loaders: Sequence[_Found], events: EventSink) -> Iterator[str]:
+def _is_disk_here(target: TargetIdentity) -> bool:
+    """Whether this computer started by UEFI, and a target is a disk of it and no loop device."""
+    return target.kind == "disk" and processor() is not None and not describe(target.path).backing
+
+
+def _tell(disk: str, loaders: Sequence[FoundLoader], events: EventSink) -> tuple[FoundLoader, ...]:
+    """Add entries; those that are there then, in the order in which they are tried."""
+    told = tuple[FoundLoader, ...]()
     for number, one in enumerate(loaders):
         try:
             create_entry(disk, one.place, one.label)
         except StillframeError as error:
             events.emit(_not_told(disk, loaders[number:], error))
-            return
-        yield (
-            f"this computer's firmware knows {one.label!r} now, and tries it first "
-            f"({one.place.loader} of partition {one.place.partition})"
-        )
+            break
+        told = (one, *told)
+    return told
 
 
-def _not_told(disk: str, loaders: Sequence[_Found], error: StillframeError) -> Notice:
+def _not_told(disk: str, loaders: Sequence[FoundLoader], error: StillframeError) -> Notice:
+    """That, why, and the lines to type: the loader that is to be tried first comes last."""
+    what = ", ".join(repr(one.label) for one in loaders) or "what is to start"
     lines = "; ".join(f"sudo {shlex.join(creation_line(disk, one.place, one.label))}" for one in loaders)
     return Notice(
         code=FIRMWARE_NOT_TOLD,
-        message=f"this computer's firmware was not told of {', '.join(repr(one.label) for one in loaders)} on {disk}: "
-        f"{error.message}. It may start all the same, from where any firmware looks",
-        hint=f"{error.hint} Then: {lines}",
+        message=f"this computer's firmware was not told of {what} on {disk}: {error.message}. Another way to start it "
+        "is its own boot menu",
+        hint=f"{error.hint}{'' if error.hint.endswith('.') else '.'} Then: {lines}" if lines else error.hint,
     )
 
 
-def _look(path: str, programs: Processor) -> tuple[int, list[_Found]]:
+def _look(path: str, programs: Processor) -> tuple[int, list[FoundLoader]]:
     """Bytes of a sector, and the loaders on the disk."""
     with open_file_reader(path) as reader:
         layout = read_layout(reader)
@@ -112,7 +114,7 @@ def _look(path: str, programs: Processor) -> tuple[int, list[_Found]]:
                     partial(_loaders, WindowReader(reader, part.extent), programs),
                     what=f"looking for loaders on partition {part.number}", timeout_s=_TIMEOUT_S,
                 )  # fmt: skip
-                found += [_Found(place=_place(layout, part, one), label=one.label) for one in loaders]
+                found += [FoundLoader(place=_place(layout, part, one), label=one.label) for one in loaders]
     return layout.sector_size, found
 
 

@@ -183,8 +183,11 @@ def restore_steps(plan: RestorePlan) -> Iterator[str]:
     yield from _left_out_steps(plan)
     if plan.conversion is not None:
         yield from conversion_steps(plan.conversion)
-        return
-    yield from _table_steps(plan)
+        parts = (one.type for one in plan.conversion.layout.partitions)
+    else:
+        yield from _table_steps(plan)
+        parts = (one.type for one in plan.source_disk.partitions)
+    yield from told_steps(plan.target, parts)
 
 
 def _table_steps(plan: RestorePlan) -> Iterator[str]:
@@ -200,7 +203,6 @@ def _table_steps(plan: RestorePlan) -> Iterator[str]:
         yield "write the partition table, its second copy at the end of the target"
     elif plan.source_disk.scheme != "none":
         yield "write the partition table"
-    yield from told_steps(plan.target, (one.type for one in plan.source_disk.partitions))
 
 
 def beside_steps(plan: RestorePlan, beside: Beside) -> Iterator[str]:

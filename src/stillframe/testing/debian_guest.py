@@ -29,7 +29,7 @@ PACKAGES: Final = (
     "systemd-sysv", "udev", "dbus", "kmod", "e2fsprogs", "initramfs-tools", "zstd", "linux-image-cloud-amd64", "lvm2",
     "thin-provisioning-tools", "mdadm", "cryptsetup", "cryptsetup-initramfs", "xfsprogs", "btrfs-progs", "dosfstools",
     "gdisk", "fio", "python3", "grub-pc-bin", "grub-efi-amd64-bin", "grub2-common", "util-linux-extra", "procps",
-    "efibootmgr", "mtools",
+    "efibootmgr", "fuse3", "mtools",
 )  # fmt: skip
 _ROOT_SIZE: Final = 3 << 30
 _LIMIT_S: Final = 1800
