@@ -26,7 +26,9 @@ from stillframe.extents import Extent, ExtentSet
 from stillframe.host.places import lies_on
 from stillframe.host.target import TargetIdentity, create_target_file, identify_target, open_target
 from stillframe.jobs.chunking import UNIT_SIZE, KeptRange, Unit, fill, iter_leaves, kept_ranges, nonzero_chunks
+from stillframe.jobs.clone_words import clone_steps
 from stillframe.jobs.context import JobContext
+from stillframe.jobs.efi_start import tell_firmware
 from stillframe.jobs.holding import held_still
 from stillframe.jobs.hooks import Hooks
 from stillframe.jobs.kept_files import keep_in_file
@@ -142,7 +144,7 @@ def plan_clone(source: OpenSource, target_path: str, options: CloneOptions) -> C
     return ClonePlan(
         disk=disk, target=target, target_path=target_path, target_size=size, options=options, patches=patches,
         after=after, bytes_to_write=disk.bytes_used, lost=lost,
-        steps=tuple(_steps(disk, target_path, target is None, size, options)), notices=tuple(_notices(source, disk)),
+        steps=tuple(clone_steps(disk, target_path, target, size, options)), notices=tuple(_notices(source, disk)),
     )  # fmt: skip
 
 
@@ -194,6 +196,7 @@ def apply_clone(source: OpenSource, plan: ClonePlan, *, clock: Clock, context: J
         target.flush()
         if plan.target is not None and plan.target.kind == "disk":
             target.reread_partitions()
+    changes += tell_firmware(plan.target, context.events)
     seconds = clock.monotonic() - began
     context.events.emit(JobFinished(verb="clone", seconds=seconds))
     return CloneResult(
@@ -385,14 +388,3 @@ class _CopyingWorker:
 
     def abandon(self) -> None:
         """Nothing is held."""
-
-
-def _steps(disk: CapturedDisk, target_path: str, is_new: bool, size: int, options: CloneOptions) -> list[str]:
-    steps = [f"make {target_path}, a sparse file of {format_size(size)}"] if is_new else []
-    steps.append("clear the partition table that is there")
-    for volume in disk.volumes:
-        name = volume.volume.filesystem or volume.partition.type_name
-        steps.append(f"copy partition {volume.partition.number}: {name}, {format_size(volume.kept.size)} in use")
-    if options.new_identity or options.adapt:
-        steps.append("change what the systems on it need changed, on a copy of what was written")
-    return [*steps, "write what lies between partitions, then the partition table"]

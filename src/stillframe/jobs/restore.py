@@ -22,6 +22,7 @@ from stillframe.jobs.beside import require_same_table, write_table
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.conversion_words import conversion_changes
 from stillframe.jobs.converting import front_of
+from stillframe.jobs.efi_start import tell_firmware
 from stillframe.jobs.fitting import resized_parts
 from stillframe.jobs.placing import PlacedMap, Placer, PlacingOptions
 from stillframe.jobs.remaking import NewPlace, remade
@@ -79,6 +80,8 @@ def apply_restore(repository: Repository, plan: RestorePlan, context: JobContext
             raise
         if plan.target is not None and plan.target.kind == "disk":
             target.reread_partitions()
+    if plan.partition is None and plan.beside is None:
+        changes += tell_firmware(plan.target, context.events)
     seconds = repository.clock.monotonic() - began
     context.events.emit(JobFinished(verb="restore", seconds=seconds))
     return RestoreResult(

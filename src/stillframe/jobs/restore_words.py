@@ -12,6 +12,7 @@ from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.ext import EXT_NAMES
 from stillframe.host.linux import is_root
 from stillframe.jobs.conversion_words import conversion_notices, conversion_steps, renumbered_words
+from stillframe.jobs.efi_start import told_steps
 from stillframe.jobs.restore_plan import Beside, RestoreOptions, RestorePlan
 from stillframe.repo.records import StoredPartition
 from stillframe.units import format_size
@@ -182,8 +183,11 @@ def restore_steps(plan: RestorePlan) -> Iterator[str]:
     yield from _left_out_steps(plan)
     if plan.conversion is not None:
         yield from conversion_steps(plan.conversion)
-        return
-    yield from _table_steps(plan)
+        parts = (one.type for one in plan.conversion.layout.partitions)
+    else:
+        yield from _table_steps(plan)
+        parts = (one.type for one in plan.source_disk.partitions)
+    yield from told_steps(plan.target, parts)
 
 
 def _table_steps(plan: RestorePlan) -> Iterator[str]:

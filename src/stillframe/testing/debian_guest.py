@@ -29,6 +29,7 @@ PACKAGES: Final = (
     "systemd-sysv", "udev", "dbus", "kmod", "e2fsprogs", "initramfs-tools", "zstd", "linux-image-cloud-amd64", "lvm2",
     "thin-provisioning-tools", "mdadm", "cryptsetup", "cryptsetup-initramfs", "xfsprogs", "btrfs-progs", "dosfstools",
     "gdisk", "fio", "python3", "grub-pc-bin", "grub-efi-amd64-bin", "grub2-common", "util-linux-extra", "procps",
+    "efibootmgr", "fuse3", "mtools",
 )  # fmt: skip
 _ROOT_SIZE: Final = 3 << 30
 _LIMIT_S: Final = 1800
@@ -71,7 +72,7 @@ def cache() -> Path:
 
 
 def run_job(
-    folder: Path, script: str, drives: Sequence[Drive], *, limit_s: float, files: Path | None = None
+    folder: Path, script: str, drives: Sequence[Drive], *, limit_s: float, files: Path | None = None, uefi: bool = False
 ) -> Finished:
     """Boot the base and run a script in it.
 
@@ -81,6 +82,7 @@ def run_job(
         drives: Further disks: ``/dev/vdc`` and on, or by their serials.
         limit_s: Longest time.
         files: A folder whose contents are added to the job's.
+        uefi: The guest's firmware is UEFI, and remembers nothing of earlier guests.
 
     Raises:
         AssertionError: The guest did not end in time.
@@ -90,8 +92,9 @@ def run_job(
     line = "root=/dev/vda rw console=ttyS0,115200 quiet systemd.show_status=0"
     root = Drive(file=made.disk, throw_away=True)
     machine = Machine(
-        folder=folder, drives=[root, Drive(file=job, serial="job"), *drives], kernel=(made.kernel, made.initrd, line)
-    )
+        folder=folder, drives=[root, Drive(file=job, serial="job"), *drives], kernel=(made.kernel, made.initrd, line),
+        uefi=uefi,
+    )  # fmt: skip
     return finish_job(machine, job, limit_s=limit_s)
 
 
