@@ -9,7 +9,9 @@ import pytest
 
 from stillframe.block.file import open_file_reader
 from stillframe.disk import Partition, read_layout
+from stillframe.disk.converting import StartsBy
 from stillframe.errors import TargetError
+from stillframe.jobs.conversion import ConvertWish
 from stillframe.jobs.restore import RestoreOptions
 from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository
@@ -45,6 +47,9 @@ DRIVERS = {
 }  # fmt: skip
 LOADERS = {"extlinux": "changed"}
 """What is installed anew when its volume is resized, because it is known by its blocks."""
+MBR_APART = BootLayout(name="mbr-apart", scheme="dos", parts=("boot", "swap", "root"), filesystem="xfs")
+MBR_BTRFS = BootLayout(name="mbr-btrfs", scheme="dos", parts=("root",), filesystem="btrfs")
+UEFI_APART = BootLayout(name="uefi-apart", parts=("esp", "boot", "root"))
 DISKS = {"virtio": "vda", "nvme": "nvme0n1"}
 
 
@@ -285,6 +290,22 @@ def test_an_initrd_for_one_computer_does_not_start_another(
     restore(saved.repository, saved.image(layout), used_disk(target, SIZE))
     with pytest.raises(AssertionError, match="did not report"):
         start(target, layout, firmware, bus=bus)
+
+
+@pytest.mark.parametrize(("layout", "bus"), [(MBR, "nvme"), (MBR_APART, "virtio"), (MBR_BTRFS, "ahci")], ids=named)
+def test_a_system_of_a_bios_and_an_mbr_starts_by_uefi(saved: Saved, target: Path, layout: BootLayout, bus: str) -> None:
+    options = RestoreOptions(convert=ConvertWish(starts_by="uefi"))
+    restore(saved.repository, saved.image(layout), used_disk(target, LARGER), options=options)
+    assert "No problems found" in run_tool("sgdisk", "-v", str(target))
+    report = start(target, layout, "uefi", bus=bus, starts="changed")
+    check_place(report, target, layout.number("root"))
+
+
+@pytest.mark.parametrize("how", ["bios", "bios-mbr"])
+def test_a_system_of_uefi_starts_by_a_bios(saved: Saved, target: Path, how: StartsBy) -> None:
+    options = RestoreOptions(convert=ConvertWish(starts_by=how))
+    restore(saved.repository, saved.image(UEFI_APART), used_disk(target, LARGER), options=options)
+    start(target, UEFI_APART, "bios")  # what it starts from is not changed: names by UUID hold
 
 
 @pytest.mark.parametrize("bus", ["ahci", "nvme", "virtio-scsi", "pvscsi"])
