@@ -1,7 +1,7 @@
 """A disk like that of a Windows that a BIOS starts is made to start by UEFI.
 
-Judged by sgdisk, fsck.fat, mtools, hivexml and ntfs-3g. None of it was made by Windows, and no real Windows was started. Records are packed by ``testing``, after what was
-published, not by the code that is tested.
+Judged by sgdisk, fsck.fat, mtools, hivexml and ntfs-3g. None of it was made by Windows, and no real Windows was
+started. Records are packed by ``testing``, after what was published, not by the code that is tested.
 """
 
 import struct

@@ -91,9 +91,9 @@ def conversion_reasons(conversion: Conversion) -> Iterator[Reason]:
     yield from (Reason(partition=None, text=f"{words[0].upper()}{words[1:]}.") for words in draft.notes)
     if isinstance(conversion.system, WindowsOnDisk):
         yield Reason(
-            partition=conversion.system.number,
-            text="Its Windows is made to start by UEFI with the boot files in its own folder, as Windows' own tools do "
-            "it. That was never seen on a real Windows.",
+            partition=None,
+            text=f"The Windows on partition {conversion.system.number} is made to start by UEFI with the boot files in "
+            "its own folder, as Windows' own tools do it. That was never proven on a real one.",
         )
         return
     yield Reason(
