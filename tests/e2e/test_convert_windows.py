@@ -202,7 +202,7 @@ def refused(folder: Path, *disks: Path, wish: ConvertWish = WISH) -> StillframeE
         ({"Windows/system32/config/BCD-Template": build_hive({"Objects": {"x": {"y": 1}}})}, "lacks its object"),
         ({"Windows/system32/cmd.exe": build_program("x86")}, "only a 64-bit Windows 7 or later"),
         ({"Windows/system32/config/SOFTWARE": build_hive(software_tree("xp"))}, "only a 64-bit Windows 7 or later"),
-        ({"Windows/system32/config/SYSTEM": system(dirty=True)}, "registry was not closed"),
+        ({"Windows/system32/config/SYSTEM": system(dirty=True)}, "it was not closed, and there is no log of it"),
         ({"hiberfil.sys": b"hibr" + bytes(8000)}, "a Windows is hibernated"),
     ],
 )
