@@ -51,13 +51,15 @@ def restore_options(options: argparse.Namespace) -> RestoreOptions:
         partition=partition, onto=onto, delta=options.delta, wipe=options.wipe, new_identity=options.new_identity,
         salvage=options.salvage, fit=options.fit or (bool(wishes) and not added and partition is None), wishes=wishes,
         moves=once("--move", options.move), leave_out=frozenset(options.leave_out), added=added,
-        adapt=options.adapt, convert=_convert_wish(options.convert),
+        adapt=options.adapt, convert=_convert_wish(options.convert, is_experimental=options.experimental),
         hardware=read_hardware(options.target or "", options.controller, options.drivers, adapt=options.adapt),
     )  # fmt: skip
 
 
-def _convert_wish(words: tuple[StartsBy, int | None] | None) -> ConvertWish | None:
-    return None if words is None else ConvertWish(starts_by=words[0], esp_size=words[1])
+def _convert_wish(words: tuple[StartsBy, int | None] | None, *, is_experimental: bool) -> ConvertWish | None:
+    if words is None and is_experimental:
+        raise UsageError("'--experimental' is about '--convert'", hint="Leave it out, or write '--convert uefi'.")
+    return words and ConvertWish(starts_by=words[0], esp_size=words[1], is_experimental=is_experimental)
 
 
 def once(option: str, pairs: Iterable[tuple[int, _T]]) -> dict[int, _T]:

@@ -51,6 +51,9 @@ _SLOTS: Final = 128  # of a new GPT: disk.gpt
 _PRIMARY: Final = 4
 _ESP_NAME: Final = "EFI system partition"
 _BIOS_BOOT_NAME: Final = "BIOS boot partition"
+_RESERVED_NAME: Final = "Microsoft reserved partition"
+_RESERVED_SIZE: Final = 16 * MIB
+"""Microsoft, "UEFI/GPT-based hard drive partitions": each disk of Windows has one, of 16 MB."""
 _WITHOUT: Final = "Restore the disk without '--convert'."
 
 
@@ -86,8 +89,9 @@ class Draft:
 
 
 def draft_conversion(
-    layout: Layout, starts_by: StartsBy, *, esp_size: int | None = None, boot: int | None = None
-) -> Draft:
+    layout: Layout, starts_by: StartsBy, *, esp_size: int | None = None, boot: int | None = None,
+    has_reserved: bool = False,
+) -> Draft:  # fmt: skip
     """Decide which partitions there will be.
 
     Args:
@@ -95,6 +99,7 @@ def draft_conversion(
         starts_by: What is to start it.
         esp_size: Bytes of a new EFI system partition, whole MiB.
         boot: The number of the partition with the boot menu: it becomes the active one of an MBR where that can be.
+        has_reserved: Whether Microsoft's reserved partition is made behind the new EFI system partition.
 
     Raises:
         TargetError: The disk is like that already, or cannot be so, and why.
@@ -113,10 +118,11 @@ def draft_conversion(
         layout, scheme=scheme, partitions=tuple(sorted(made, key=lambda part: part.number)), notices=(),
         disk_id=layout.disk_id if layout.scheme == scheme else "", table=ExtentSet.empty(),
     )  # fmt: skip
+    new = _new_partitions(layout, drafted, starts_by, esp_size)
     return Draft(
         starts_by=starts_by, layout=drafted, numbers=numbers, notes=tuple(notes),
         dropped=tuple(part.number for part in parts if part.type in useless),
-        new=tuple(_new_partitions(layout, drafted, starts_by, esp_size)),
+        new=(*new, *([_reserved(new)] if has_reserved and new else [])),
     )  # fmt: skip
 
 
@@ -281,6 +287,13 @@ def _new_partitions(
     return (
         NewPartition(number=number, type=BIOS_BOOT_GUID, name=_BIOS_BOOT_NAME, size=0 if fits else _BIOS_BOOT_SIZE),
     )
+
+
+def _reserved(before: Sequence[NewPartition]) -> NewPartition:
+    number = before[-1].number + 1
+    if number > _SLOTS:
+        raise TargetError(f"no number is free for a new partition: a new GPT has {_SLOTS}", hint=_WITHOUT)
+    return NewPartition(number=number, type=RESERVED_GUID, name=_RESERVED_NAME, size=_RESERVED_SIZE)
 
 
 def _gap(layout: Layout, first: int) -> Extent:

@@ -16,23 +16,19 @@ from stillframe.disk.other_scheme import BIOS_BOOT_GUID
 from stillframe.errors import MachineRefusal, TargetError, UsageError
 from stillframe.events import NoEvents
 from stillframe.extents import Extent
-from stillframe.fs.registry import identify
-from stillframe.host.apart import call_apart
 from stillframe.host.linux import is_root
-from stillframe.jobs.catalogue import find_traces
-from stillframe.jobs.conversion import Conversion, ConvertWish
-from stillframe.jobs.exposing import ExposedDisk, ExposedPartition, expose
+from stillframe.jobs.conversion import Conversion, ConvertWish, LinuxOnDisk, WindowsOnDisk
+from stillframe.jobs.exposing import ExposedDisk, expose
 from stillframe.jobs.fitted import Fitted
 from stillframe.jobs.fitting import Flexibilities
 from stillframe.jobs.found_linux import find_linux
+from stillframe.jobs.found_windows import choose_windows, find_windows
 from stillframe.jobs.resizing import Asked
 from stillframe.jobs.restore_plan import DiskInImage, RestoreOptions
+from stillframe.units import MIB, format_size
 
-_NTFS: Final = "ntfs"
-_LOOK_S: Final = 60.0
-_UNDER_WINDOWS: Final = (
-    "Restore the disk without '--convert'; Windows' own 'mbr2gpt' converts it on a computer that it starts on."
-)
+_FAT_SIZE: Final = 8 * MIB
+"""More than the tables of a FAT32, and folders, take in an EFI system partition."""
 
 
 def plan_conversion(
@@ -59,36 +55,34 @@ def plan_conversion(
         raise MachineRefusal("a disk is made to start in another way only by root", hint="Run it again with sudo.")
     exposed = expose(stored.repository, stored.manifest).disk(stored.disk.number)
     exposed = replace(exposed, partitions=tuple(part for part in exposed.partitions if part.stored.number in have))
-    _refuse_windows(exposed)
-    linux = find_linux(exposed, wish.starts_by, NoEvents())
-    draft = draft_conversion(layout, wish.starts_by, esp_size=wish.esp_size, boot=linux.boot)
+    system, draft = _draft(exposed, stored, layout, wish)
     fitted = _fit(stored, layout, draft, target_size, _Wanted(options=options, asked=asked))
     places = {draft.numbers[one.partition.number]: one.place for one in fitted.placements}
     made = finish_conversion(draft, places, target_size, next_uuid=uuid.uuid4)
     if wish.starts_by != "uefi":
         place_for_grub(made)
-    return Conversion(draft=draft, layout=made, linux=linux, esp_id=secrets.token_hex(4).upper(), fitted=fitted)
+    return Conversion(draft=draft, layout=made, system=system, esp_id=secrets.token_hex(4).upper(), fitted=fitted)
 
 
-def _refuse_windows(disk: ExposedDisk) -> None:
-    for part in disk.partitions:
-        if part.stored.filesystem == _NTFS and not part.stored.is_left_out and _is_windows(part):
-            raise MachineRefusal(
-                f"there is a Windows on partition {part.stored.number}, which would not start afterwards: its own boot "
-                "files are not converted in this version",
-                hint=_UNDER_WINDOWS,
-            )
-
-
-def _is_windows(part: ExposedPartition) -> bool:
-    if part.stored.installed is not None:
-        return part.stored.installed.family == "windows"
-
-    def look() -> bool:
-        traces = find_traces(part.reader, identify(part.reader).volume)
-        return traces is not None and traces.windows is not None
-
-    return call_apart(look, what=f"looking for a Windows on partition {part.stored.number}", timeout_s=_LOOK_S)
+def _draft(
+    exposed: ExposedDisk, stored: DiskInImage, layout: Layout, wish: ConvertWish
+) -> tuple[LinuxOnDisk | WindowsOnDisk, Draft]:
+    """What is to start, and the partitions under the new table."""
+    places = find_windows(exposed)
+    if not places:
+        linux = find_linux(exposed, wish.starts_by, NoEvents())
+        return linux, draft_conversion(layout, wish.starts_by, esp_size=wish.esp_size, boot=linux.boot)
+    others = [disk for disk in stored.manifest.disks if disk.number != stored.disk.number]
+    windows = choose_windows(exposed, places, others, wish)
+    draft = draft_conversion(layout, wish.starts_by, esp_size=wish.esp_size, has_reserved=True)
+    room = draft.new[0].size - _FAT_SIZE
+    if windows.esp_used > room:
+        raise TargetError(
+            f"Windows' boot files take {format_size(windows.esp_used)}, and the new EFI system partition has room for "
+            f"{format_size(room)}",
+            hint="'--convert uefi=SIZE' makes it larger.",
+        )
+    return windows, draft
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

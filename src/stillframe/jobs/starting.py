@@ -14,13 +14,14 @@ from stillframe.errors import MachineRefusal
 from stillframe.events import Notice
 from stillframe.fs.registry import identify
 from stillframe.jobs.context import JobContext
-from stillframe.jobs.conversion import Conversion
+from stillframe.jobs.conversion import Conversion, WindowsOnDisk
 from stillframe.jobs.grub_starts import start_converted
 from stillframe.jobs.linux_starts import repair_linux
 from stillframe.jobs.start_failures import NOT_ADAPTED
 from stillframe.jobs.tables import TableWriter
 from stillframe.jobs.windows_adapting import WindowsHardware, adapt_windows
 from stillframe.jobs.windows_starts import repair_windows
+from stillframe.jobs.windows_starts_uefi import start_windows_by_uefi
 from stillframe.jobs.workbench import Workbench, work_on
 
 _HOLDS_WINDOWS: Final = frozenset({"ntfs", "vfat"})
@@ -68,10 +69,15 @@ def make_ready(disk: WrittenDisk, wishes: StartWishes, context: JobContext) -> t
     """Change what the systems on a disk need changed; what was done, in sentences. What cannot be done is a notice.
 
     Raises:
-        MachineRefusal: The disk was to start in another way, and that could not be done: it would not start at all.
+        MachineRefusal, DiskFormatError: The disk was to start in another way, and that could not be done: it would
+            not start at all.
     """
     if disk.before.scheme == "none":
         return ()
+    if wishes.conversion is not None and isinstance(wishes.conversion.system, WindowsOnDisk):
+        return start_windows_by_uefi(
+            disk.target, disk.table, disk.before, wishes.conversion, context, resized=disk.resized
+        )
     if wishes.conversion is not None:
         return start_converted(disk.target, disk.table, disk.before, wishes.conversion, context)
     adapted = _adapt(disk, wishes, context) if wishes.adapt else ()

@@ -31,6 +31,7 @@ from stillframe.systems.driver_inf import Architecture
 from stillframe.systems.hive import Hive
 from stillframe.systems.hive_cells import HIVE_SIZE_MAX
 from stillframe.systems.hive_logs import apply_logs, number_above, read_logs
+from stillframe.systems.records import SizedFiles
 from stillframe.systems.windows_adapt import WindowsKind, adapt_system, read_kind
 
 _TIMEOUT_S: Final = 1800.0
@@ -171,7 +172,7 @@ def write_fallback(bench: Workbench, part: Partition, events: EventSink) -> Iter
     yield f"partition {part.number}: a fallback boot file was made, EFI/Boot/{name}, for firmware that does not know it"
 
 
-def read_architecture(files: ChangeableFiles, folder: str, system: Hive) -> Architecture:
+def read_architecture(files: SizedFiles, folder: str, system: Hive) -> Architecture:
     """For which processors a Windows is.
 
     Raises:
@@ -209,7 +210,7 @@ class OpenedSystem:
     applied_count: int
 
 
-def open_system(files: ChangeableFiles, folder: str) -> OpenedSystem:
+def open_system(files: SizedFiles, folder: str) -> OpenedSystem:
     """The ``SYSTEM`` of a Windows, and which Windows it is.
 
     Raises:

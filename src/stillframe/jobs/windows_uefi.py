@@ -22,8 +22,10 @@ from stillframe.systems.driver_file import HEAD_SIZE, parse_program
 from stillframe.systems.hive import Hive
 from stillframe.systems.hive_logs import number_above
 from stillframe.systems.hive_writer import REG_BINARY, HiveWriter, NewValue
+from stillframe.systems.records import SizedFiles
 from stillframe.systems.windows_adapt import WindowsKind
 from stillframe.systems.windows_disks import PartitionRecord, parse_mounted_device, write_mounted_device
+from stillframe.units import align_up
 
 Renamed = Mapping[PartitionRecord, PartitionRecord]
 """What the partitions were called on the MBR disk, and what they are called now."""
@@ -37,6 +39,8 @@ _FILE_MAX: Final = 64 << 20
 _FILES_MAX: Final = 4000
 _TOTAL_MAX: Final = 256 << 20
 _FIRST: Final = (6, 1, 0)
+_PAGE: Final = 4096
+_NOBODY: Final = uuid.UUID(int=1)
 _KEEP_HINT: Final = (
     "Restore it as it was, to start by BIOS, and run Windows' own 'mbr2gpt /convert /allowFullOS' in it."
 )
@@ -55,7 +59,7 @@ NO_RECOVERY: Final = Notice(
 
 def prepare_windows_uefi(
     bench: Workbench, windows_partition: int, esp_partition: int, *, renamed: Renamed | None = None,
-    new_id: uuid.UUID | None = None,
+    new_id: uuid.UUID | None = None, resized: frozenset[int] = frozenset(),
 ) -> tuple[tuple[str, ...], tuple[Notice, ...]]:  # fmt: skip
     """Make a Windows start by UEFI; what was done, in sentences, and what must be known.
 
@@ -65,12 +69,13 @@ def prepare_windows_uefi(
         esp_partition: That of an EFI system partition: FAT, without a Windows' boot files on it.
         renamed: What its records of drive letters call its partitions, and must call them now.
         new_id: Of the new entry; made when it is not given.
+        resized: Numbers of partitions whose file systems were resized: they are marked for a check, and were clean.
 
     Raises:
         DiskFormatError: This Windows cannot start by UEFI, or must not be changed. Nothing was changed then.
         MachineRefusal, DeviceError: It is not possible here; nothing of what was done may be taken over.
     """
-    found = next(iter(find_installed(bench, [windows_partition], frozenset())), None)
+    found = next(iter(find_installed(bench, [windows_partition], resized)), None)
     if found is None or found.refusal:
         reason = found.refusal if found else "there is no Windows in it"
         raise DiskFormatError(
@@ -107,7 +112,31 @@ def prepare_windows_uefi(
     return tuple(done), (EXPERIMENTAL, NO_RECOVERY)
 
 
-def _require_uefi(files: ChangeableFiles, folder: str, kind: WindowsKind) -> None:
+def measure_windows_uefi(files: SizedFiles, folder: str) -> tuple[WindowsKind, int]:
+    """Look, before anything is written, whether ``prepare_windows_uefi`` would refuse the files of a Windows.
+
+    Args:
+        files: Of its volume.
+        folder: Windows' own in it.
+
+    Returns:
+        Which Windows it is, and how many bytes of an EFI system partition it takes.
+
+    Raises:
+        DiskFormatError: This Windows cannot start by UEFI, or must not be changed.
+    """
+    opened = open_system(files, folder)
+    _require_uefi(files, folder, opened.kind)
+    _rename_volumes(opened.contents, {})
+    nowhere = PartitionRecord(scheme="gpt", disk=str(_NOBODY), guid=str(_NOBODY))
+    template = files.read_file(f"{folder}/{_TEMPLATE}", 0, _FILE_MAX) or b""
+    store = build_uefi_store(template, NewStore(esp=nowhere, windows=nowhere, loader_id=_NOBODY))
+    loader = f"{folder}/{_NEEDED[0]}"
+    paths = [loader, *(path for _, path in _iter_boot_files(files, folder))]
+    return opened.kind, sum(align_up(files.file_size(path) or 0, _PAGE) for path in paths) + align_up(len(store), _PAGE)
+
+
+def _require_uefi(files: SizedFiles, folder: str, kind: WindowsKind) -> None:
     if kind.architecture != "amd64" or kind.version < _FIRST:
         raise _refused(f"only a 64-bit Windows 7 or later starts by UEFI, and this is {kind.architecture}, "
                        f"{kind.version[0]}.{kind.version[1]}")  # fmt: skip
@@ -120,7 +149,7 @@ def _require_uefi(files: ChangeableFiles, folder: str, kind: WindowsKind) -> Non
         raise _refused(f"its {_NEEDED[0]} is no loader for 64 bits")
 
 
-def _iter_boot_files(files: ChangeableFiles, folder: str) -> Iterator[tuple[str, str]]:
+def _iter_boot_files(files: SizedFiles, folder: str) -> Iterator[tuple[str, str]]:
     """Each boot file: where it goes, and where it is."""
     count = 0
     total = 0

@@ -60,3 +60,15 @@ class SystemFiles(Protocol):
             StillframeError: It cannot be read.
         """
         ...
+
+
+class SizedFiles(SystemFiles, Protocol):
+    """The same, for whoever asks for sizes before he reads."""
+
+    def file_size(self, path: str) -> int | None:
+        """Bytes of a regular file; ``None`` when there is no such file.
+
+        Raises:
+            StillframeError: What leads there cannot be read.
+        """
+        ...

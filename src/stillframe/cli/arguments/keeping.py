@@ -155,6 +155,10 @@ def _add_wishes(restore: argparse.ArgumentParser) -> None:
         help="make a Linux disk start by other firmware: uefi (GPT; uefi=SIZE: of its new EFI system partition), bios "
         "(GPT), or bios-mbr",
     )  # fmt: skip
+    restore.add_argument(
+        "--experimental", action="store_true",
+        help="with --convert uefi: also a Windows, which was never proven on a real one; keep the old disk",
+    )  # fmt: skip
     restore.add_argument("--fit", action="store_true", help="shrink or grow partitions so that they fill the target")
     restore.add_argument(
         "--resize", metavar="N=SIZE", action="append", type=wish, default=[],
