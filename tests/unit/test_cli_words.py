@@ -212,9 +212,9 @@ def test_what_cannot_be_understood_is_our_own_error(line: str) -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize(("text", "expected"), [("2", (2, None)), ("2:3", (2, 3))])
-def test_a_partition_pair(text: str, expected: tuple[int, int | None]) -> None:
-    assert build_parser().parse_args(["restore", "latest", "x", "--partition", text]).partition == expected
+@pytest.mark.parametrize(("text", "expected"), [("2", (2, None)), ("2:3", (2, 3)), ("2:new", (2, "new"))])
+def test_a_choice_of_a_partition(text: str, expected: tuple[int, int | str | None]) -> None:
+    assert build_parser().parse_args(["restore", "latest", "x", "--partition", text]).partition == [expected]
 
 
 def test_help_never_ends_the_process(capsys: pytest.CaptureFixture[str]) -> None:
