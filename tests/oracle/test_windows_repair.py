@@ -18,8 +18,9 @@ from stillframe.disk import Layout, read_layout
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.apart import call_apart
 from stillframe.systems.hive import Hive
+from stillframe.systems.hive_repair import rewrite_with_logs
 from stillframe.systems.registry_moves import move_mounted_devices
-from stillframe.systems.windows_moves import MovedPartition, Moves, PartitionPlace, build_moves
+from stillframe.systems.windows_moves import MovedPartition, Moves, PartitionPlace, Rewriting, build_moves
 from stillframe.systems.windows_repair import Repair, plan_windows_repair
 from stillframe.testing.disk_builder import write_gpt
 from stillframe.testing.hive_builder import build_hive
@@ -503,6 +504,45 @@ def test_hives_that_were_not_closed_are_repaired_with_their_logs(
     assert files[system][4:8] == files[system][8:12] == (9).to_bytes(4, "little")
     log = system + ".LOG2"
     assert files[log] == before[log]
+
+
+def test_a_boot_store_that_was_not_closed_is_repaired_on_fat(
+    volumes: dict[str, dict[str, bytes]], tmp_path: Path
+) -> None:
+    """With a log that is empty beside the one that is used."""
+    old, new = CASES["GPT, new identity"]
+    image, store = tmp_path / "esp", NAMES["gpt"][1]
+    image.write_bytes(volumes["gpt"]["esp"])
+    run_tool("mcopy", "-i", str(image), f"::/{store}", str(tmp_path / "flushed"))
+    flushed = (tmp_path / "flushed").read_bytes()
+    before = build_hive({"Objects": {"x": b"\x77" * (len(flushed) - 4096 - 2000)}})
+    assert len(before) == len(flushed)
+    log = new_log(before, [entry(before, flushed, 31)], 31)
+    for name, contents in ((store, numbered(before, 32, 31)), (f"{store}.LOG1", b""), (f"{store}.LOG2", log)):
+        (tmp_path / "file").write_bytes(contents)
+        run_tool("mcopy", "-o", "-i", str(image), str(tmp_path / "file"), f"::/{name}")
+    changed = volumes["gpt"] | {"esp": image.read_bytes()}
+    found = repair(old, new, changed)
+    check_patches(found)
+    folder = tmp_path / "after"
+    folder.mkdir()
+    after = files_of(old, "esp", cut_volumes(new, found.after, changed)["esp"], folder)
+    check_store(new, after[store], "esp", tmp_path)
+    assert after[store][4:12] == (32).to_bytes(4, "little") * 2
+    assert after[f"{store}.LOG2"] == log
+
+
+def test_a_hive_of_which_nothing_must_change_keeps_its_logs() -> None:
+    states = [build_hive({"a": {"x": number}}) for number in (1, 2)]
+    seen = list[bytes]()
+
+    def move(hive: bytes) -> Rewriting:
+        seen.append(hive)
+        return Rewriting()
+
+    log = new_log(states[0], [entry(states[0], states[1], 5)], 5)
+    assert rewrite_with_logs(numbered(states[0], 6, 5), (log, b""), move) == Rewriting()
+    assert seen[0][4096:] == states[1][4096:]
 
 
 def test_a_hive_that_another_program_wrote_is_repaired(tmp_path: Path) -> None:

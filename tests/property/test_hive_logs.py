@@ -114,6 +114,14 @@ def test_a_base_block_that_is_broken_comes_from_the_log() -> None:
     assert apply_logs(bytes(hive), logs(split=3)).contents == states()[-1]
 
 
+def test_what_no_log_has_of_a_broken_base_block_stays() -> None:
+    """A log has its first sector; behind it Windows 10 keeps ``ThawTmId`` and others, under no checksum."""
+    hive, last = bytearray(dirty()), bytearray(states()[-1])
+    hive[36] ^= 0xFF
+    hive[4040:4088] = last[4040:4088] = bytes(range(48))
+    assert apply_logs(bytes(hive), logs(split=3)).contents == bytes(last)
+
+
 @pytest.mark.parametrize("flags", [0, 1])
 def test_an_entry_sets_and_takes_the_mark_of_a_transaction(flags: int) -> None:
     one, other = (bytearray(state) for state in states()[:2])

@@ -168,9 +168,9 @@ def _write_entries(hive: bytes, entries: list[LogEntry]) -> bytearray:
 
 
 def _write_base(contents: bytearray, base: bytes, entries: list[LogEntry]) -> None:
-    """The base block behind the last entry: one of a hive that is closed."""
+    """The base block behind the last entry: one of a hive that is closed. What no log has of it stays."""
     last = entries[-1]
-    contents[:_BASE_SIZE] = base.ljust(_BASE_SIZE, b"\0")
+    contents[: len(base)] = base
     struct.pack_into("<I", contents, KIND_AT, 0)
     struct.pack_into("<I", contents, BINS_SIZE_AT, last.bins_size)
     if last.flags is not None:
