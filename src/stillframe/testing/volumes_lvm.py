@@ -5,6 +5,7 @@ activate what it makes here (lvm(8), ``--driverloaded n``): file systems are wri
 """
 
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -106,6 +107,15 @@ class LvmTools:
                     yield device, Extent(extent.start + row, extent.start + row + step)
 
 
+def _await_detached(device: str) -> None:
+    """A device that somebody looked at goes a moment later, and until then its file is in use."""
+    place = Path(f"/sys/block/{Path(device).name}/loop/backing_file")
+    for _ in range(100):
+        if not place.exists():
+            return
+        time.sleep(0.05)
+
+
 @contextmanager
 def lvm_on(*places: tuple[Path, Extent]) -> Iterator[LvmTools]:
     """LVM's tools for ranges of disk files, as loop devices."""
@@ -118,3 +128,4 @@ def lvm_on(*places: tuple[Path, Extent]) -> Iterator[LvmTools]:
     finally:
         for device in devices:
             run_tool("losetup", "--detach", device)
+            _await_detached(device)
