@@ -7,7 +7,6 @@ may be written to and whose changes are thrown away: so the kernel replays a jou
 
 import os
 import re
-import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -34,7 +33,7 @@ from stillframe.jobs.inside import look_inside
 from stillframe.jobs.replayed import HELD, STALE, replayed_view
 from stillframe.repo.records import Manifest, parse_time
 from stillframe.repo.repository import Repository
-from stillframe.serve.folder import DiskFile, Reported, ServedFolder, ShownFolder, serve_folder
+from stillframe.serve.folder import DiskFile, Reported, ServedFolder, ShownFolder, serve_folder, serve_hidden
 
 NOT_MOUNTED: Final = "files-not-mounted"
 _STEP_S: Final = 0.2
@@ -214,13 +213,8 @@ def _mounted(
         yield [], notices
         return
     with ExitStack() as stack:
-        # tempfile would make it before the keeper knows
-        hidden = keeper.make_folder(f"{tempfile.gettempdir()}/stillframe-{os.getpid()}-{secrets.token_hex(4)}")
-        disks = keeper.make_folder(f"{hidden}/disks")
         files = [stack.enter_context(_changeable_file(one)) for one in todo]
-        keeper.will("mount", disks)
-        stack.enter_context(serve_folder(files, disks, reported, name="stillframe-partitions", for_kernel=True))
-        stack.callback(keeper.undo_to, keeper.mark)
+        hidden = stack.enter_context(serve_hidden(files, keeper, reported, name="stillframe-partitions"))
         attached = [_attach(one, keeper, hidden, notices) for one in todo]
         found = [ShownFolder(name=one.name, place=a.place) for one, a in zip(todo, attached, strict=True) if a]
         yield found, notices

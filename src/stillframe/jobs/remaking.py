@@ -5,12 +5,10 @@ to a file that is thrown away; contents show through from the image. XFS is made
 the kernel copies. Before a byte of it is used, every file is compared with the image by a reader that did not make it.
 """
 
-import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,7 +31,7 @@ from stillframe.repo.chunk_cache import ChunkCache
 from stillframe.repo.map_reader import MapReader
 from stillframe.repo.records import Manifest, StoredPartition
 from stillframe.repo.repository import Repository
-from stillframe.serve.folder import DiskFile, Reported, serve_folder
+from stillframe.serve.folder import DiskFile, Reported, serve_hidden
 from stillframe.units import MIB, format_size
 
 WITHOUT_TOOLS: Final = frozenset({"vfat", "exfat"})
@@ -216,20 +214,15 @@ def _two_volumes(reader: BlockReader, part: StoredPartition, size: int, events: 
 @contextmanager
 def _served(reader: BlockReader, part: StoredPartition, new: CopyOnWrite, events: EventSink) -> Iterator[TwoVolumes]:
     """Both volumes as files in a folder that nobody else sees. The old one's changes, of its log, are thrown away."""
-    with ExitStack() as stack:
-        keeper = stack.enter_context(Keeper())
-        hidden = keeper.make_folder(f"{tempfile.gettempdir()}/stillframe-{os.getpid()}-{secrets.token_hex(4)}")
-        disks, old_folder, new_folder = (keeper.make_folder(f"{hidden}/{name}") for name in ("disks", "old", "new"))
-        changes = stack.enter_context(open_scratch(tempfile.gettempdir(), reader.size))
-        old = CopyOnWrite(reader, changes)
+    with Keeper() as keeper, open_scratch(tempfile.gettempdir(), reader.size) as changes:
+        old, reported = CopyOnWrite(reader, changes), Reported(events)
         files = [DiskFile(name=name, reader=one, writer=one) for name, one in (("old", old), ("new", new))]
-        keeper.will("mount", disks)
-        reported = Reported(events)
-        stack.enter_context(serve_folder(files, disks, reported, name="stillframe-remaking", for_kernel=True))
-        stack.callback(keeper.undo_to, keeper.mark)
-        yield TwoVolumes(
-            old=f"{disks}/old", new=f"{disks}/new", old_folder=old_folder, new_folder=new_folder, keeper=keeper
-        )
+        with serve_hidden(files, keeper, reported, name="stillframe-remaking") as hidden:
+            old_folder, new_folder = (keeper.make_folder(f"{hidden}/{name}") for name in ("old", "new"))
+            disks = f"{hidden}/disks"
+            yield TwoVolumes(
+                old=f"{disks}/old", new=f"{disks}/new", old_folder=old_folder, new_folder=new_folder, keeper=keeper
+            )
         if reported.count:
             raise MachineRefusal(
                 f"partition {part.number}: bytes of the image could not be read while it was made anew",

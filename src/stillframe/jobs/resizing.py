@@ -6,11 +6,9 @@ any other volume and written to the target. So a target is not touched before ev
 others ever sees it.
 """
 
-import os
-import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,7 +30,7 @@ from stillframe.jobs.restore_plan import DiskInImage
 from stillframe.repo.map_reader import MapReader
 from stillframe.repo.records import Manifest, StoredPartition
 from stillframe.repo.repository import Repository
-from stillframe.serve.folder import DiskFile, Reported, serve_folder
+from stillframe.serve.folder import DiskFile, Reported, serve_hidden
 from stillframe.units import MIB, align_up, format_size
 
 _FIXED_TYPES: Final = frozenset({"BIOS boot"})
@@ -202,16 +200,10 @@ def _shown(repository: Repository, manifest: Manifest, part: StoredPartition, si
 @contextmanager
 def _served(part: StoredPartition, overlay: CopyOnWrite, events: EventSink) -> Iterator[VolumeFile]:
     """An overlay as a file in a folder that nobody else sees."""
-    with ExitStack() as stack:
-        keeper = stack.enter_context(Keeper())
-        hidden = keeper.make_folder(f"{tempfile.gettempdir()}/stillframe-{os.getpid()}-{secrets.token_hex(4)}")
-        disks, place = keeper.make_folder(f"{hidden}/disks"), keeper.make_folder(f"{hidden}/mounted")
-        file = DiskFile(name="volume", reader=overlay, writer=overlay)
-        keeper.will("mount", disks)
-        reported = Reported(events)
-        stack.enter_context(serve_folder([file], disks, reported, name="stillframe-resizing", for_kernel=True))
-        stack.callback(keeper.undo_to, keeper.mark)
-        yield VolumeFile(path=f"{disks}/volume", folder=place, keeper=keeper)
+    file, reported = DiskFile(name="volume", reader=overlay, writer=overlay), Reported(events)
+    with Keeper() as keeper, serve_hidden([file], keeper, reported, name="stillframe-resizing") as hidden:
+        place = keeper.make_folder(f"{hidden}/mounted")
+        yield VolumeFile(path=f"{hidden}/disks/{file.name}", folder=place, keeper=keeper)
         if reported.count:
             raise MachineRefusal(
                 f"partition {part.number}: bytes of the image could not be read while it was resized",

@@ -6,11 +6,9 @@ target. When all of them have done their work, what they changed is written to i
 target is what it would have been without them.
 """
 
-import os
-import secrets
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,10 +21,9 @@ from stillframe.extents import Extent
 from stillframe.host.attaching import Keeper
 from stillframe.host.plugging import PluggedDisk, mount_changeable, plug
 from stillframe.jobs.tables import TableWriter
-from stillframe.serve.folder import DiskFile, Reported, serve_folder
+from stillframe.serve.folder import DiskFile, Reported, serve_hidden
 
 _STEP: Final = 4 << 20
-_DISK: Final = "disk"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,20 +91,12 @@ def work_on(
 
 @contextmanager
 def _plugged(view: CopyOnWrite, layout: Layout, events: EventSink) -> Iterator[Workbench]:
-    reported = Reported(events)
-    with ExitStack() as stack:
-        keeper = stack.enter_context(Keeper())
-        hidden = keeper.make_folder(f"{tempfile.gettempdir()}/stillframe-{os.getpid()}-{secrets.token_hex(4)}")
-        disks = keeper.make_folder(f"{hidden}/disks")
-        keeper.will("mount", disks)
-        file = DiskFile(name=_DISK, reader=view, writer=view)
-        stack.enter_context(serve_folder([file], disks, reported, name="stillframe-workbench", for_kernel=True))
-        stack.callback(keeper.undo_to, keeper.mark)
+    shown, reported = DiskFile(name="disk", reader=view, writer=view), Reported(events)
+    with Keeper() as keeper, serve_hidden([shown], keeper, reported, name="stillframe-workbench") as hidden:
+        file = f"{hidden}/disks/{shown.name}"
         places = {part.number: part.extent for part in layout.partitions}
-        disk = plug(keeper, f"{disks}/{_DISK}", places, sector_size=layout.sector_size)
-        yield Workbench(
-            view=view, layout=layout, file=f"{disks}/{_DISK}", disk=disk, folder=hidden, keeper=keeper
-        )  # fmt: skip
+        disk = plug(keeper, file, places, sector_size=layout.sector_size)
+        yield Workbench(view=view, layout=layout, file=file, disk=disk, folder=hidden, keeper=keeper)
     if reported.count:
         raise DeviceError(
             "the target could not be read back while it was made ready to start",
