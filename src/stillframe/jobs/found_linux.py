@@ -10,21 +10,18 @@ from typing import Final, Literal
 from stillframe.disk.converting import StartsBy
 from stillframe.errors import MachineRefusal
 from stillframe.events import EventSink
-from stillframe.fs.ext import EXT_NAMES
 from stillframe.host.new_fat import PROGRAMS
 from stillframe.host.root_files import RootFiles
 from stillframe.host.run import find_program, run
 from stillframe.jobs.conversion import LinuxOnDisk
 from stillframe.jobs.exposing import ExposedDisk, ExposedPartition
 from stillframe.jobs.linux_boot import find_grub
+from stillframe.jobs.linux_mounts import ROOT_FILE_SYSTEMS, SUBVOLUMES
 from stillframe.jobs.mounting import mounted_files
 from stillframe.jobs.volume_names import names_of
 from stillframe.systems import grub
 from stillframe.systems.linux import LinuxTraces, read_traces
 
-_ASKED: Final = EXT_NAMES | {"xfs", "btrfs"}
-_TOPS: Final = ("", "/@", "/@rootfs", "/root")
-"""Where installers put ``/``: in the volume itself, or in a subvolume of Btrfs (Ubuntu and others, Debian, Fedora)."""
 _CLOSED: Final = {"LVM2_member": "LVM", "crypto_LUKS": "LUKS", "linux_raid_member": "RAID"}
 SHIMS: Final = ("/usr/lib/shim/shimx64.efi.signed.latest", "/usr/lib/shim/shimx64.efi.signed")
 SIGNED_GRUB: Final = "/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"
@@ -62,7 +59,7 @@ def find_linux(disk: ExposedDisk, starts_by: StartsBy, events: EventSink) -> Lin
     if boot is not root.part:
         with mounted_files(boot, events) as (place, _):
             _look_at_boot(RootFiles(place), "", starts_by)
-    if boot.stored.filesystem not in _ASKED or not boot.stored.uuid:
+    if boot.stored.filesystem not in ROOT_FILE_SYSTEMS or not boot.stored.uuid:
         raise MachineRefusal(
             f"GRUB would not find the boot menu in partition {boot.stored.number}: its file system is "
             f"{boot.stored.filesystem or 'unknown'}",
@@ -79,7 +76,7 @@ def _find_root(disk: ExposedDisk, events: EventSink) -> _Root:
     found = list[_Root]()
     parts = [part for part in disk.partitions if not part.stored.is_left_out]
     for part in parts:
-        if part.stored.filesystem in _ASKED:
+        if part.stored.filesystem in ROOT_FILE_SYSTEMS:
             with mounted_files(part, events) as (place, _):
                 found += _roots_in(part, place)
     if len(found) == 1:
@@ -100,7 +97,7 @@ def _find_root(disk: ExposedDisk, events: EventSink) -> _Root:
 
 
 def _roots_in(part: ExposedPartition, place: str) -> list[_Root]:
-    tops = _TOPS if part.stored.filesystem == "btrfs" else _TOPS[:1]
+    tops = SUBVOLUMES if part.stored.filesystem == "btrfs" else SUBVOLUMES[:1]
     found = []
     for top in tops:
         traces = read_traces(RootFiles(place + top) if top in ("", *_folders(place)) else RootFiles(place))

@@ -20,13 +20,12 @@ from stillframe.jobs.conversion import ConvertWish, WindowsOnDisk
 from stillframe.jobs.exposing import ExposedDisk, ExposedPartition
 from stillframe.jobs.windows_uefi import measure_windows_uefi
 from stillframe.repo.records import StoredDisk
-from stillframe.systems.windows import find_windows_folder
+from stillframe.systems.windows import SHUT_DOWN, find_windows_folder
 
 _NTFS, _BITLOCKER = "ntfs", "BitLocker"
 _LINUX: Final = EXT_NAMES | {"xfs", "btrfs", "swap", "LVM2_member", "crypto_LUKS", "linux_raid_member"}
 _LOOK_S: Final = 300.0
 _WITHOUT: Final = "Restore the disk without '--convert'."
-_SHUT_DOWN: Final = "Start that Windows where it was, shut it down with 'shutdown /s /t 0', and make a new image."
 _DECRYPT: Final = "Switch BitLocker off in that Windows ('manage-bde -off C:'), and make a new image."
 _HOW: Final = (
     "'--convert uefi --experimental' does it all the same: keep the old disk as it is. Windows' own 'mbr2gpt' converts "
@@ -136,11 +135,11 @@ def _read(disk: ExposedDisk, part: ExposedPartition) -> WindowsOnDisk | tuple[st
         if asleep:
             return (
                 f"partition {asleep[0]}: a Windows is hibernated in it, or was shut down with fast startup",
-                _SHUT_DOWN,
+                SHUT_DOWN,
             )
         doubt = explain_unclean(part.reader)
         if doubt is not None:
-            return f"{name}: the volume of Windows was not closed ({doubt.message})", _SHUT_DOWN
+            return f"{name}: the volume of Windows was not closed ({doubt.message})", SHUT_DOWN
         files = open_lookup(part.reader, identify(part.reader).volume)
         if files is None:
             return f"{name}: the files of Windows cannot be read", _WITHOUT

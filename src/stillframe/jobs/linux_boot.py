@@ -129,27 +129,6 @@ def install_for_uefi(linux: MountedLinux, esp: FatVolume) -> tuple[str, ...]:
     return (f"GRUB was installed for UEFI, {_origin(grub)}",)
 
 
-def install_boot_loader(
-    linux: MountedLinux, firmware: Literal["bios", "uefi"], esp: FatVolume | None = None
-) -> tuple[str, ...]:
-    """Install GRUB for a firmware; what was done, in words.
-
-    Args:
-        linux: The system that is to start.
-        firmware: For which.
-        esp: For UEFI, the files of the EFI system partition; its own when not given.
-
-    Raises:
-        MachineRefusal: There is no GRUB, no boot menu or no room for it.
-    """
-    if firmware == "bios":
-        return install_for_bios(linux)
-    chosen = esp or linux.esp_files
-    if chosen is None:
-        raise MachineRefusal("there is no EFI system partition on this disk", hint="UEFI starts from nothing else.")
-    return install_for_uefi(linux, chosen)
-
-
 def grub_folder(files: RootFiles) -> str:
     """The folder of its GRUB.
 

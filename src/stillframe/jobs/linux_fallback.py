@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import Final
 
 from stillframe.host.esp_files import FatVolume, list_names, read_file, write_file
+from stillframe.systems.efi_loaders import LINUX_LOADERS
 
 _FOLDER: Final = "/EFI/BOOT"
 _NAME: Final = "BOOTX64.EFI"
 _NOT_OURS: Final = ("boot", "microsoft")
-_LOADERS: Final = ("shimx64.efi", "grubx64.efi", "systemd-bootx64.efi")
-"""Which of the loaders in one folder is started: the first that is there."""
+_LOADERS: Final = tuple(form.format("x64") for form in LINUX_LOADERS)
 _COMPANIONS: Final = ("grubx64.efi", "mmx64.efi", "grub.cfg")
 """What a loader looks for beside it."""
 

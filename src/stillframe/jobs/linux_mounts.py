@@ -15,7 +15,7 @@ from stillframe.block import BlockReader
 from stillframe.block.window import WindowReader
 from stillframe.disk import Layout
 from stillframe.disk.layout import Partition
-from stillframe.errors import MachineRefusal, StillframeError
+from stillframe.errors import MachineRefusal
 from stillframe.fs.base import Volume
 from stillframe.fs.ext import EXT_NAMES
 from stillframe.fs.registry import identify
@@ -33,7 +33,7 @@ ESP_TYPES: Final = ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "EF")
 """UEFI Specification 2.10, table 5.7; for MBR section 5.2.2."""
 _LOOKING: Final = {"xfs": "ro,norecovery", "btrfs": "ro,rescue=nologreplay"}
 """How a volume is looked into, so that a journal is not replayed: xfs(5), btrfs(5); for ext see ext4(5)."""
-_SUBVOLUMES: Final = ("", "/@", "/@rootfs", "/root")
+SUBVOLUMES: Final = ("", "/@", "/@rootfs", "/root")
 """Where in a Btrfs a root is found: at the top, or the names that Debian, Ubuntu, SUSE, Arch and Fedora give it."""
 _NEEDED: Final = ("/boot", "/usr", "/var")
 _ESP_PLACES: Final = ("/boot/efi", "/efi", "/boot")
@@ -168,7 +168,7 @@ def _find_root(bench: Workbench, part: DiskPart) -> str | None:
     default = "ro" if kind == "ext2" else "ro,noload"
     try:
         mount_changeable(bench.keeper, bench.disk.node(part.number), kind, place, _LOOKING.get(kind, default))
-        for subvolume in _SUBVOLUMES if kind == "btrfs" else ("",):
+        for subvolume in SUBVOLUMES if kind == "btrfs" else ("",):
             files = RootFiles(f"{place}{subvolume}")
             if files.is_file("/etc/fstab") and (files.is_file("/etc/os-release") or files.is_folder("/usr")):
                 return subvolume
@@ -256,8 +256,3 @@ def unopened_parts(parts: Sequence[DiskPart]) -> tuple[str, ...]:
 def is_possible(parts: Sequence[DiskPart]) -> bool:
     """Whether there is anything that a Linux may lie on."""
     return any(part.volume.filesystem in ROOT_FILE_SYSTEMS for part in parts) or bool(unopened_parts(parts))
-
-
-def refusal_words(error: StillframeError) -> str:
-    """An error and what to do next, in one line."""
-    return f"{error.message}. {error.hint}" if error.hint else error.message

@@ -32,6 +32,7 @@ from stillframe.systems.hive import Hive
 from stillframe.systems.hive_cells import HIVE_SIZE_MAX
 from stillframe.systems.hive_logs import apply_logs, number_above, read_logs
 from stillframe.systems.records import SizedFiles
+from stillframe.systems.windows import SHUT_DOWN
 from stillframe.systems.windows_adapt import WindowsKind, adapt_system, read_kind
 
 _TIMEOUT_S: Final = 1800.0
@@ -42,7 +43,6 @@ _FALLBACKS: Final[dict[Architecture, str]] = {"amd64": "bootx64.efi", "x86": "bo
 _PROCESSORS: Final[dict[str, Architecture]] = {"AMD64": "amd64", "X86": "x86", "ARM64": "arm64"}
 _FALLBACK_HINT: Final = r"Choose \EFI\Microsoft\Boot\bootmgfw.efi in the firmware of that computer."
 _PACKAGES: Final = "Drivers/Stillframe"
-_SHUT_DOWN: Final = "Start that Windows where it was, shut it down with 'shutdown /s /t 0', and make a new image."
 _HIBERNATED: Final = "Windows is hibernated in it, or was shut down with fast startup"
 _BITLOCKER_HINT: Final = "Switch BitLocker off in that Windows ('manage-bde -off C:'), and make a new image."
 _PNP_HINT: Final = (
@@ -77,7 +77,7 @@ class FoundWindows:
     number: int
     folder: str
     refusal: str = ""
-    hint: str = _SHUT_DOWN
+    hint: str = SHUT_DOWN
 
 
 def require_adapting(filesystems: Collection[str]) -> None:
@@ -225,10 +225,10 @@ def open_system(files: SizedFiles, folder: str) -> OpenedSystem:
     try:
         replayed = apply_logs(contents, logs)
     except DiskFormatError as error:
-        raise DiskFormatError(error.message, hint=_SHUT_DOWN) from error
+        raise DiskFormatError(error.message, hint=SHUT_DOWN) from error
     system = Hive.open(lambda at, size: replayed.contents[at : at + size])
     if system is None:
-        raise DiskFormatError("its registry is none with its logs applied", hint=_SHUT_DOWN)
+        raise DiskFormatError("its registry is none with its logs applied", hint=SHUT_DOWN)
     kind = read_kind(software, read_architecture(files, folder, system))
     return OpenedSystem(contents=replayed.contents, logs=logs, kind=kind, applied_count=len(replayed.applied))
 

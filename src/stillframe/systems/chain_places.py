@@ -36,7 +36,6 @@ class Places:
 
     def __init__(self, parts: Sequence[BootPart]) -> None:
         self.parts: Final = tuple(parts)
-        self._by_key = {part.key: part for part in parts}
         self._evidence = [part.evidence for part in parts]
         self._real = [one for one in self._evidence if not one.inner]
         self._named = [

@@ -17,8 +17,8 @@ Processor = Literal["x64", "ia32", "aa64"]
 """As file names of loaders have it."""
 _TOP: Final = "/EFI"
 _WINDOWS: Final = ("Boot", "bootmgfw.efi")
-_LINUX: Final = ("shim{}.efi", "grub{}.efi", "systemd-boot{}.efi")
-"""Which of the loaders in one folder is started: the first that is there."""
+LINUX_LOADERS: Final = ("shim{}.efi", "grub{}.efi", "systemd-boot{}.efi")
+"""Which of the loaders in one folder is started: the first that is there; ``{}`` is the processor."""
 _NAMES: Final = {"systemd": "Linux Boot Manager", "microsoft": "Windows Boot Manager"}
 _FALLBACK: Final = "boot"
 _FOLDERS_MAX: Final = 16
@@ -57,6 +57,6 @@ def _in_folder(files: SystemFiles, folder: str, processor: Processor) -> Iterato
             yield EfiLoader(label=label, path=rf"\EFI\{folder}\{inner}\{names[program]}")
         return
     names = {name.lower(): name for name in files.list_names(f"{_TOP}/{folder}")}
-    program = next((name for form in _LINUX if (name := form.format(processor)) in names), "")
+    program = next((name for form in LINUX_LOADERS if (name := form.format(processor)) in names), "")
     if program:
         yield EfiLoader(label=label, path=rf"\EFI\{folder}\{names[program]}")

@@ -23,7 +23,7 @@ SECTOR_SIZE: Final = 512
 """Of a log, whatever the disk has."""
 PAGE_STEP: Final = 4096
 SIGNATURE: Final = b"regf"
-KIND_AT, ROOT_AT, BINS_SIZE_AT, CLUSTER_AT, FLAGS_AT, SUM_AT = 28, 36, 40, 44, 144, 508
+KIND_AT, ROOT_AT, BINS_SIZE_AT, CLUSTER_AT, FLAGS_AT = 28, 36, 40, 44, 144
 KIND_ENTRIES: Final = 6
 """A log of the new format."""
 _KINDS_OLD: Final = (1, 2)  # 2: Windows 2000 and before

@@ -15,12 +15,12 @@ from stillframe.block.edits import Edit, order_edits
 from stillframe.errors import DiskFormatError
 from stillframe.events import Notice
 from stillframe.systems.hive_logs import apply_logs, number_above
+from stillframe.systems.windows import SHUT_DOWN
 from stillframe.systems.windows_moves import Rewriting
 
 HIVE_SIZE_REPAIRED_MAX: Final = 256 << 20
 """Bytes of a hive that is held in memory with its logs."""
 _PAGE_SIZE: Final = 4096
-_SHUT_DOWN: Final = "Start that Windows where it was, shut it down with 'shutdown /s /t 0', and make a new image."
 
 
 def rewrite_with_logs(contents: bytes, logs: Sequence[bytes], move: Callable[[bytes], Rewriting]) -> Rewriting:
@@ -62,4 +62,4 @@ def _iter_pages(old: bytes, new: bytes) -> Iterator[Edit]:
 
 def _refusal(reason: str) -> Rewriting:
     message = f"it was not closed, and it is not changed: {reason}"
-    return Rewriting(notices=(Notice(code="registry-not-closed", message=message, hint=_SHUT_DOWN),))
+    return Rewriting(notices=(Notice(code="registry-not-closed", message=message, hint=SHUT_DOWN),))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from stillframe.disk.layout import Layout
+from stillframe.systems.programs import parse_sections
 
 ID_TEXTS: Final = (
     "/etc/fstab", "/etc/crypttab", "/etc/default/grub", "/etc/default/grub.d/*", "/etc/default/u-boot", "/etc/grub.d/*",
@@ -35,8 +36,6 @@ ESP_TEXTS: Final = (
 ESP_PROGRAMS: Final = ("/EFI/*/*.efi", "/*.efi")
 INITRDS: Final = ("/boot/initrd*", "/boot/initramfs*")
 ESP_INITRDS: Final = ("/initrd*", "/initramfs*", "/*/*/initrd*", "/EFI/*/initr*")
-_SECTION_SIZE: Final = 40
-_SECTIONS_MAX: Final = 96
 _UUID_SIZE: Final = 36
 _NAMES_MAX: Final = 4096
 _PE_OFFSET: Final = 0x3C
@@ -159,16 +158,7 @@ def is_signed(program: bytes) -> bool:
 def unified_initrd(program: bytes) -> bytes:
     """The initrd of a unified kernel image; empty for any other file.
 
-    Source: UAPI Group, "Unified Kernel Image (UKI)", section ``.initrd``; PE format, "Section Table".
+    Source: UAPI Group, "Unified Kernel Image (UKI)", section ``.initrd``.
     """
-    at = int.from_bytes(program[_PE_OFFSET : _PE_OFFSET + 4], "little")
-    if program[:2] != b"MZ" or program[at : at + 4] != _PE_SIGNATURE:
-        return b""
-    count = int.from_bytes(program[at + 6 : at + 8], "little")
-    first = at + 24 + int.from_bytes(program[at + 20 : at + 22], "little")
-    for number in range(min(count, _SECTIONS_MAX)):
-        section = program[first + number * _SECTION_SIZE : first + (number + 1) * _SECTION_SIZE]
-        if section[:8] == b".initrd\0":
-            size, start = (int.from_bytes(section[field : field + 4], "little") for field in (16, 20))
-            return program[start : start + size]
-    return b""
+    found = parse_sections(lambda at, size: program[at : at + size])
+    return next((program[one.at : one.at + one.size] for one in found if one.name == ".initrd"), b"")

@@ -16,6 +16,7 @@ from stillframe.block.edits import Edit
 from stillframe.errors import DiskFormatError
 from stillframe.events import Notice
 from stillframe.systems.hive import Hive, Key, OnFault, Value
+from stillframe.systems.windows import SHUT_DOWN
 from stillframe.systems.windows_disks import (
     iter_boot_devices,
     parse_mounted_device,
@@ -28,7 +29,6 @@ _DEVICE_KINDS: Final = ("11", "21", "31")
 _ELEMENT: Final = "ELEMENT"
 _OBJECTS_MAX: Final = 1000
 _ELEMENTS_MAX: Final = 20_000
-_SHUT_DOWN: Final = "Start that Windows where it was, shut it down with 'shutdown /s /t 0', and make a new image."
 _REPAIRS: Final = "Start the recovery environment of that Windows: 'chkdsk /f', then 'bcdboot C:\\Windows'."
 
 
@@ -109,7 +109,7 @@ def _move_element(element: bytes, moves: Moves) -> tuple[bytes, int]:
 
 def _dirty() -> Rewriting:
     message = "it was not closed: changes to it wait in its log"
-    return Rewriting(notices=(Notice(code="registry-not-closed", message=message, hint=_SHUT_DOWN),))
+    return Rewriting(notices=(Notice(code="registry-not-closed", message=message, hint=SHUT_DOWN),))
 
 
 def _iter_faults(faults: list[DiskFormatError]) -> Iterator[Notice]:

@@ -16,6 +16,8 @@ from stillframe.systems.architecture import find_windows_architecture, name_regi
 from stillframe.systems.hive import Hive
 from stillframe.systems.records import InstalledSystem, SystemFiles
 
+SHUT_DOWN: Final = "Start that Windows where it was, shut it down with 'shutdown /s /t 0', and make a new image."
+"""What to do about a Windows that was not closed: a hint."""
 _FOLDERS: Final = ("/Windows", "/WINNT")
 """The second one is where Windows NT and 2000 are, and an XP that was put over them."""
 _CONFIG: Final = "System32/config"

@@ -32,6 +32,7 @@ from stillframe.systems.hive_logs import read_logs
 from stillframe.systems.hive_repair import HIVE_SIZE_REPAIRED_MAX, rewrite_with_logs
 from stillframe.systems.registry_moves import move_boot_store, move_mounted_devices
 from stillframe.systems.text_moves import TEXT_SIZE_MAX, move_boot_ini, move_reagent
+from stillframe.systems.windows import SHUT_DOWN
 from stillframe.systems.windows_moves import MovedPartition, Moves, Rewriting, left_out
 
 _READS_MAX: Final = 200_000
@@ -40,7 +41,6 @@ _WHOLE_MAX: Final = 8 << 20
 _WITH_FILES: Final = frozenset({"ntfs", "vfat"})
 _LOADER: Final = "/EFI/Microsoft/Boot/bootmgfw.efi"
 _FALLBACKS: Final = ("bootx64.efi", "bootia32.efi", "bootaa64.efi", "bootarm.efi")
-_SHUT_DOWN: Final = "Start that Windows where it was, shut it down with 'shutdown /s /t 0', and make a new image."
 _UNCLEAN: Final = {
     "ntfs-log-not-clean": "it was not closed",
     "ntfs-dirty": "it is marked as dirty",
@@ -120,7 +120,7 @@ def _iter_hibernated(reader: BlockReader, partitions: Sequence[Partition]) -> It
                 f"partition {partition.number}: Windows is hibernated in it, or was shut down with fast startup; "
                 "nothing on the disk is changed, because it would go on and write to where its partitions were"
             )
-            yield Notice(code="windows-hibernated", message=message, hint=_SHUT_DOWN)
+            yield Notice(code="windows-hibernated", message=message, hint=SHUT_DOWN)
 
 
 def _is_hibernated(window: WindowReader, volume: Volume) -> bool:
@@ -168,7 +168,7 @@ def _refuse(
     doubt = explain_unclean(window) if volume.filesystem == "ntfs" else None
     if doubt is not None and not (is_marked and doubt.code == "ntfs-dirty"):
         message = f"{name}: {_UNCLEAN.get(doubt.code, doubt.message)}; what names partitions in it is not changed"
-        return Notice(code="windows-not-closed", message=message, hint=_SHUT_DOWN)
+        return Notice(code="windows-not-closed", message=message, hint=SHUT_DOWN)
     wrong = find_mismatch(window, edits)
     if wrong is not None:
         message = f"{name}: two ways to read its byte {wrong.offset} do not agree; nothing in it is changed"
