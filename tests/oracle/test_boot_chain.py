@@ -11,6 +11,7 @@ import pytest
 
 from stillframe.block.file import open_file_reader
 from stillframe.systems.boot_code import name_disk_code, read_grub_core
+from stillframe.systems.linux_ids import unified_initrd
 from stillframe.systems.programs import is_systemd_boot, parse_sections, read_grub_program, read_unified
 from stillframe.testing.boot_disks import (
     NTLDR_SECTOR,
@@ -150,7 +151,8 @@ def test_a_grub_whose_volume_is_gone(tmp_path: Path) -> None:
 
 def test_programs_are_read_as_objcopy_reads_them(tmp_path: Path) -> None:
     sections = {
-        ".linux": b"MZ kernel", ".osrel": DEBIAN, ".cmdline": f"root=UUID={ROOT} ro\n".encode(), ".uname": b"6.1.0-18"
+        ".linux": b"MZ kernel", ".osrel": DEBIAN, ".cmdline": f"root=UUID={ROOT} ro\n".encode(), ".uname": b"6.1.0-18",
+        ".initrd": b"070701" + bytes(range(1, 256)),
     }  # fmt: skip
     raw = program_with(tmp_path, sections)
     path, piece = tmp_path / "unified.efi", tmp_path / "piece"
@@ -162,6 +164,7 @@ def test_programs_are_read_as_objcopy_reads_them(tmp_path: Path) -> None:
     for name, wanted in sections.items():
         run_tool("objcopy", "--dump-section", f"{name}={piece}", str(path), str(tmp_path / "unused"))
         assert found[name].rstrip(b"\0") == piece.read_bytes().rstrip(b"\0") == wanted
+    assert unified_initrd(raw).rstrip(b"\0") == sections[".initrd"]
     unified = read_unified(lambda at, n: raw[at : at + n])
     assert unified is not None
     assert (unified.options, unified.version) == (f"root=UUID={ROOT} ro", "6.1.0-18")
