@@ -147,7 +147,7 @@ class Keeper:
             ended = run(["mount", "-t", filesystem, "-o", f"{options},{_SAFE}", device, place], timeout_s=_MOUNT_S)
             if ended.exit_code == 0:
                 return Attached(place=place, is_stale=number > 0)
-            refusals.append(_last_line(ended.errors))
+            refusals.append(last_line(ended.errors))
         if filesystem in _PROGRAMS:
             source = self._loop(file, reads_ahead=reads_ahead) if filesystem in _WAYS else file
             self.will("mount", place)
@@ -158,7 +158,7 @@ class Keeper:
             else:
                 if ended.exit_code == 0:
                     return Attached(place=place, is_stale=False)
-                refusals.append(_last_line(ended.errors))
+                refusals.append(last_line(ended.errors))
         raise MachineRefusal(
             f"the {filesystem} file system was not mounted: {refusals[-1].rpartition(': ')[2]}", hint=_NOT_MOUNTED
         )
@@ -175,7 +175,7 @@ class Keeper:
         ended = run(["mount", "-t", filesystem, "-o", options, device, place], timeout_s=_MOUNT_S)
         if ended.exit_code:
             raise MachineRefusal(
-                f"the {filesystem} file system was not mounted: {_last_line(ended.errors).rpartition(': ')[2]}",
+                f"the {filesystem} file system was not mounted: {last_line(ended.errors).rpartition(': ')[2]}",
                 hint="As root, 'dmesg' has the kernel's own words.",
             )
 
@@ -207,7 +207,8 @@ def require_unknown_btrfs(uuid: str) -> None:
         )
 
 
-def _last_line(raw: bytes) -> str:
+def last_line(raw: bytes) -> str:
+    """The last words that a program wrote, without the pointer to dmesg; that there are none, when there are none."""
     lines = [line.strip() for line in raw.decode(errors="replace").splitlines() if line.strip()]
     wordy = [line for line in lines if not line.startswith("dmesg(1)")]
     return wordy[-1] if wordy else "it gave no reason"

@@ -13,7 +13,7 @@ from typing import Final
 
 from stillframe.errors import MachineRefusal
 from stillframe.extents import Extent
-from stillframe.host.attaching import Keeper
+from stillframe.host.attaching import Keeper, last_line
 from stillframe.host.linux import is_root
 from stillframe.host.run import run
 
@@ -86,9 +86,7 @@ def mount_changeable(keeper: Keeper, device: str, filesystem: str, place: str, o
         command = ["mount", "-t", filesystem, "-o", wanted, device, place]
     ended = run(command, timeout_s=_MOUNT_S)
     if ended.exit_code:
-        lines = [line.strip() for line in ended.errors.decode(errors="replace").splitlines() if line.strip()]
-        words = [line for line in lines if not line.startswith("dmesg(1)")]
         raise MachineRefusal(
-            f"the {filesystem} file system was not mounted: {words[-1] if words else 'no reason was given'}",
+            f"the {filesystem} file system was not mounted: {last_line(ended.errors)}",
             hint="The kernel needs a driver for it; as root, 'dmesg' has its own words.",
         )
