@@ -129,7 +129,10 @@ def test_incremental_images_stand_alone_and_store_only_what_changed(
         fill_with_noise(disk, extent, seed)
         states.append(bytes(disk.contents))
         images.append(backup(repository, disk).manifest)
-        chunks = extent.size // 65_536 + 2 + 2 * len(images[-1].disks[0].partitions)  # borders cut chunks too
+        before, now = ([(part.start, part.size) for part in one.disks[0].partitions] for one in images[-2:])
+        # Noise over the table of an MBR makes other partitions of the disk, whose chunks begin elsewhere.
+        changed = extent.size if now == before else disk.size
+        chunks = changed // 65_536 + 2 + 2 * len(now)  # borders cut chunks too
         assert images[-1].bytes_added <= chunks * 66_000 + 65_536
     with tempfile.TemporaryDirectory() as folder:
         for number, (manifest, state) in enumerate(zip(images, states, strict=True)):
