@@ -10,10 +10,13 @@ import pytest
 from stillframe.errors import MachineRefusal
 from stillframe.events import Event, Notice
 from stillframe.extents import Extent
+from stillframe.host import efi_entries
 from stillframe.host.blocks import KernelPaths
+from stillframe.host.disks import describe
 from stillframe.host.efi_entries import EfiPlace, parse_entries, processor
 from stillframe.host.target import identify_target
 from stillframe.jobs import efi_start
+from stillframe.jobs.linux_mounts import ESP_TYPES
 from stillframe.systems.efi_loaders import find_loaders
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -45,13 +48,12 @@ def test_version_17_says_file() -> None:
 
 
 def test_what_comes_after_a_loader_is_not_part_of_it() -> None:
-    """Data of Windows, as hex digits or as text; a path alone; an entry that is switched off; an MBR."""
+    """Data of Windows, as hex digits or as text; a path alone; an MBR; none of those that are switched off."""
     found = parse_entries((SAMPLES / "efibootmgr-others.txt").read_text(), sector_size=512)
     place = Extent(0x800 * 512, (0x800 + 0x4B000) * 512)
     assert found == (
         EfiPlace(partition=1, signature=GUID, extent=place, loader=r"\EFI\MICROSOFT\BOOT\BOOTMGFW.EFI"),
         EfiPlace(partition=1, signature=GUID, extent=place, loader=r"\EFI\MICROSOFT\BOOT\BOOTMGFW.EFI"),
-        EfiPlace(partition=1, signature=GUID, extent=place, loader=r"\EFI\fedora\shimx64.efi"),
         EfiPlace(
             partition=3, signature="0012AB3F", extent=Extent(8 << 20, 72 << 20), loader=r"\EFI\debian\grubx64.efi"
         ),
@@ -107,21 +109,24 @@ def test_a_firmware_that_is_full_is_a_notice(tmp_path: Path, monkeypatch: pytest
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(4096))
     target = replace(identify_target(str(disk)), kind="disk")
+    facts = replace(describe(str(disk)), is_hardware=True)
     places = [EfiPlace(partition=1, signature=GUID, extent=Extent(0, 512), loader=rf"\EFI\{n}\x.efi") for n in "abc"]
     found = [efi_start.FoundLoader(place=place, label=place.loader[5]) for place in places]
     made = list[str]()
 
-    def create(_disk: str, _place: EfiPlace, label: str) -> None:
+    def create(_disk: str, _place: EfiPlace, label: str, *, first: bool) -> None:
+        assert first
         if label == "a":
             raise MachineRefusal("efibootmgr failed with exit code 5", hint="Look.")
         made.append(label)
 
     monkeypatch.setattr(efi_start, "processor", lambda: "x64")
+    monkeypatch.setattr(efi_start, "describe", lambda _: facts)
     monkeypatch.setattr(efi_start, "_look", lambda *_: (512, found))
     monkeypatch.setattr(efi_start, "read_places", lambda **_: (places[2],))
     monkeypatch.setattr(efi_start, "create_entry", create)
     heard = Heard()
-    (words,) = efi_start.tell_firmware(target, heard)
+    (words,) = efi_start.tell_firmware(target, heard, is_copy=False)
     assert made == ["b"]
     assert r"'b' (\EFI\b\x.efi of partition 1)" in words
     (notice,) = heard.notices
@@ -136,6 +141,43 @@ def test_a_disk_file_has_no_firmware_to_tell(tmp_path: Path, monkeypatch: pytest
     disk.write_bytes(bytes(4096))
     monkeypatch.setattr(efi_start, "processor", lambda: "x64")
     heard = Heard()
-    assert efi_start.tell_firmware(identify_target(str(disk)), heard) == ()
-    assert efi_start.tell_firmware(None, heard) == ()
+    assert efi_start.tell_firmware(identify_target(str(disk)), heard, is_copy=False) == ()
+    assert efi_start.tell_firmware(None, heard, is_copy=False) == ()
     assert heard.notices == []
+
+
+@pytest.mark.parametrize("kind", ["copy", "made up"])
+def test_what_starts_by_itself_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """A copy beside its original is only in the menu; of RAID and network disks the firmware is not told at all."""
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(4096))
+    target = replace(identify_target(str(disk)), kind="disk")
+    facts = replace(describe(str(disk)), is_hardware=kind == "copy")
+    place = EfiPlace(partition=1, signature=GUID, extent=Extent(0, 512), loader=r"\EFI\a\x.efi")
+    lines = list[list[str]]()
+    monkeypatch.setattr(efi_start, "processor", lambda: "x64")
+    monkeypatch.setattr(efi_start, "describe", lambda _: facts)
+    monkeypatch.setattr(efi_start, "_look", lambda *_: (512, [efi_start.FoundLoader(place=place, label="a")]))
+    monkeypatch.setattr(efi_start, "read_places", lambda **_: ())
+
+    def run(line: list[str], **_: object) -> Done:
+        lines.append(line)
+        return Done()
+
+    monkeypatch.setattr(efi_entries, "run", run)
+    told = efi_start.tell_firmware(target, Heard(), is_copy=True)
+    steps = list(efi_start.told_steps(target, ESP_TYPES, is_copy=True))
+    if kind == "made up":
+        assert (told, steps, lines) == ((), [], [])
+        return
+    assert lines[0][:2] == ["efibootmgr", "--create-only"]
+    assert "only when chosen there" in told[0]
+    assert "stays as it is" in steps[0]
+
+
+class Done:
+    """A program that succeeded."""
+
+    def require_success(self, *, hint: str) -> None:
+        """It did, so nobody needs a hint."""
+        assert hint

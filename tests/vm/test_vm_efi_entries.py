@@ -99,6 +99,7 @@ def test_a_copy_with_ids_of_its_own_has_entries_of_its_own(seen: Path) -> None:
     assert len(new) == 2
     assert all(f"HD(2,GPT,{guid(seen, 'copy')}," in line for line in new)
     assert entries(seen, "again") <= entries(seen, "cloned")
+    assert order(seen, "cloned") == order(seen, "again")
     assert any("debian" in words for words in result(seen, "clone")["changes"])
 
 

@@ -49,6 +49,7 @@ class DiskFacts:
         read_only: It cannot be written.
         parent: The whole disk of a partition, else empty.
         backing: The file or device that a loop device rests on, else empty.
+        is_hardware: A drive that firmware may see: no loop device, RAID, mapping or network block device.
     """
 
     path: str
@@ -65,6 +66,7 @@ class DiskFacts:
     read_only: bool = False
     parent: str = ""
     backing: str = ""
+    is_hardware: bool = False
 
 
 def list_disks(*, loops: bool = False, kernel: KernelPaths = THIS_MACHINE) -> tuple[DiskFacts, ...]:
@@ -147,6 +149,7 @@ def _device_facts(node: BlockNode, tree: BlockTree, kernel: KernelPaths) -> Disk
         read_only=node.read_only,
         parent="" if node.partition is None else disk.path,
         backing=disk.backing_path,
+        is_hardware=os.path.exists(f"{folder}/device"),  # what the kernel makes up has no such link
     )
 
 

@@ -18,7 +18,8 @@ from stillframe.extents import Extent
 from stillframe.host.blocks import THIS_MACHINE, KernelPaths, read_text
 from stillframe.host.run import run
 
-_LINE: Final = re.compile(r"^Boot([0-9A-Fa-f]{4})[* ] (.*)$")
+_LINE: Final = re.compile(r"^Boot([0-9A-Fa-f]{4})\* (.*)$")
+"""An entry that is switched off has a space for the star."""
 _DRIVE: Final = re.compile(
     r"HD\((\d{1,5}),(?:GPT|MBR),(?:0x)?([0-9A-Fa-f-]{1,36}),0x([0-9A-Fa-f]{1,16}),0x([0-9A-Fa-f]{1,16})\)"
     r"/(?:File\()?(\\[^\t()]*?\.efi)",
@@ -54,7 +55,7 @@ class EfiPlace:
 
 
 def parse_entries(text: str, *, sector_size: int) -> tuple[EfiPlace, ...]:
-    """The entries for programs on disks, from what ``efibootmgr -v`` prints; others are left out.
+    """The entries for programs on disks, from what ``efibootmgr -v`` prints; not others, nor any that is switched off.
 
     Args:
         text: All of it.
@@ -97,17 +98,23 @@ def read_places(*, sector_size: int) -> tuple[EfiPlace, ...]:
     return parse_entries(done.text, sector_size=sector_size)
 
 
-def creation_line(disk: str, place: EfiPlace, label: str) -> Sequence[str]:
-    """The command that adds an entry, which then is tried first."""
-    number = str(place.partition)
-    return ["efibootmgr", "--create", "--disk", disk, "--part", number, "--label", label, "--loader", place.loader]
+def creation_line(disk: str, place: EfiPlace, label: str, *, first: bool) -> Sequence[str]:
+    """The command that adds an entry, which then is tried first, or else only when a person chooses it."""
+    number, how = str(place.partition), "--create" if first else "--create-only"
+    return ["efibootmgr", how, "--disk", disk, "--part", number, "--label", label, "--loader", place.loader]
 
 
-def create_entry(disk: str, place: EfiPlace, label: str) -> None:
-    """Add an entry; the firmware tries it before those that are there.
+def create_entry(disk: str, place: EfiPlace, label: str, *, first: bool) -> None:
+    """Add an entry.
+
+    Args:
+        disk: The disk of the place.
+        place: Where the program lies.
+        label: What menus call it.
+        first: The firmware tries it before those that are there; else it is only in the firmware's menu.
 
     Raises:
         MissingProgram: ``efibootmgr`` is not installed.
         MachineRefusal: The firmware does not take it.
     """
-    run(creation_line(disk, place, label), timeout_s=_TIMEOUT_S).require_success(hint=_HINT)
+    run(creation_line(disk, place, label, first=first), timeout_s=_TIMEOUT_S).require_success(hint=_HINT)

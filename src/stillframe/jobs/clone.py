@@ -196,7 +196,7 @@ def apply_clone(source: OpenSource, plan: ClonePlan, *, clock: Clock, context: J
         target.flush()
         if plan.target is not None and plan.target.kind == "disk":
             target.reread_partitions()
-    changes += tell_firmware(plan.target, context.events)
+    changes += tell_firmware(plan.target, context.events, is_copy=plan.options.new_identity)
     seconds = clock.monotonic() - began
     context.events.emit(JobFinished(verb="clone", seconds=seconds))
     return CloneResult(

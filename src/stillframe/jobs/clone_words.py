@@ -26,4 +26,5 @@ def clone_steps(
     if options.new_identity or options.adapt:
         steps.append("change what the systems on it need changed, on a copy of what was written")
     steps.append("write what lies between partitions, then the partition table")
-    return [*steps, *efi_start.told_steps(target, (part.type for part in disk.layout.partitions))]
+    types = [part.type for part in disk.layout.partitions]
+    return [*steps, *efi_start.told_steps(target, types, is_copy=options.new_identity)]

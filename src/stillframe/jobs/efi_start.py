@@ -28,9 +28,9 @@ from stillframe.systems.efi_loaders import EfiLoader, Processor, find_loaders
 
 FIRMWARE_NOT_TOLD: Final = "firmware-not-told"
 """The code of the notice."""
-_STEP: Final = (
-    "tell this computer's firmware of the loaders on it, if it does not know them: it tries them first from then on"
-)
+_STEP: Final = "tell this computer's firmware of the loaders on it, if it does not know them: "
+_FIRST: Final = "it tries them first from then on"
+_BESIDE: Final = "they are in its boot menu then, and what it starts by itself stays as it is"
 _TIMEOUT_S: Final = 300.0
 
 
@@ -42,18 +42,19 @@ class FoundLoader:
     label: str
 
 
-def told_steps(target: TargetIdentity | None, types: Iterable[str]) -> Iterator[str]:
+def told_steps(target: TargetIdentity | None, types: Iterable[str], *, is_copy: bool) -> Iterator[str]:
     """That the firmware will be told, for a plan; nothing where it will not. ``types`` are those of the partitions."""
     if any(kind in ESP_TYPES for kind in types) and target is not None and _is_disk_here(target):
-        yield _STEP
+        yield _STEP + (_BESIDE if is_copy else _FIRST)
 
 
-def tell_firmware(target: TargetIdentity | None, events: EventSink) -> tuple[str, ...]:
+def tell_firmware(target: TargetIdentity | None, events: EventSink, *, is_copy: bool) -> tuple[str, ...]:
     """Add an entry for each loader that the firmware does not know; what was done, in words. Call it with one thread.
 
     Args:
         target: A disk that was written as a whole, and is not held any more; nothing is done for anything else.
         events: Is told what did not work, as a notice.
+        is_copy: It has an identity of its own, beside what it was made from: what starts by itself stays as it is.
     """
     programs = processor()
     if target is None or programs is None:
@@ -65,36 +66,42 @@ def tell_firmware(target: TargetIdentity | None, events: EventSink) -> tuple[str
         if found:
             known = {place.key for place in read_places(sector_size=sector_size)}
     except StillframeError as error:
-        events.emit(_not_told(target.path, found[::-1], error))
+        events.emit(_not_told(target.path, found[::-1], error, first=not is_copy))
         return ()
     # Each new one is tried before all others: the last that is told of is the first.
-    told = _tell(target.path, [one for one in reversed(found) if one.place.key not in known], events)
+    unknown = [one for one in reversed(found) if one.place.key not in known]
+    told = _tell(target.path, unknown, events, first=not is_copy)
     words = ", then ".join(f"{one.label!r} ({one.place.loader} of partition {one.place.partition})" for one in told)
-    return (f"this computer's firmware starts before all others, from now on: {words}",) if told else ()
+    if not told:
+        return ()
+    if is_copy:
+        return (f"this computer's firmware has in its boot menu, and starts only when chosen there: {words}",)
+    return (f"this computer's firmware starts before all others, from now on: {words}",)
 
 
 def _is_disk_here(target: TargetIdentity) -> bool:
-    """Whether this computer started by UEFI, and a target is a disk of it and no loop device."""
-    return target.kind == "disk" and processor() is not None and not describe(target.path).backing
+    """Whether this computer started by UEFI, and a target is a drive of it: its firmware knows no others."""
+    return target.kind == "disk" and processor() is not None and describe(target.path).is_hardware
 
 
-def _tell(disk: str, loaders: Sequence[FoundLoader], events: EventSink) -> tuple[FoundLoader, ...]:
+def _tell(disk: str, loaders: Sequence[FoundLoader], events: EventSink, *, first: bool) -> tuple[FoundLoader, ...]:
     """Add entries; those that are there then, in the order in which they are tried."""
     told = tuple[FoundLoader, ...]()
     for number, one in enumerate(loaders):
         try:
-            create_entry(disk, one.place, one.label)
+            create_entry(disk, one.place, one.label, first=first)
         except StillframeError as error:
-            events.emit(_not_told(disk, loaders[number:], error))
+            events.emit(_not_told(disk, loaders[number:], error, first=first))
             break
         told = (one, *told)
     return told
 
 
-def _not_told(disk: str, loaders: Sequence[FoundLoader], error: StillframeError) -> Notice:
+def _not_told(disk: str, loaders: Sequence[FoundLoader], error: StillframeError, *, first: bool) -> Notice:
     """That, why, and the lines to type: the loader that is to be tried first comes last."""
     what = ", ".join(repr(one.label) for one in loaders) or "what is to start"
-    lines = "; ".join(f"sudo {shlex.join(creation_line(disk, one.place, one.label))}" for one in loaders)
+    commands = (creation_line(disk, one.place, one.label, first=first) for one in loaders)
+    lines = "; ".join(f"sudo {shlex.join(command)}" for command in commands)
     return Notice(
         code=FIRMWARE_NOT_TOLD,
         message=f"this computer's firmware was not told of {what} on {disk}: {error.message}. Another way to start it "

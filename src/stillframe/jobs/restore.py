@@ -80,8 +80,8 @@ def apply_restore(repository: Repository, plan: RestorePlan, context: JobContext
             raise
         if plan.target is not None and plan.target.kind == "disk":
             target.reread_partitions()
-    if plan.partition is None and plan.beside is None:
-        changes += tell_firmware(plan.target, context.events)
+    if plan.starts_by_uefi:
+        changes += tell_firmware(plan.target, context.events, is_copy=plan.options.new_identity)
     seconds = repository.clock.monotonic() - began
     context.events.emit(JobFinished(verb="restore", seconds=seconds))
     return RestoreResult(

@@ -142,13 +142,18 @@ class RestorePlan:
     beside: Beside | None = None
     sector_size: int = 512
     made_anew: tuple[int, ...] = ()
+    conversion: Conversion | None = None
 
     @property
     def chosen(self) -> tuple[StoredPartition, ...]:
         """The partitions that are restored."""
         return self.source_disk.partitions if self.partition is None else (self.partition,)
 
-    conversion: Conversion | None = None
+    @property
+    def starts_by_uefi(self) -> bool:
+        """Whether it becomes a whole disk that UEFI firmware of this computer may be told of."""
+        is_for_bios = self.conversion is not None and self.conversion.starts_by != "uefi"
+        return self.partition is None and self.beside is None and not is_for_bios
 
     @property
     def added(self) -> tuple[Partition, ...]:

@@ -183,11 +183,12 @@ def restore_steps(plan: RestorePlan) -> Iterator[str]:
     yield from _left_out_steps(plan)
     if plan.conversion is not None:
         yield from conversion_steps(plan.conversion)
-        parts = (one.type for one in plan.conversion.layout.partitions)
+        types = [one.type for one in plan.conversion.layout.partitions]
     else:
         yield from _table_steps(plan)
-        parts = (one.type for one in plan.source_disk.partitions)
-    yield from told_steps(plan.target, parts)
+        types = [one.type for one in plan.source_disk.partitions]
+    if plan.starts_by_uefi:
+        yield from told_steps(plan.target, types, is_copy=plan.options.new_identity)
 
 
 def _table_steps(plan: RestorePlan) -> Iterator[str]:
