@@ -14,9 +14,9 @@ from stillframe.errors import UsageError
 from stillframe.events import Notice, RecordedEvents
 from stillframe.host.esp_files import FatVolume, list_names, read_file
 from stillframe.host.pci import parse_controller
-from stillframe.jobs.adapting_wishes import read_hardware
 from stillframe.jobs.restore import RestoreOptions, RestorePlan, RestoreResult, apply_restore, plan_restore
-from stillframe.jobs.windows_adapting import WindowsHardware
+from stillframe.jobs.restoring.adapting_wishes import read_hardware
+from stillframe.jobs.starts.windows_adapting import WindowsHardware
 from stillframe.store import LocalStore
 from stillframe.testing.hive_builder import build_hive
 from stillframe.testing.hive_dump import dump_hive

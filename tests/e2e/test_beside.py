@@ -13,7 +13,7 @@ from stillframe.events import NoEvents
 from stillframe.extents import Extent
 from stillframe.jobs.pipeline import CancelToken
 from stillframe.jobs.restore import RestoreOptions, RestorePlan, apply_restore, plan_restore
-from stillframe.jobs.undo_table import apply_undo, plan_undo
+from stillframe.jobs.restoring.undo_table import apply_undo, plan_undo
 from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository
 from stillframe.store import LocalStore

@@ -10,9 +10,9 @@ from stillframe.disk import read_layout
 from stillframe.disk.converting import StartsBy
 from stillframe.errors import MachineRefusal, StillframeError, TargetError, UsageError
 from stillframe.extents import Extent
-from stillframe.jobs.conversion import ConvertWish
+from stillframe.jobs.conversions.conversion import ConvertWish
 from stillframe.jobs.restore import RestoreOptions, plan_restore
-from stillframe.jobs.restore_plan import RestorePlan
+from stillframe.jobs.restoring.plan import RestorePlan
 from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository
 from stillframe.store import LocalStore

@@ -16,7 +16,7 @@ from stillframe.disk import Layout, read_layout
 from stillframe.disk.other_scheme import ESP_GUID, RESERVED_GUID
 from stillframe.errors import DiskFormatError, MachineRefusal, StillframeError, UsageError
 from stillframe.extents import Extent
-from stillframe.jobs.conversion import ConvertWish
+from stillframe.jobs.conversions.conversion import ConvertWish
 from stillframe.jobs.restore import RestoreOptions
 from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository
@@ -255,7 +255,7 @@ def test_when_the_preparation_fails_the_target_has_no_table(tmp_path: Path, monk
     def fail(*_: object, **__: object) -> None:
         raise DiskFormatError("Windows is not made to start by UEFI: a reason", hint="A step.")
 
-    monkeypatch.setattr("stillframe.jobs.windows_starts_uefi.prepare_windows_uefi", fail)
+    monkeypatch.setattr("stillframe.jobs.conversions.windows_starts_uefi.prepare_windows_uefi", fail)
     repository, manifest = saved(tmp_path, make_windows(tmp_path / "source", size=20 * MIB))
     target = used_file(tmp_path / "target", 160 * MIB)
     with pytest.raises(DiskFormatError, match="a reason"):

@@ -12,8 +12,8 @@ from stillframe.block import MemoryDisk
 from stillframe.errors import DeviceError
 from stillframe.events import NoEvents
 from stillframe.extents import Extent, ExtentSet
-from stillframe.jobs.careful import read_carefully
 from stillframe.jobs.restore import RestoreOptions, plan_restore
+from stillframe.jobs.saving.careful import read_carefully
 from stillframe.store import MemoryStore
 from stillframe.testing.disk_builder import fill_with_noise, write_gpt
 from stillframe.testing.faulty_disk import FaultyDisk, PlannedFault
@@ -186,7 +186,7 @@ def test_a_table_that_can_be_read_in_part_is_whole_on_the_target(tmp_path: Path,
 
 
 def test_a_disk_that_fails_everywhere_is_given_up_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stillframe.jobs.storing.GIVE_UP_SIZE", 16 * MIB)
+    monkeypatch.setattr("stillframe.jobs.saving.storing.GIVE_UP_SIZE", 16 * MIB)
     disk = MemoryDisk(bytes(64 * MIB))
     fill_with_noise(disk, Extent(0, 64 * MIB), 9)
     repository = make_repository(MemoryStore())

@@ -13,8 +13,8 @@ from stillframe.events import NoEvents, Notice
 from stillframe.host.destination import open_destination
 from stillframe.jobs.browsing import ListedFile
 from stillframe.jobs.getting import get_files
+from stillframe.jobs.inside.replayed import REPLAYED, STALE
 from stillframe.jobs.pipeline import CancelToken
-from stillframe.jobs.replayed import REPLAYED, STALE
 from stillframe.testing.command_line import call
 from stillframe.testing.file_images import get_all, list_all, partition_of
 from stillframe.testing.power_cuts import SCENES, hashes, power_cut

@@ -153,7 +153,7 @@ def test_the_kept_sectors_are_those_that_partclone_calls_used(built: Built) -> N
 
 
 def captured(path: Path, key: Path | None) -> dict[int, ExtentSet]:
-    from stillframe.jobs.unlocking import Unlocking, unlock_sources
+    from stillframe.jobs.saving.unlocking import Unlocking, unlock_sources
 
     with open_source(str(path)) as source:
         keys = unlock_sources([source], Unlocking(files=(str(key),) if key else ()))

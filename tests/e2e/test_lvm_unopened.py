@@ -12,7 +12,7 @@ from stillframe.block import MemoryDisk
 from stillframe.capture import Selection, open_source
 from stillframe.extents import Extent
 from stillframe.jobs.exposing import expose
-from stillframe.jobs.inside import look_inside
+from stillframe.jobs.inside.volumes import look_inside
 from stillframe.repo.records import StoredPartition
 from stillframe.store import MemoryStore
 from stillframe.testing.disks_partitioned import make_disk

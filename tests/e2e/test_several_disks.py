@@ -6,7 +6,7 @@ import pytest
 
 from stillframe.errors import TargetError, UsageError
 from stillframe.jobs.restore import RestoreOptions
-from stillframe.jobs.several import apply_several, plan_several
+from stillframe.jobs.restoring.several import apply_several, plan_several
 from stillframe.store import LocalStore
 from stillframe.testing.command_line import call, init_own
 from stillframe.testing.disks_partitioned import make_disk, see_table

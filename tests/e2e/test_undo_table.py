@@ -9,7 +9,7 @@ import pytest
 from stillframe.errors import TargetError
 from stillframe.events import RecordedEvents
 from stillframe.jobs.restore import RestoreOptions
-from stillframe.jobs.undo_table import KEPT_MAX, apply_undo, plan_undo
+from stillframe.jobs.restoring.undo_table import KEPT_MAX, apply_undo, plan_undo
 from stillframe.repo.check import check_repository
 from stillframe.store import LocalStore, MemoryStore
 from stillframe.testing.command_line import call

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stillframe.fs.files.counting import count_files
-from stillframe.jobs import catalogue
+from stillframe.jobs.inside import catalogue
 from stillframe.repo.records import StoredPartition
 from stillframe.store import MemoryStore
 from stillframe.testing import volumes_windows as volumes

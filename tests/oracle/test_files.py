@@ -15,7 +15,7 @@ from stillframe.errors import MachineRefusal, UsageError
 from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.files.patterns import parse_pattern
 from stillframe.jobs.browsing import Look
-from stillframe.jobs.replayed import STALE
+from stillframe.jobs.inside.replayed import STALE
 from stillframe.testing.file_images import get_all, list_all, listed, partition_of, traits_of
 from stillframe.testing.real_disks import mounted_kernel
 from stillframe.testing.volumes_windows import fill_tree, hash_tree, mounted_ntfs, run_tool

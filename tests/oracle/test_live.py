@@ -21,11 +21,11 @@ from stillframe.capture.live.followed import FollowedSource
 from stillframe.errors import Disturbed, HookFailed, Unseen
 from stillframe.extents import Extent
 from stillframe.jobs import clone as clone_job
-from stillframe.jobs import live as live_job
-from stillframe.jobs import rounds
 from stillframe.jobs.backup import BackupOptions, BackupResult
-from stillframe.jobs.hooks import Hooks
-from stillframe.jobs.storing import store_leaves
+from stillframe.jobs.saving import live as live_job
+from stillframe.jobs.saving import rounds
+from stillframe.jobs.saving.hooks import Hooks
+from stillframe.jobs.saving.storing import store_leaves
 from stillframe.store import LocalStore
 from stillframe.testing.busy_volume import (
     MAKE,

@@ -40,8 +40,8 @@ from stillframe.host.windows.vss_session import SnapshotFailed
 from stillframe.jobs.backup import BackupOptions, BackupPlan, BackupResult, apply_backup, plan_backup
 from stillframe.jobs.clone import CloneOptions, plan_clone
 from stillframe.jobs.context import JobContext
-from stillframe.jobs.hooks import Hooks
-from stillframe.jobs.live import require_elsewhere
+from stillframe.jobs.saving.hooks import Hooks
+from stillframe.jobs.saving.live import require_elsewhere
 from stillframe.repo.records import StoredPartition
 from stillframe.repo.repository import Repository
 from stillframe.store import MemoryStore

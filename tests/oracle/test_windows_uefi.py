@@ -15,9 +15,9 @@ from stillframe.disk import read_layout
 from stillframe.errors import DiskFormatError
 from stillframe.events import NoEvents, Notice
 from stillframe.host.esp_files import FatVolume, write_file
-from stillframe.jobs.tables import TableWriter
-from stillframe.jobs.windows_uefi import prepare_windows_uefi
-from stillframe.jobs.workbench import Workbench, work_on
+from stillframe.jobs.conversions.windows_uefi import prepare_windows_uefi
+from stillframe.jobs.restoring.tables import TableWriter
+from stillframe.jobs.starts.workbench import Workbench, work_on
 from stillframe.systems.hive import Hive
 from stillframe.systems.windows_disks import PartitionRecord, parse_boot_device
 from stillframe.testing.hive_builder import build_hive

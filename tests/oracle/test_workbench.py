@@ -12,8 +12,8 @@ from stillframe.block.file import FileWriter, open_file_reader, open_file_writer
 from stillframe.disk import Layout, read_layout
 from stillframe.errors import MachineRefusal
 from stillframe.events import NoEvents
-from stillframe.jobs.tables import TableWriter
-from stillframe.jobs.workbench import Workbench, work_on
+from stillframe.jobs.restoring.tables import TableWriter
+from stillframe.jobs.starts.workbench import Workbench, work_on
 from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = pytest.mark.root

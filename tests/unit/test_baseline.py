@@ -5,7 +5,7 @@ from dataclasses import replace
 from stillframe.block import MemoryDisk
 from stillframe.capture import CapturedDisk, Selection, capture_disk
 from stillframe.host.disks import DiskFacts
-from stillframe.jobs.baseline import choose_baseline
+from stillframe.jobs.saving.baseline import choose_baseline
 from stillframe.repo.records import MachineName, Manifest
 from stillframe.testing.sample_repository import sample_disk, sample_manifest
 

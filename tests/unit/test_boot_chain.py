@@ -6,7 +6,7 @@ import pytest
 
 from stillframe.block import MemoryDisk
 from stillframe.cli.boot_words import boot_fields, boot_lines, chain_words
-from stillframe.jobs.system_reading import BootWaysFound
+from stillframe.jobs.inside.system_reading import BootWaysFound
 from stillframe.systems.boot_chain import follow_boot
 from stillframe.systems.chain_records import BootChain, BootDisk, BootPart
 from stillframe.testing.boot_disks import (

@@ -102,6 +102,7 @@ def test_recorded_virtio_machine(tmp_path: Path) -> None:
         serial="DISK-0001",
         diskseq=9,
         rotational=True,
+        is_hardware=True,
     )
 
 
@@ -109,6 +110,7 @@ def test_loops_only_when_asked_for(tmp_path: Path) -> None:
     kernel = build_tree(tmp_path, json.loads((SAMPLES / "sysfs_virtio_and_loop.json").read_text()))
     loop, _ = list_disks(loops=True, kernel=kernel)
     assert (loop.path, loop.size, loop.backing) == (f"{tmp_path}/dev/loop0", 64 << 20, "/srv/disk.img")
+    assert not loop.is_hardware
     tree = read_block_tree(kernel)
     node = tree.named("loop0")
     assert node is not None

@@ -27,8 +27,8 @@ from stillframe.host.lvm.report import parse_report
 from stillframe.host.mounts import Use, Users
 from stillframe.jobs.backup import BackupOptions, apply_backup, plan_backup
 from stillframe.jobs.clone import CloneOptions, apply_clone, plan_clone
-from stillframe.jobs.hooks import Hooks
-from stillframe.jobs.live import require_elsewhere
+from stillframe.jobs.saving.hooks import Hooks
+from stillframe.jobs.saving.live import require_elsewhere
 from stillframe.store import MemoryStore
 from stillframe.testing.clocks import FakeClock
 from stillframe.testing.job_runs import ANNA, job_context, make_repository, memory_source, restore
@@ -360,7 +360,7 @@ def test_several_in_use_are_held_still_together(ways: dict[str, Any]) -> None:
 
 
 def test_a_repository_on_the_volume_itself_is_refused(made: MadeLvm, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stillframe.jobs import live as live_job
+    from stillframe.jobs.saving import live as live_job
 
     monkeypatch.setattr(live_job, "lies_on", lambda _folder, _target: True)
     with pytest.raises(SourceInUse, match="lies on it"):

@@ -10,10 +10,10 @@ from stillframe.disk import Flexibility, Partition, Wish, fit_partitions, read_l
 from stillframe.disk.fitting import Placement
 from stillframe.extents import Extent
 from stillframe.host.resizing import RESIZERS
-from stillframe.jobs.fitted import Fitted
-from stillframe.jobs.reasons import TOOLS, beside_reasons, plan_reasons
-from stillframe.jobs.restore_plan import Beside, RestoreOptions, RestorePlan, Start
-from stillframe.jobs.staying import LeftPlace
+from stillframe.jobs.restoring.fitted import Fitted
+from stillframe.jobs.restoring.plan import Beside, RestoreOptions, RestorePlan, Start
+from stillframe.jobs.restoring.reasons import TOOLS, beside_reasons, plan_reasons
+from stillframe.jobs.restoring.staying import LeftPlace
 from stillframe.repo.records import Manifest
 from stillframe.store import MemoryStore
 from stillframe.testing.disk_builder import write_gpt

@@ -12,7 +12,7 @@ import pytest
 from stillframe.block.file import open_file_reader
 from stillframe.disk import read_layout
 from stillframe.disk.converting import StartsBy
-from stillframe.jobs.conversion import ConvertWish
+from stillframe.jobs.conversions.conversion import ConvertWish
 from stillframe.jobs.restore import RestoreOptions
 from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository

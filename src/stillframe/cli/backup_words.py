@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from stillframe.cli.words import local_time, notice_lines, table
 from stillframe.fs import LeftOutFile
 from stillframe.jobs.backup import BackupPlan, BackupResult
-from stillframe.jobs.preflight import PricedFolder
+from stillframe.jobs.saving.preflight import PricedFolder
 from stillframe.repo.records import MachineName, Manifest, StoredImport
 from stillframe.units import format_duration, format_rate, format_size
 

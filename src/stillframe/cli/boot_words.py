@@ -8,7 +8,7 @@ from typing import Final
 
 from stillframe.cli.results import Fields, notice_fields
 from stillframe.cli.words import notice_lines
-from stillframe.jobs.system_reading import BootWaysFound
+from stillframe.jobs.inside.system_reading import BootWaysFound
 from stillframe.systems.chain_records import BootChain, BootStep
 
 _FIRMWARES: Final = {"bios": "BIOS", "uefi": "UEFI"}

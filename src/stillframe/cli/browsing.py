@@ -27,7 +27,7 @@ from stillframe.jobs.context import JobContext
 from stillframe.jobs.exposing import ExposedDisk, ExposedImage, ExposedPartition, expose
 from stillframe.jobs.getting import Tally, get_files
 from stillframe.jobs.image_paths import ImagePath, parse_file_path, parse_image_path
-from stillframe.jobs.inside import look_inside, volumes_of
+from stillframe.jobs.inside.volumes import look_inside, volumes_of
 from stillframe.jobs.listing import find_image
 from stillframe.repo.repository import Repository
 from stillframe.units import format_count, format_size

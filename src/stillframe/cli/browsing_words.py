@@ -9,8 +9,8 @@ from stillframe.cli.words import table
 from stillframe.fs.files.source import FILE, FOLDER, LINK
 from stillframe.jobs.browsing import NOT_READ, ListedFile
 from stillframe.jobs.getting import ATTRIBUTE, KEPT, NOT_GOT
-from stillframe.jobs.inside import InnerVolume
-from stillframe.jobs.replayed import STALE
+from stillframe.jobs.inside.replayed import STALE
+from stillframe.jobs.inside.volumes import InnerVolume
 from stillframe.repo.records import StoredDisk, StoredPartition
 from stillframe.units import format_size
 

@@ -6,7 +6,7 @@ Answers: "what did this backup save?" Pure: lines and fields out.
 from collections.abc import Iterator
 from typing import Any, Final
 
-from stillframe.jobs.catalogue import FILE_SYSTEMS_READ
+from stillframe.jobs.inside.catalogue import FILE_SYSTEMS_READ
 from stillframe.repo.records import Manifest, StoredCatalogue, StoredPartition, StoredSystem
 from stillframe.systems import InstalledSystem
 from stillframe.units import format_count, format_size

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from stillframe.extents import Extent
-from stillframe.jobs.restore_plan import RestorePlan
+from stillframe.jobs.restoring.plan import RestorePlan
 from stillframe.units import format_size
 
 _WIDTH: Final = 72

@@ -10,8 +10,8 @@ from stillframe.cli.saving import SKIPPED
 from stillframe.errors import UsageError
 from stillframe.host.machine import machine
 from stillframe.jobs.exporting import ExportOptions, ExportPlan, ExportResult, apply_export, plan_export
+from stillframe.jobs.inside.lost_files import name_lost_files
 from stillframe.jobs.listing import find_image
-from stillframe.jobs.lost_files import name_lost_files
 from stillframe.units import format_duration, format_rate, format_size
 
 

@@ -7,7 +7,7 @@ from stillframe.cli.image_words import disk_lines, image_lines, image_table
 from stillframe.cli.results import finding_fields
 from stillframe.cli.words import local_time
 from stillframe.host.machine import machine
-from stillframe.jobs.boot_of_image import follow_image
+from stillframe.jobs.inside.boot_of_image import follow_image
 from stillframe.jobs.listing import find_image, list_images, look_at_image, save_screenshot
 from stillframe.jobs.looking import look_at_disks
 from stillframe.jobs.repositories import last_seen

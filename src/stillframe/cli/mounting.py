@@ -7,9 +7,9 @@ from stillframe.cli.call import Call, running
 from stillframe.cli.results import notice_fields
 from stillframe.events import Notice
 from stillframe.host.machine import machine
+from stillframe.jobs.inside.replayed import STALE
 from stillframe.jobs.listing import find_image
 from stillframe.jobs.mounting import MountedImage, mount_image
-from stillframe.jobs.replayed import STALE
 
 SKIPPED = 3
 """The exit code when something was skipped or may be out of date: ``docs/errors.md``."""

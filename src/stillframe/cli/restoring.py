@@ -16,10 +16,10 @@ from stillframe.cli.words import plan_lines
 from stillframe.disk.converting import StartsBy
 from stillframe.errors import StillframeError, UsageError
 from stillframe.host.target import TargetIdentity
-from stillframe.jobs.adapting_wishes import read_hardware
-from stillframe.jobs.conversion import ConvertWish
+from stillframe.jobs.conversions.conversion import ConvertWish
 from stillframe.jobs.listing import ListedImage
-from stillframe.jobs.restore_plan import RestoreOptions, RestorePlan
+from stillframe.jobs.restoring.adapting_wishes import read_hardware
+from stillframe.jobs.restoring.plan import RestoreOptions, RestorePlan
 from stillframe.units import format_size
 
 _T = TypeVar("_T")

@@ -13,18 +13,18 @@ from stillframe.clock import Clock, SystemClock, rfc3339
 from stillframe.errors import TargetError, UsageError
 from stillframe.events import Notice
 from stillframe.host.machine import machine, state_dir
-from stillframe.jobs.adapting_wishes import read_hardware
 from stillframe.jobs.clone import CloneOptions, ClonePlan, apply_clone, plan_clone
-from stillframe.jobs.kept_files import check_file, default_file, read_kept
+from stillframe.jobs.inside.lost_files import name_lost_files
 from stillframe.jobs.listing import find_image, look_at_image
 from stillframe.jobs.looking import require_target
-from stillframe.jobs.lost_files import name_lost_files
 from stillframe.jobs.repositories import folder_of
 from stillframe.jobs.restore import RestorePlan, RestoreResult, apply_restore
-from stillframe.jobs.restore_planning import RestorePlanner
-from stillframe.jobs.several import apply_several, plan_several
-from stillframe.jobs.targets import describe_contents, refuse_repository
-from stillframe.jobs.undo_table import apply_undo, plan_undo, plan_undo_from
+from stillframe.jobs.restoring.adapting_wishes import read_hardware
+from stillframe.jobs.restoring.kept_files import check_file, default_file, read_kept
+from stillframe.jobs.restoring.planning import RestorePlanner
+from stillframe.jobs.restoring.several import apply_several, plan_several
+from stillframe.jobs.restoring.targets import describe_contents, refuse_repository
+from stillframe.jobs.restoring.undo_table import apply_undo, plan_undo, plan_undo_from
 from stillframe.units import format_duration, format_rate, format_size
 
 _CLONE_LATER: Final = {

@@ -16,13 +16,13 @@ from stillframe.fs.files import parse_pattern
 from stillframe.host.power import change_power, require_power
 from stillframe.jobs.backup import BackupOptions, BackupPlan, BackupResult, apply_backup, plan_backup, require_room
 from stillframe.jobs.context import JobContext
-from stillframe.jobs.hooks import Hooks, parse_command
-from stillframe.jobs.live import require_elsewhere
 from stillframe.jobs.owner import this_owner
 from stillframe.jobs.proving import LIMIT_S, ProveResult, prove_image
 from stillframe.jobs.repositories import last_seen
-from stillframe.jobs.system_parts import SERIES, choose_system, find_system_disks
-from stillframe.jobs.unlocking import Unlocking, unlock_sources
+from stillframe.jobs.saving.hooks import Hooks, parse_command
+from stillframe.jobs.saving.live import require_elsewhere
+from stillframe.jobs.saving.system_parts import SERIES, choose_system, find_system_disks
+from stillframe.jobs.saving.unlocking import Unlocking, unlock_sources
 from stillframe.jobs.virtual import MachineOptions
 from stillframe.repo.repository import Repository
 

@@ -17,17 +17,17 @@ from stillframe.capture.windows import WindowsSource, hold
 from stillframe.clock import rfc3339
 from stillframe.errors import Cancelled, StillframeError, StorageFull, UsageError
 from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
-from stillframe.jobs.baseline import WantedKind, choose_baseline
-from stillframe.jobs.catalogue import make_catalogue
-from stillframe.jobs.chunking import kept_ranges
 from stillframe.jobs.context import JobContext
-from stillframe.jobs.holding import held_still
-from stillframe.jobs.hooks import Hooks, hooked
-from stillframe.jobs.live import StoredLive, store_live
-from stillframe.jobs.manifests import describe_disk
-from stillframe.jobs.preflight import RESERVE, Estimate, PricedFolder, estimate, price_temporary
-from stillframe.jobs.readback import ReadBack, read_back
-from stillframe.jobs.storing import StoredRange, store_ranges
+from stillframe.jobs.inside.catalogue import make_catalogue
+from stillframe.jobs.saving.baseline import WantedKind, choose_baseline
+from stillframe.jobs.saving.chunking import kept_ranges
+from stillframe.jobs.saving.holding import held_still
+from stillframe.jobs.saving.hooks import Hooks, hooked
+from stillframe.jobs.saving.live import StoredLive, store_live
+from stillframe.jobs.saving.manifests import describe_disk
+from stillframe.jobs.saving.preflight import RESERVE, Estimate, PricedFolder, estimate, price_temporary
+from stillframe.jobs.saving.readback import ReadBack, read_back
+from stillframe.jobs.saving.storing import StoredRange, store_ranges
 from stillframe.repo.records import (
     BackupKind,
     MachineName,

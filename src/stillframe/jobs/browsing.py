@@ -22,9 +22,9 @@ from stillframe.fs.registry import identify
 from stillframe.host.attaching import can_mount
 from stillframe.host.streamed import Send, stream_apart
 from stillframe.jobs.exposing import ExposedPartition
+from stillframe.jobs.inside.replayed import HELD, STALE, replayed_view
 from stillframe.jobs.mounting import mounted_files
 from stillframe.jobs.pipeline import CancelToken
-from stillframe.jobs.replayed import HELD, STALE, replayed_view
 from stillframe.repo.records import extents_of
 
 NOT_READ: Final = "files-not-read"

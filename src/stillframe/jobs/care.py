@@ -12,9 +12,9 @@ from typing import Final
 from stillframe.errors import DamagedError, UnsupportedFormat
 from stillframe.events import EventSink, Finding, JobFinished, JobStarted
 from stillframe.jobs.context import JobContext
+from stillframe.jobs.inside.lost_files import name_lost_files
 from stillframe.jobs.last_seen import LastSeen
 from stillframe.jobs.listing import list_images
-from stillframe.jobs.lost_files import name_lost_files
 from stillframe.jobs.verify import VerifyResult, verify_image
 from stillframe.repo.check import CheckReport, check_repository
 from stillframe.repo.expire import ExpirePlan, ExpireResult, apply_expire, forget_images, plan_expire

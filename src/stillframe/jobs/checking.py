@@ -24,7 +24,7 @@ from stillframe.host.run import run
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.examining import keep_proof
 from stillframe.jobs.exposing import ExposedPartition, expose
-from stillframe.jobs.inside_all import all_volumes
+from stillframe.jobs.inside.everywhere import all_volumes
 from stillframe.repo.records import Manifest, ProofRecord
 from stillframe.repo.repository import Repository
 from stillframe.repo.sealing import make_id

@@ -25,21 +25,21 @@ from stillframe.events import BytesMoved, EventSink, JobFinished, JobStarted, No
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.places import lies_on
 from stillframe.host.target import TargetIdentity, create_target_file, identify_target, open_target
-from stillframe.jobs.chunking import UNIT_SIZE, KeptRange, Unit, fill, iter_leaves, kept_ranges, nonzero_chunks
 from stillframe.jobs.clone_words import clone_steps
 from stillframe.jobs.context import JobContext
-from stillframe.jobs.efi_start import tell_firmware
-from stillframe.jobs.holding import held_still
-from stillframe.jobs.hooks import Hooks
-from stillframe.jobs.kept_files import keep_in_file
 from stillframe.jobs.pipeline import Workers
-from stillframe.jobs.placing import Written
-from stillframe.jobs.rounds import Following, Ranges, Rounds
-from stillframe.jobs.start_failures import StartFailures
-from stillframe.jobs.starting import StartWishes, WrittenDisk, make_ready
-from stillframe.jobs.tables import TableWriter
-from stillframe.jobs.targets import describe_contents, refuse_source, require_same_sectors
-from stillframe.jobs.windows_adapting import WindowsHardware, require_adapting
+from stillframe.jobs.restoring.kept_files import keep_in_file
+from stillframe.jobs.restoring.placing import Written
+from stillframe.jobs.restoring.tables import TableWriter
+from stillframe.jobs.restoring.targets import describe_contents, refuse_source, require_same_sectors
+from stillframe.jobs.saving.chunking import UNIT_SIZE, KeptRange, Unit, fill, iter_leaves, kept_ranges, nonzero_chunks
+from stillframe.jobs.saving.holding import held_still
+from stillframe.jobs.saving.hooks import Hooks
+from stillframe.jobs.saving.rounds import Following, Ranges, Rounds
+from stillframe.jobs.starts.efi_start import tell_firmware
+from stillframe.jobs.starts.making_ready import StartWishes, WrittenDisk, make_ready
+from stillframe.jobs.starts.start_failures import StartFailures
+from stillframe.jobs.starts.windows_adapting import WindowsHardware, require_adapting
 from stillframe.units import format_size
 
 _CHUNK_SIZE: Final = 256 << 10

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stillframe.capture import CapturedDisk
 from stillframe.host.target import TargetIdentity
-from stillframe.jobs import efi_start
+from stillframe.jobs.starts import efi_start
 from stillframe.units import format_size
 
 if TYPE_CHECKING:

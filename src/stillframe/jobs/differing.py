@@ -18,8 +18,8 @@ from stillframe.fs.files.comparing import Difference, State, compare_trees
 from stillframe.fs.files.walk import Found
 from stillframe.host.apart import call_apart
 from stillframe.jobs.exposing import ExposedImage, ExposedPartition, expose_from
-from stillframe.jobs.inside import look_inside
-from stillframe.jobs.replayed import STALE, replayed_view
+from stillframe.jobs.inside.replayed import STALE, replayed_view
+from stillframe.jobs.inside.volumes import look_inside
 from stillframe.repo.map_difference import differing_bytes
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import Manifest, extents_of

@@ -20,8 +20,8 @@ from stillframe.fs.base import Volume
 from stillframe.host.blocks import THIS_MACHINE, KernelPaths, read_block_tree
 from stillframe.host.disks import DiskFacts, describe, list_disks
 from stillframe.host.mounts import Use, users_of_place
-from stillframe.jobs.system_reading import BootWaysFound, find_installed
-from stillframe.jobs.systems_here import LookedDisk, SystemsHere, find_systems
+from stillframe.jobs.inside.system_reading import BootWaysFound, find_installed
+from stillframe.jobs.inside.systems_here import LookedDisk, SystemsHere, find_systems
 from stillframe.systems import InstalledSystem
 from stillframe.systems.needed import Verdict, judge_parts
 

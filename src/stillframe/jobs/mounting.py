@@ -29,8 +29,8 @@ from stillframe.host.linux import is_root
 from stillframe.host.places import is_inside
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.exposing import ExposedImage, ExposedPartition, expose
-from stillframe.jobs.inside import look_inside
-from stillframe.jobs.replayed import HELD, STALE, replayed_view
+from stillframe.jobs.inside.replayed import HELD, STALE, replayed_view
+from stillframe.jobs.inside.volumes import look_inside
 from stillframe.repo.records import Manifest, parse_time
 from stillframe.repo.repository import Repository
 from stillframe.serve.folder import DiskFile, Reported, ServedFolder, ShownFolder, serve_folder, serve_hidden

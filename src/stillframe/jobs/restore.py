@@ -1,6 +1,6 @@
 """The verb ``restore``: an image, or one partition of it, goes back onto a target.
 
-Carries out what ``plan_restore`` (``restore_planning``) has decided: the target's identity is checked again before the
+Carries out what ``plan_restore`` of ``restoring`` has decided: the target's identity is checked again before the
 first byte, the partition table is written last. A restore that was killed leaves no valid table; it is run again with
 ``delta`` and writes what is missing.
 """
@@ -18,28 +18,28 @@ from stillframe.disk.new_table import build_table
 from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.target import create_target_file, open_target
-from stillframe.jobs.beside import require_same_table, write_table
 from stillframe.jobs.context import JobContext
-from stillframe.jobs.conversion_words import conversion_changes
-from stillframe.jobs.converting import front_of
-from stillframe.jobs.efi_start import tell_firmware
-from stillframe.jobs.fitting import resized_parts
-from stillframe.jobs.placing import PlacedMap, Placer, PlacingOptions
-from stillframe.jobs.remaking import NewPlace, remade
-from stillframe.jobs.resizing import resized
-from stillframe.jobs.restore_plan import (
+from stillframe.jobs.conversions.planning import front_of
+from stillframe.jobs.conversions.words import conversion_changes
+from stillframe.jobs.restoring.beside import require_same_table, write_table
+from stillframe.jobs.restoring.fitting import resized_parts
+from stillframe.jobs.restoring.placing import PlacedMap, Placer, PlacingOptions
+from stillframe.jobs.restoring.plan import (
     RestoreOptions,
     RestorePlan,
     RestoreResult,
     outside_reader,
     stored_layout,
 )
-from stillframe.jobs.restore_planning import plan_restore
-from stillframe.jobs.restore_words import placement_words
-from stillframe.jobs.start_failures import StartFailures
-from stillframe.jobs.starting import StartWishes, WrittenDisk, make_ready
-from stillframe.jobs.tables import TableWriter
-from stillframe.jobs.undo_table import keep_table
+from stillframe.jobs.restoring.planning import plan_restore
+from stillframe.jobs.restoring.remaking import NewPlace, remade
+from stillframe.jobs.restoring.resizing import resized
+from stillframe.jobs.restoring.tables import TableWriter
+from stillframe.jobs.restoring.undo_table import keep_table
+from stillframe.jobs.restoring.words import placement_words
+from stillframe.jobs.starts.efi_start import tell_firmware
+from stillframe.jobs.starts.making_ready import StartWishes, WrittenDisk, make_ready
+from stillframe.jobs.starts.start_failures import StartFailures
 from stillframe.repo.losses import LostPart
 from stillframe.repo.map_reader import MapReader
 from stillframe.repo.records import StoredPartition

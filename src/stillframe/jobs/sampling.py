@@ -22,8 +22,8 @@ from stillframe.jobs.browsing import DEPTH_MAX, files_of, find_entry, walk
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.examining import keep_proof
 from stillframe.jobs.exposing import ExposedPartition, expose
-from stillframe.jobs.inside_all import PlacedVolume, all_volumes
-from stillframe.jobs.originals import Original, find_originals, key_of, original_files
+from stillframe.jobs.inside.everywhere import PlacedVolume, all_volumes
+from stillframe.jobs.inside.originals import Original, find_originals, key_of, original_files
 from stillframe.repo.records import Manifest, ProofRecord
 from stillframe.repo.repository import Repository
 from stillframe.repo.sealing import make_id

@@ -12,7 +12,7 @@ from stillframe.events import Finding, JobFinished, JobStarted
 from stillframe.extents import ExtentSet
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.examining import Examination, keep_proof
-from stillframe.jobs.lost_files import name_lost_files
+from stillframe.jobs.inside.lost_files import name_lost_files
 from stillframe.repo.blockmap import iter_spans
 from stillframe.repo.losses import LostPart, survey_images
 from stillframe.repo.packs import Fetch

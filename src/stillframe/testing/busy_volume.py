@@ -21,8 +21,8 @@ from stillframe.capture.live import LiveSource, Watch
 from stillframe.capture.live import watch as live_watching
 from stillframe.extents import ExtentSet
 from stillframe.fs.registry import identify, read_used_map
-from stillframe.jobs import live as live_job
 from stillframe.jobs.backup import BackupResult
+from stillframe.jobs.saving import live as live_job
 from stillframe.repo.repository import Repository
 from stillframe.store import LocalStore
 from stillframe.testing.job_runs import backup_paths, make_repository, restore

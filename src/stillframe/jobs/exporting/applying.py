@@ -29,7 +29,7 @@ from stillframe.jobs.exporting.planning import ExportPlan
 from stillframe.jobs.exporting.salvaged import Losses, lost_parts, salvage
 from stillframe.jobs.exporting.streaming import create_file, iter_pieces, write_parts, write_stream
 from stillframe.jobs.exposing import expose
-from stillframe.jobs.placing import PlacedMap, Placer, PlacingOptions
+from stillframe.jobs.restoring.placing import PlacedMap, Placer, PlacingOptions
 from stillframe.repo.losses import LostPart
 from stillframe.repo.repository import Repository
 from stillframe.repo.writing import ChunkNamer

@@ -17,7 +17,7 @@ from stillframe.host.places import free_space, is_inside
 from stillframe.host.run import find_program
 from stillframe.jobs.exporting.names import PARTS_MAX, files_in_the_way, format_of, is_stream
 from stillframe.jobs.listing import find_disk, find_partition
-from stillframe.jobs.targets import refuse_repository
+from stillframe.jobs.restoring.targets import refuse_repository
 from stillframe.repo.records import Manifest, StoredDisk, StoredPartition, require_known_features
 from stillframe.units import GIB, KIB, MIB, format_size
 

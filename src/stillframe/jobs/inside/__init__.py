@@ -1,0 +1,1 @@
+"""What is inside images and disks: volumes, systems, files, how they start."""
