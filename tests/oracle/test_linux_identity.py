@@ -193,7 +193,7 @@ def test_a_signed_loader_with_an_id_is_never_touched(tmp_path: Path) -> None:
     program = bytearray(4096)
     program[:2], program[0x3C:0x40], program[0x80:0x84] = b"MZ", struct.pack("<I", 0x80), b"PE\0\0"
     program[0x98:0x9A] = b"\x0b\x02"  # PE32+
-    struct.pack_into("<II", program, 0x98 + 112 + 8 * 4, 3000, 8)  # its certificates
+    struct.pack_into("<II", program, 0x98 + 112 + 8 * 4, 3000, 520)  # its certificates, one of 512 bytes
     program[1000:1036] = boot.encode()
     signed = tmp_path / "signed.efi"
     signed.write_bytes(program)

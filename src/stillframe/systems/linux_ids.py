@@ -5,8 +5,7 @@ one, so texts keep their size, and programs that hold one (GRUB's for UEFI, unif
 way. Only whole ids are replaced, in the letters that stood there.
 
 Sources: fstab(5), crypttab(5); kernel-parameters.txt (``root=``, ``resume=``); GNU GRUB manual 2.06 ("search",
-"grubenv"); The Boot Loader Specification; initramfs.conf(5), dracut.conf(5), mkinitcpio.conf(5); lilo.conf(5); PE
-format, Microsoft Learn, "Optional Header Data Directories" (certificate table).
+"grubenv"); The Boot Loader Specification; initramfs.conf(5), dracut.conf(5), mkinitcpio.conf(5); lilo.conf(5).
 """
 
 import fnmatch
@@ -38,10 +37,6 @@ INITRDS: Final = ("/boot/initrd*", "/boot/initramfs*")
 ESP_INITRDS: Final = ("/initrd*", "/initramfs*", "/*/*/initrd*", "/EFI/*/initr*")
 _UUID_SIZE: Final = 36
 _NAMES_MAX: Final = 4096
-_PE_OFFSET: Final = 0x3C
-_PE_SIGNATURE: Final = b"PE\0\0"
-_CERTIFICATES: Final = 4
-"""Its index among the data directories."""
 
 
 class ListedNames(Protocol):
@@ -142,17 +137,6 @@ def _matching(files: ListedNames, folder: str, parts: Sequence[str], *, any_case
                 yield path
             else:
                 yield from _matching(files, path, parts[1:], any_case=any_case)
-
-
-def is_signed(program: bytes) -> bool:
-    """Whether a program for UEFI carries a signature, which any change would break."""
-    at = int.from_bytes(program[_PE_OFFSET : _PE_OFFSET + 4], "little")
-    if program[:2] != b"MZ" or program[at : at + 4] != _PE_SIGNATURE:
-        return False
-    optional = at + 24
-    is_wide = program[optional : optional + 2] == b"\x0b\x02"
-    entry = optional + (112 if is_wide else 96) + 8 * _CERTIFICATES
-    return any(program[entry + 4 : entry + 8])
 
 
 def unified_initrd(program: bytes) -> bytes:

@@ -16,6 +16,7 @@ from stillframe.host.esp_files import FatVolume, list_names, read_file, write_fi
 from stillframe.host.renaming import RENAMED, new_uuid, rename_volume
 from stillframe.jobs.starts.linux_mounts import DiskPart, MountedLinux
 from stillframe.jobs.starts.workbench import Workbench
+from stillframe.systems.driver_file import parse_program
 from stillframe.systems.grub_image import has_grub, read_core, replace_in_core
 from stillframe.systems.initrd import holds_ids
 from stillframe.systems.linux_ids import (
@@ -26,7 +27,6 @@ from stillframe.systems.linux_ids import (
     INITRDS,
     IdChange,
     IdPattern,
-    is_signed,
     iter_paths,
     unified_initrd,
 )
@@ -139,13 +139,19 @@ def _write_in_texts(linux: MountedLinux, ids: IdPattern) -> Iterator[str]:
             yield f"{path} of {linux.name} has the new ids ({count})"
 
 
+def _is_signed(contents: bytes) -> bool:
+    """Whether it is a program with a signature, which any change would break."""
+    program = parse_program(contents, size=len(contents))
+    return program is not None and program.is_signed
+
+
 def _write_in_esp(part: DiskPart, files: EspListing, ids: IdPattern) -> Iterator[str]:
     place = f"partition {part.number}"
     for path in iter_paths(files, (*ESP_TEXTS, *ESP_PROGRAMS), any_case=True):
         contents = files.read_file(path)
         count = ids.count(contents)
         is_stale = holds_ids(unified_initrd(contents), ids) is not False
-        if is_stale or (count and is_signed(contents)):
+        if is_stale or (count and _is_signed(contents)):
             why = "in its initrd" if is_stale else "under its signature"
             raise MachineRefusal(f"{path} of {place} may have ids of the source {why}", hint=_KEPT_HINT)
         if count:
