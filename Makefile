@@ -1,5 +1,5 @@
 # make demo    save and restore a disk made for it, and compare      (root; about half a minute)
-# make test    everything that must hold before a change is taken    (root; minutes)
+# make test    everything that must hold before a change is taken    (root; minutes; PROCESSES=1 PYTEST_FLAGS="-k word")
 # make lint    the quick part of it: style, types, layers
 # make test-vm whole systems in virtual machines: saved while in use, restored, booted   (root; half an hour)
 # make test-live a disk in use, saved again and again: RUNS=30 times     (root; an hour and more)
@@ -19,6 +19,8 @@ RUNS ?= 30
 SEED ?= 1
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
+PROCESSES ?= $(shell nproc)
+RUN_TESTS = $(BIN)/python tools/run_tests.py --processes $(PROCESSES)
 
 demo:
 	@tools/setup.sh root demo
@@ -27,10 +29,10 @@ demo:
 	$(BIN)/stillframe demo $(DEMO_FLAGS)
 
 test: ready-for-tests lint
-	$(BIN)/python -m pytest -m "not slow and not vm" $(PYTEST_FLAGS)
+	$(RUN_TESTS) -m "not slow and not vm" $(PYTEST_FLAGS)
 
 test-all: ready-for-tests lint
-	$(BIN)/python -m pytest -m "not vm" $(PYTEST_FLAGS)
+	$(RUN_TESTS) --hypothesis-profile=deep -m "not vm" $(PYTEST_FLAGS)
 
 test-live: ready-for-tests $(VENV)/installed-dev
 	STILLFRAME_LIVE_RUNS=$(RUNS) STILLFRAME_LIVE_SEED=$(SEED) $(BIN)/python -m pytest -s -p no:randomly $(PYTEST_FLAGS) \
@@ -46,7 +48,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --platform linux
 	$(BIN)/mypy --platform win32
-	$(BIN)/mypy --explicit-package-bases tests
+	$(BIN)/mypy --explicit-package-bases tests tools/run_tests.py
 	$(BIN)/lint-imports
 
 fuzz: ready-for-tests $(VENV)/installed-dev

@@ -1,6 +1,8 @@
-"""Disks that several files of tests share: made once, never written by a test."""
+"""What several files of tests share: disks, made once and never written, and a temporary folder of their own."""
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +24,11 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> Disks:
         return made[label, sector_size]
 
     return get
+
+
+@pytest.fixture
+def own_temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of temporary files is this test's own: what it finds there, nobody else has left there."""
+    folder = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder

@@ -17,8 +17,9 @@ import zstandard
 from stillframe.capture.foreign import ImportOptions, find_importable
 from stillframe.errors import DiskFormatError, StillframeError, UsageError
 from stillframe.testing.command_line import call, init_own
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.volumes_windows import PARTCLONE_AT_ONCE, run_tool
 
+pytestmark = pytest.mark.usefixtures("own_temporary")
 MIB = 1 << 20
 SWAP_UUID = "92d422f0-3a17-4e69-93f0-f8fd1091e5eb"
 Packer = Callable[[bytes], bytes]
@@ -118,12 +119,12 @@ def save(saving: Saving) -> None:
     """What ``partclone -c | gzip | split`` leaves, and what partclone itself restores from that."""
     original, number, volume, kind = saving.original, saving.number, saving.volume, saving.kind
     image, log = volume.with_suffix(".image"), volume.with_suffix(".log")
-    run_tool(f"partclone.{kind}", "-c", "-q", "-L", str(log), "-s", str(volume), "-o", str(image))
+    run_tool(f"partclone.{kind}", "-c", *PARTCLONE_AT_ONCE, "-L", str(log), "-s", str(volume), "-o", str(image))
     write_part(original, number, volume)
     target = volume.with_suffix(".target")
     target.touch()
     os.truncate(target, volume.stat().st_size)
-    run_tool("partclone.restore", "-q", "-C", "-W", "-L", str(log), "-s", str(image), "-O", str(target))
+    run_tool("partclone.restore", *PARTCLONE_AT_ONCE, "-C", "-W", "-L", str(log), "-s", str(image), "-O", str(target))
     original.expected[number] = target.read_bytes()
     split(original.folder / f"sda{number}.{saving.ending}", saving.pack(image.read_bytes()), saving.parts)
 
@@ -230,7 +231,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def import_and_restore(original: Original, target: Path) -> str:
     done = call("import", original.folder, "--json")
     assert done.exit_code == 0, done.output
-    assert not list(Path(tempfile.gettempdir()).glob("stillframe-import-*"))
+    assert not list(Path(tempfile.gettempdir()).iterdir())
     restored = call("restore", done.result["image"], target)
     assert restored.exit_code == 0, restored.output + restored.errors
     return done.output
@@ -280,7 +281,7 @@ def copy(gpt_saved: Original, tmp_path: Path) -> Path:
 def refusal(folder: Path, kind: type[StillframeError] = DiskFormatError) -> str:
     with pytest.raises(kind) as caught:
         find_importable(str(folder), ImportOptions())
-    assert not list(Path(tempfile.gettempdir()).glob("stillframe-import-*"))
+    assert not list(Path(tempfile.gettempdir()).iterdir())
     return f"{caught.value.message}|{caught.value.hint}"
 
 

@@ -15,8 +15,9 @@ from stillframe.block.formats.partclone import PartcloneStream
 from stillframe.capture.foreign import ImportOptions, find_importable
 from stillframe.errors import DiskFormatError
 from stillframe.testing.command_line import call, init_own
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.volumes_windows import PARTCLONE_AT_ONCE, run_tool
 
+pytestmark = pytest.mark.usefixtures("own_temporary")
 MIB = 1 << 20
 MAKERS: dict[str, tuple[str, ...]] = {
     "extfs": ("mkfs.ext4", "-q", "-F"),
@@ -53,13 +54,15 @@ def make_volume(kind: str, path: Path) -> Path:
 
 def clone(kind: str, volume: Path, image: Path, *options: str) -> bytes:
     log = image.with_suffix(".log")
-    run_tool(f"partclone.{kind}", "-c", "-q", "-L", str(log), *options, "-s", str(volume), "-o", str(image))
+    run_tool(
+        f"partclone.{kind}", "-c", *PARTCLONE_AT_ONCE, "-L", str(log), *options, "-s", str(volume), "-o", str(image)
+    )
     return image.read_bytes()
 
 
 def restored_by_partclone(image: Path, target: Path) -> bytes:
     log = image.with_suffix(".log")
-    run_tool("partclone.restore", "-q", "-C", "-W", "-L", str(log), "-s", str(image), "-O", str(target))
+    run_tool("partclone.restore", *PARTCLONE_AT_ONCE, "-C", "-W", "-L", str(log), "-s", str(image), "-O", str(target))
     return target.read_bytes()
 
 
@@ -199,7 +202,7 @@ def test_imported_and_restored_it_is_the_volume(
     target = tmp_path / "back"
     assert call("restore", done.result["image"], target).exit_code == 0
     assert target.read_bytes() == ext[1]
-    assert not list(Path(tempfile.gettempdir()).glob("stillframe-import-*"))
+    assert not list(Path(tempfile.gettempdir()).iterdir())
     run_tool("e2fsck", "-fn", str(target))
 
 

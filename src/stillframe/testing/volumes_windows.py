@@ -25,6 +25,8 @@ from stillframe.fs.ntfs.record import AttributeType
 _COPY_SIZE: Final = 4 << 20
 _TOOL_TIMEOUT_S: Final = 120
 _PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
+PARTCLONE_AT_ONCE: Final = ("-q", "-f", "0")
+"""Says nothing of its progress: partclone would go on waiting for two seconds until it may say more."""
 
 
 def run_tool(*command: str, accept: Sequence[int] = (0,)) -> str:
