@@ -25,7 +25,7 @@ from stillframe.events import BytesMoved, EventSink, JobFinished, JobStarted, No
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.places import lies_on
 from stillframe.host.target import TargetIdentity, create_target_file, identify_target, open_target
-from stillframe.jobs.clone_words import clone_steps
+from stillframe.jobs.cloning.words import clone_steps
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.pipeline import Workers
 from stillframe.jobs.restoring.kept_files import keep_in_file

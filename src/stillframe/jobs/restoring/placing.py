@@ -19,7 +19,7 @@ from stillframe.jobs.context import JobContext
 from stillframe.jobs.pipeline import Workers
 from stillframe.repo.blockmap import Kind, MapRoot, Span, iter_spans
 from stillframe.repo.packs import Fetch
-from stillframe.repo.reading import ChunkReader, missing_chunk
+from stillframe.repo.reading import Chunks, missing_chunk
 from stillframe.repo.writing import ChunkNamer
 
 _ZERO_STEP: Final = 64 << 20
@@ -83,10 +83,20 @@ class _Task:
 
 
 class Placer:
-    """Writes maps onto one target."""
+    """Writes maps onto one target.
+
+    Args:
+        target: Where to.
+        chunks: What is written.
+        namer: Tells whether a chunk is the one that its id names; ``None`` where ids say nothing of contents, and then
+            there is no ``delta``.
+        chunk_size: Bytes of a chunk.
+        options: How to write.
+        context: Of the job.
+    """
 
     def __init__(
-        self, target: BlockWriter, chunks: ChunkReader, namer: ChunkNamer, *, chunk_size: int,
+        self, target: BlockWriter, chunks: Chunks, namer: ChunkNamer | None, *, chunk_size: int,
         options: PlacingOptions, context: JobContext,
     ) -> None:  # fmt: skip
         self.target = target
@@ -154,7 +164,11 @@ class Placer:
     def write_chunk(self, data: bytes, offset: int, placed: PlacedMap) -> None:
         """Write one chunk where that is allowed."""
         extent = Extent(offset, offset + len(data))
+        is_there = self._options.is_zero and not np.frombuffer(data, np.uint8).any()
         for part in _allowed(extent, placed):
+            if is_there:  # a disk that stands for its image does not know which chunks are zeros
+                self.written.add(skipped=part.size)
+                continue
             self.target.write_at(part.start, memoryview(data)[part.start - offset : part.end - offset])
             self.written.add(written=part.size)
         self._context.events.emit(BytesMoved(size=len(data)))
@@ -171,7 +185,7 @@ class Placer:
             offsets = task.places[place.chunk_id]
             if isinstance(data, DamagedError):
                 self._give_up(data, offsets, task.placed)
-            elif self._namer.name(data) != place.chunk_id:
+            elif self._namer is not None and self._namer.name(data) != place.chunk_id:
                 wrong = DamagedError(f"chunk {place.chunk_id.hex()[:16]} is not what it is named for")
                 self._give_up(wrong, offsets, task.placed)
             else:
@@ -231,7 +245,7 @@ class Placer:
         size = min(self._chunk_size, placed.offset + placed.root.size - offset)
         if placed.allowed is not None and not placed.allowed.contains(Extent(offset, offset + size)):
             return False
-        if self._namer.name(self.target.read_at(offset, size)) != chunk_id:
+        if self._namer is None or self._namer.name(self.target.read_at(offset, size)) != chunk_id:
             return False
         self.written.add(skipped=size)
         self._context.events.emit(BytesMoved(size=size))
