@@ -124,7 +124,7 @@ class SourceChunks:
         step = FANOUT ** (place.level - 1) * self._chunk_size
         start = place.first * self._chunk_size
         window = Extent(start, min(start + count * step, source.reader.size))
-        known = (source.kept | source.excluded).clipped(window)
+        known = source.kept.clipped(window) | source.excluded.clipped(window)
         return np.where(touched(known, start, step, count), Kind.DATA, Kind.UNUSED).astype(np.uint8)
 
 
