@@ -29,7 +29,7 @@ from stillframe.testing.fitted_disks import (
     make_late_mbr,
     make_late_volume,
 )  # fmt: skip
-from stillframe.testing.job_runs import backup_paths, clone_fitted, job_context, make_repository
+from stillframe.testing.job_runs import backup_paths, clone, clone_fitted, job_context, make_repository
 from stillframe.testing.real_disks import (
     MIB,
     RealDisk,
@@ -87,7 +87,7 @@ def test_the_plan_is_that_of_a_restore(disks: Disks, tmp_path: Path) -> None:
     target = used_file(tmp_path / "target", 122 * MIB)
     every = [
         RestoreOptions(fit=True, wishes={2: "max"}),
-        RestoreOptions(fit=True, leave_out=frozenset({4}), moves={5: 112 * MIB}, new_identity=True, adapt=True),
+        RestoreOptions(fit=True, leave_out=frozenset({4}), moves={5: 114 * MIB}, new_identity=True, adapt=True),
     ]
     for options in every:
         stored = plan_restore(repository, manifest, 1, str(target), repository_folder="", options=options)
@@ -96,6 +96,15 @@ def test_the_plan_is_that_of_a_restore(disks: Disks, tmp_path: Path) -> None:
         assert found.reasons == stored.reasons
         assert found.steps == stored.steps
         assert found.made_anew == stored.made_anew
+
+
+def test_into_a_new_file_it_is_what_a_plain_clone_makes(disks: Disks, tmp_path: Path) -> None:
+    disk = disks("gpt", 512)
+    clone(disk.path, tmp_path / "plain")
+    clone_fitted(disk.path, tmp_path / "fitted", FIT)
+    assert hash_file(tmp_path / "fitted") == hash_file(tmp_path / "plain")
+    sizes = [(tmp_path / name).stat().st_blocks * 512 for name in ("fitted", "plain")]
+    assert sizes[0] < sizes[1] + 4 * MIB  # what is zeros takes no room
 
 
 @pytest.mark.slow

@@ -138,7 +138,10 @@ def plan_clone(source: OpenSource, target_path: str, options: CloneOptions) -> C
         fresh = new_identity(layout, disk.reader, size, next_uuid=uuid.uuid4)
         patches, after = fresh.patches, renamed_layout(layout, fresh)
     elif layout.scheme == "none" and size < layout.size:
-        raise TargetError(f"the target is too small by {format_size(layout.size - size)}", hint="Choose a larger one.")
+        raise TargetError(
+            f"the target is too small by {format_size(layout.size - size)}",
+            hint="Choose a larger one; '--fit' makes the volume smaller where that is possible.",
+        )
     else:
         patches = fit_table(layout, disk.reader, size)
     return ClonePlan(
