@@ -17,8 +17,8 @@ from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository
 from stillframe.store import LocalStore
 from stillframe.testing.command_line import call
-from stillframe.testing.job_runs import backup_paths, make_repository, restore
-from stillframe.testing.real_disks import used_file
+from stillframe.testing.job_runs import backup_paths, clone_fitted, make_repository, restore
+from stillframe.testing.real_disks import hash_file, used_file
 from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = pytest.mark.root
@@ -126,12 +126,18 @@ def plan(repository: Repository, manifest: Manifest, target: Path, options: Rest
     return plan_restore(repository, manifest, 1, str(target), repository_folder="", options=options)
 
 
-def test_an_mbr_linux_gets_an_efi_system_partition_and_a_gpt(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["restore", "clone"])
+def test_an_mbr_linux_gets_an_efi_system_partition_and_a_gpt(tmp_path: Path, verb: str) -> None:
     repository, manifest, old = saved(tmp_path, "mbr")
     target = used_file(tmp_path / "target", 128 * MIB)
     options = wish("uefi", wipe=True)
     assert "make partition 6, new: EFI system partition, 67.1 MB" in plan(repository, manifest, target, options).steps
-    result = restore(repository, manifest, target, options=options)
+    if verb == "clone":
+        before = hash_file(tmp_path / "source")
+        result = clone_fitted(tmp_path / "source", target, options)
+        assert hash_file(tmp_path / "source") == before
+    else:
+        result = restore(repository, manifest, target, options=options)
     assert "partition 6 is a new EFI system partition" in result.changes
     assert "No problems found" in run_tool("sgdisk", "-v", str(target))
     assert target.read_bytes()[:446] == bytes(446)

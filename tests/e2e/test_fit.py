@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,16 +9,23 @@ import pytest
 from stillframe.block.file import open_file_reader
 from stillframe.disk import read_layout
 from stillframe.errors import TargetError, UsageError
-from stillframe.extents import Extent
 from stillframe.jobs.restore import RestoreOptions, plan_restore
 from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository
 from stillframe.store import LocalStore
 from stillframe.testing import real_disks
 from stillframe.testing.disks_partitioned import make_disk, see_table
+from stillframe.testing.fitted_disks import (
+    judge_gpt,
+    judge_late_mbr,
+    judge_late_volume,
+    judge_volumes,
+    make_late_mbr,
+    make_late_volume,
+)
 from stillframe.testing.job_runs import backup_paths, make_repository, restore
-from stillframe.testing.real_disks import RealDisk, build_disk, mounted_kernel, used_file
-from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, run_tool
+from stillframe.testing.real_disks import RealDisk, build_disk, used_file
+from stillframe.testing.volumes_windows import run_tool
 from stillframe.testing.windows_backup import gpt_device
 from stillframe.testing.windows_moved import GPT
 from stillframe.testing.windows_moved import build_disk as build_windows
@@ -38,37 +44,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[RealDisk, Repositor
     return disk, repository, backup_paths(repository, disk.path).manifest
 
 
-def judge(disk: RealDisk, target: Path, folder: Path) -> dict[int, Extent]:
-    """The table is whole, file systems are whole, and files are the same; where partitions are now."""
-    assert "No problems found" in run_tool("sgdisk", "-v", str(target))
-    with open_file_reader(str(target)) as reader:
-        places = {part.number: part.extent for part in read_layout(reader).partitions}
-    assert sorted(places) == [volume.number for volume in disk.volumes]
-    judge_volumes(disk, target, places, folder)
-    return places
-
-
-def judge_volumes(disk: RealDisk, target: Path, places: dict[int, Extent], folder: Path) -> None:
-    """File systems are whole, and files are the same."""
-    for volume in disk.volumes:
-        copy = real_disks.extract(target, places[volume.number], folder / f"{volume.number}-after")
-        if volume.kind in ("vfat", "ext4", "ntfs", "exfat"):
-            found = real_disks.read_files(volume.kind, copy)
-            assert {name: one for name, one in found.items() if name not in real_disks.LEFT_OUT} == {
-                name: one for name, one in volume.files.items() if name not in real_disks.LEFT_OUT
-            }
-        if volume.kind == "ext4":
-            run_tool("e2fsck", "-fn", str(copy))
-        if volume.kind == "ntfs":
-            run_tool("ntfsresize", "--info", "--force", str(copy))
-
-
 def test_a_larger_disk_is_filled(saved: tuple[RealDisk, Repository, Manifest], tmp_path: Path) -> None:
     disk, repository, manifest = saved
     target = used_file(tmp_path / "target", 300 * MIB + 7 * 512)
     before = {volume.number: volume.extent for volume in disk.volumes}
     result = restore(repository, manifest, target, options=RestoreOptions(fit=True, wipe=True))
-    places = judge(disk, target, tmp_path)
+    places = judge_gpt(disk, target, tmp_path)
     assert places[2].size > before[2].size + 150 * MIB  # the largest
     assert {number: place.size for number, place in places.items() if number != 2} == {
         number: place.size for number, place in before.items() if number != 2
@@ -83,7 +64,7 @@ def test_a_named_partition_takes_what_is_left_and_others_what_was_asked(
     disk, repository, manifest = saved
     target = used_file(tmp_path / "target", 300 * MIB)
     restore(repository, manifest, target, options=RestoreOptions(fit=True, wishes={3: "max", 2: 60 * MIB}))
-    places = judge(disk, target, tmp_path)
+    places = judge_gpt(disk, target, tmp_path)
     assert places[2].size == 60 * MIB
     assert places[3].size > 150 * MIB
 
@@ -101,7 +82,7 @@ def test_a_smaller_disk_on_which_the_files_fit(
     restore(repository, manifest, target, options=options)
     plan = plan_restore(repository, manifest, 1, str(target), repository_folder="", options=options)
     assert any("new UUIDs" in step for step in plan.steps) == new_identity
-    places = judge(disk, target, tmp_path)
+    places = judge_gpt(disk, target, tmp_path)
     assert places[2].size < 48 * MIB
     assert places[3].size < 40 * MIB
     assert (run_tool("sgdisk", "-p", str(target)).split("(GUID): ")[1][:36] != run_tool(
@@ -121,24 +102,6 @@ def test_too_small_is_refused_before_anything_is_written(
     assert target.read_bytes() == b"\xff" * (90 * MIB)
 
 
-def make_volume(path: Path, kind: str, size: int) -> dict[str, str]:
-    """A volume with large files at its end, and nothing before them."""
-    path.touch()
-    os.truncate(path, size)
-    makers = {"ext4": "mke2fs -q -F -t ext4", "ntfs": "mkntfs -q -F", "btrfs": "mkfs.btrfs -q", "xfs": "mkfs.xfs -q"}
-    run_tool(*makers[kind].split(), str(path))
-    mounted = mounted_ntfs if kind == "ntfs" else mounted_kernel
-    with mounted(path, path.with_suffix(".mount")) as root:
-        for number in range(size * 7 // 10 // (4 * MIB)):
-            (root / f"file {number}").write_bytes(os.urandom(4 * MIB))
-        for number in range(size * 6 // 10 // (4 * MIB)):
-            (root / f"file {number}").unlink()
-        (root / "folder").mkdir()
-        for number in range(100):
-            (root / "folder" / f"small {number}").write_bytes(os.urandom(number * 50))
-        return hash_tree(root)
-
-
 @pytest.mark.parametrize(
     ("kind", "size", "room"),
     [
@@ -154,18 +117,11 @@ def make_volume(path: Path, kind: str, size: int) -> dict[str, str]:
 )  # fmt: skip
 def test_one_partition_in_a_place_of_another_size(tmp_path: Path, kind: str, size: int, room: int) -> None:
     volume, target = tmp_path / "volume", used_file(tmp_path / "target", room * MIB)
-    files = make_volume(volume, kind, size * MIB)
+    files = make_late_volume(volume, kind, size * MIB)
     repository = make_repository(LocalStore(str(tmp_path / "repository")))
     manifest = backup_paths(repository, volume).manifest
     restore(repository, manifest, target, options=RestoreOptions(partition=1, fit=True))
-    mounted = mounted_ntfs if kind == "ntfs" else mounted_kernel
-    with mounted(target, tmp_path / "mount") as root:
-        assert hash_tree(root) == files
-        facts = os.statvfs(root)
-        assert abs(facts.f_blocks * facts.f_frsize - room * MIB) < room * MIB // 6
-    checks = {"ext4": ["e2fsck", "-fn"], "btrfs": ["btrfs", "check", "--readonly"], "xfs": ["xfs_repair", "-n"]}
-    if kind in checks:
-        run_tool(*checks[kind], str(target))
+    judge_late_volume(kind, target, files)
     assert backup_paths(repository, volume).manifest.bytes_used == manifest.bytes_used  # the image and its source stay
 
 
@@ -202,40 +158,14 @@ def test_a_file_system_with_errors_keeps_its_size(tmp_path: Path) -> None:
     assert target.read_bytes() == b"\xff" * (40 * MIB)
 
 
-def mbr_disk(folder: Path) -> tuple[Path, list[dict[str, str]]]:
-    """NTFS and ext4 on an MBR disk, as primary partitions."""
-    disk, volumes = folder / "disk", [folder / "one", folder / "two"]
-    files = [make_volume(volumes[0], "ntfs", 64 * MIB), make_volume(volumes[1], "ext4", 96 * MIB)]
-    disk.touch()
-    os.truncate(disk, 170 * MIB)
-    table = (
-        "label: dos\nlabel-id: 0x5eadbeef\nstart=2048,size=131072,type=7,bootable\nstart=135168,size=196608,type=83\n"
-    )
-    subprocess.run(["sfdisk", "-q", str(disk)], input=table.encode(), check=True)
-    for volume, start in zip(volumes, (2048, 135168), strict=True):
-        real_disks.copy_into(volume, disk, start * 512)
-    return disk, files
-
-
 @pytest.mark.parametrize("size", [110, pytest.param(240, marks=pytest.mark.slow)])
 def test_an_mbr_disk(tmp_path: Path, size: int) -> None:
-    disk, files = mbr_disk(tmp_path)
+    disk, files = make_late_mbr(tmp_path)
     repository = make_repository(LocalStore(str(tmp_path / "repository")))
     manifest = backup_paths(repository, disk).manifest
     target = used_file(tmp_path / "target", size * MIB)
     restore(repository, manifest, target, options=FIT)
-    run_tool("sfdisk", "--verify", str(target))
-    dump = run_tool("sfdisk", "--dump", str(target))
-    assert "label-id: 0x5eadbeef" in dump
-    assert "bootable" in dump
-    with open_file_reader(str(target)) as reader:
-        parts = read_layout(reader).partitions
-    assert size * MIB - parts[-1].extent.end < 2 * MIB
-    mounts: list[Callable[..., object]] = [mounted_ntfs, mounted_kernel]
-    for part, expected, mounted in zip(parts, files, mounts, strict=True):
-        copy = real_disks.extract(target, part.extent, tmp_path / "copy")
-        with mounted(copy, tmp_path / "mount") as root:  # type: ignore[attr-defined]
-            assert hash_tree(root) == expected
+    judge_late_mbr(target, files, tmp_path)
 
 
 def test_a_hybrid_table_is_not_changed(tmp_path: Path) -> None:

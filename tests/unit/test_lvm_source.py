@@ -27,6 +27,7 @@ from stillframe.host.lvm.report import parse_report
 from stillframe.host.mounts import Use, Users
 from stillframe.jobs.backup import BackupOptions, apply_backup, plan_backup
 from stillframe.jobs.clone import CloneOptions, apply_clone, plan_clone
+from stillframe.jobs.cloning.disk_image import disk_image
 from stillframe.jobs.saving.hooks import Hooks
 from stillframe.jobs.saving.live import require_elsewhere
 from stillframe.store import MemoryStore
@@ -412,3 +413,9 @@ def test_what_lvm_itself_refuses(made: MadeLvm, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(lvm, "find_leftovers", lambda _: (replace(CLASSIC, size=400 * MIB),))
     with open_snapshot_source(facts, users, node(ROOT)) as source:  # there is room when that is gone
         assert source.name == "vg-a/root"
+
+
+def test_a_clone_that_is_made_to_fit_asks_for_a_snapshot_of_ones_own(made: MadeLvm) -> None:
+    with pytest.raises(SourceInUse, match="read more than once") as refused:
+        disk_image(made.source(), Selection(), FakeClock())
+    assert "lvcreate --snapshot" in refused.value.hint

@@ -15,7 +15,8 @@ from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository
 from stillframe.store.local import LocalStore
 from stillframe.testing.debian_disk import make_debian_disk
-from stillframe.testing.job_runs import backup_paths, job_context, make_repository, restore
+from stillframe.testing.job_runs import backup_paths, clone_fitted, job_context, make_repository, restore
+from stillframe.testing.real_disks import hash_file
 from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -46,3 +47,20 @@ def test_a_debian_starts_from_a_disk_of_another_size(
     options = MachineOptions(firmware=firmware, memory_mib=1024, cpus=2)
     result = prove_image(repository, again, options=options, limit_s=LIMIT_S, context=job_context())
     assert result.outcome == "booted", result.reason
+
+
+def test_a_debian_starts_from_a_smaller_disk_that_it_was_cloned_onto(tmp_path: Path) -> None:
+    """Without a repository; one is made only to start what came out."""
+    source, target = make_debian_disk(tmp_path / "source.img"), tmp_path / "target"
+    before = hash_file(source)
+    target.touch()
+    os.truncate(target, 1300 << 20)
+    clone_fitted(source, target, RestoreOptions(fit=True))
+    assert hash_file(source) == before
+    assert "No problems found" in run_tool("sgdisk", "-v", str(target))
+    repository = make_repository(LocalStore(str(tmp_path / "repository")), chunk_size=262_144)
+    manifest = backup_paths(repository, target).manifest
+    for firmware in ("bios", "uefi"):
+        options = MachineOptions(firmware=firmware, memory_mib=1024, cpus=2)
+        result = prove_image(repository, manifest, options=options, limit_s=LIMIT_S, context=job_context())
+        assert result.outcome == "booted", (firmware, result.reason)

@@ -34,7 +34,7 @@ def fit_picture(plan: RestorePlan) -> list[str]:
     scale = max(disk.size, plan.target_size)
     return [
         "",
-        f"In the image, {format_size(disk.size)}:",
+        f"{'In the image' if plan.verb == 'restore' else 'On the source'}, {format_size(disk.size)}:",
         f"  {draw(before, disk.size, scale)}",
         f"On the target, {format_size(plan.target_size)}:",
         f"  {draw(after, plan.target_size, scale)}",

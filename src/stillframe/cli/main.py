@@ -30,7 +30,7 @@ _VERBS: Final = {
     "recovery-kit": "keeping",
     "backup": "saving",
     "restore": "returning",
-    "clone": "returning",
+    "clone": "cloning",
     "verify": "caring",
     "check": "caring",
     "repair": "caring",

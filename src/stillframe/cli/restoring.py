@@ -29,6 +29,21 @@ EDIT_QUESTION: Final = (
 )
 
 
+def fit_options(options: argparse.Namespace) -> RestoreOptions:
+    """What a person asked for of the partitions of a clone.
+
+    Raises:
+        UsageError: Something was said twice.
+    """
+    wishes = once("--resize", options.resize)
+    return RestoreOptions(
+        wipe=options.wipe, new_identity=options.new_identity, fit=options.fit or bool(wishes), wishes=wishes,
+        moves=once("--move", options.move), leave_out=frozenset(options.leave_out), adapt=options.adapt,
+        convert=_convert_wish(options.convert, is_experimental=options.experimental),
+        hardware=read_hardware(options.target, options.controller, options.drivers, adapt=options.adapt),
+    )  # fmt: skip
+
+
 def restore_options(options: argparse.Namespace) -> RestoreOptions:
     """What a person asked for.
 
@@ -156,6 +171,11 @@ def restore_lines(plan: RestorePlan, listed: ListedImage, *, explain: bool = Fal
         f"Restore image {manifest.image[:8]} of {manifest.machine.name}, {manifest.created} ({listed.verdict}), "
         f"disk {plan.source_disk.number}, {format_size(plan.source_disk.size)}, to"
     )
+    return planned_lines(title, plan, explain=explain)
+
+
+def planned_lines(title: str, plan: RestorePlan, *, explain: bool) -> list[str]:
+    """A plan in words, under a title that says what it is about."""
     identity = target_lines(plan.target, plan.target_path, plan.target_size)
     lines = plan_lines(title, identity, steps=plan.steps, lost=plan.lost, notices=plan.notices)
     if plan.placements:

@@ -1,43 +1,36 @@
-"""The verbs that write to a disk: ``restore`` and ``clone``."""
+"""The verb ``restore``, and what ``clone`` says in the same words."""
 
 import os
 from typing import Any, Final
 
-from stillframe.capture import Selection, open_source
-from stillframe.cli.call import REPOSITORY_VARIABLE, Call, refuse_later, running
+from stillframe.cli.call import REPOSITORY_VARIABLE, Call, running
 from stillframe.cli.restoring import edit, once, restore_lines, restore_options, target_lines
 from stillframe.cli.results import notice_fields
 from stillframe.cli.saving import SKIPPED
 from stillframe.cli.words import local_time, notice_lines, plan_lines
-from stillframe.clock import Clock, SystemClock, rfc3339
+from stillframe.clock import Clock, SystemClock
 from stillframe.errors import TargetError, UsageError
 from stillframe.events import Notice
-from stillframe.host.machine import machine, state_dir
-from stillframe.jobs.clone import CloneOptions, ClonePlan, apply_clone, plan_clone
+from stillframe.host.machine import machine
+from stillframe.jobs.clone import ClonePlan
 from stillframe.jobs.inside.lost_files import name_lost_files
 from stillframe.jobs.listing import find_image, look_at_image
 from stillframe.jobs.looking import require_target
 from stillframe.jobs.repositories import folder_of
 from stillframe.jobs.restore import RestorePlan, RestoreResult, apply_restore
-from stillframe.jobs.restoring.adapting_wishes import read_hardware
-from stillframe.jobs.restoring.kept_files import check_file, default_file, read_kept
+from stillframe.jobs.restoring.kept_files import read_kept
 from stillframe.jobs.restoring.planning import RestorePlanner
 from stillframe.jobs.restoring.several import apply_several, plan_several
 from stillframe.jobs.restoring.targets import describe_contents, refuse_repository
 from stillframe.jobs.restoring.undo_table import apply_undo, plan_undo, plan_undo_from
 from stillframe.units import format_duration, format_rate, format_size
 
-_CLONE_LATER: Final = {
-    "adapt": (False, "Back the disk up, and restore the image with '--adapt'."),
-    "delta": (False, "Without it everything is written."),
-    "fit": (False, "Back the disk up, and restore the image with '--fit'."),
-}
 _GONE: Final = Notice(
     code="table-only", message="only the table comes back: what was written over the partitions since is gone",
     hint="Copy what you still find on them to another disk.",
 )  # fmt: skip
 _QUESTION_SEVERAL: Final = "Everything on these targets that is listed above will be overwritten."
-_QUESTION: Final = "Everything on the target that is listed above will be overwritten."
+QUESTION: Final = "Everything on the target that is listed above will be overwritten."
 
 
 def restore(call: Call) -> int:
@@ -63,12 +56,12 @@ def restore(call: Call) -> int:
     plan = planner.plan(wanted)
     lines = restore_lines(plan, look_at_image(repository, manifest), explain=options.explain)
     if options.dry_run:
-        fields = {"image": manifest.image, "disk": plan.source_disk.number, **_plan_fields(plan)}
+        fields = {"image": manifest.image, "disk": plan.source_disk.number, **plan_fields(plan)}
         screen.finish("restore", fields, lines)
         return 0
     screen.say(*lines, "")
     if plan.target is not None:
-        screen.confirm(_QUESTION, "restore", yes=options.yes)
+        screen.confirm(QUESTION, "restore", yes=options.yes)
     with running(screen) as context:
         result = apply_restore(repository, plan, context)
     for finding in name_lost_files(repository.reader(), manifest, result.lost):
@@ -94,7 +87,7 @@ def _restore_several(call: Call) -> int:
     lines = [line for one in plan.plans for line in ("", *restore_lines(one, listed, explain=options.explain))]
     lines = [*lines[1:], *notice_lines(plan.notices)]
     if options.dry_run:
-        disks = [{"disk": one.source_disk.number, **_plan_fields(one)} for one in plan.plans]
+        disks = [{"disk": one.source_disk.number, **plan_fields(one)} for one in plan.plans]
         fields = {"image": manifest.image, "dry_run": True, "disks": disks, "notices": notice_fields(plan.notices)}
         screen.finish("restore", fields, lines)
         return 0
@@ -123,7 +116,7 @@ def _result_fields(plan: RestorePlan, result: RestoreResult) -> dict[str, Any]:
 
 
 def _result_lines(plan: RestorePlan, result: RestoreResult) -> list[str]:
-    words = _done_lines(plan.target_path, result.bytes_written, result.bytes_skipped, result.seconds)
+    words = done_lines(plan.target_path, result.bytes_written, result.bytes_skipped, result.seconds)
     words += [f"Lost          {part.words}: zeros are there now" for part in result.lost]
     return [*words, *(f"Changed       {change}" for change in result.changes)]
 
@@ -139,7 +132,7 @@ def _undo_table(call: Call) -> int:
         raise TargetError(f"there is no {path}", hint="'stillframe disks' lists the disks of this machine.")
     clock: Clock = SystemClock()
     if options.kept:
-        _refuse_named_repository(call, options.repo, path)
+        refuse_named_repository(call, options.repo, path)
         plan = plan_undo_from(read_kept(options.kept), path, lost=tuple(describe_contents(path)))
     else:
         repository = call.open_repository()
@@ -155,7 +148,7 @@ def _undo_table(call: Call) -> int:
         screen.finish("restore", {"dry_run": True, "target": path, "created": kept.created}, lines)
         return 0
     screen.say(*lines, "")
-    screen.confirm(_QUESTION, "restore", yes=options.yes)
+    screen.confirm(QUESTION, "restore", yes=options.yes)
     with running(screen) as context:
         written = apply_undo(plan, clock, context)
     screen.finish("restore", {"target": path, "bytes_written": written, "created": kept.created},
@@ -163,63 +156,15 @@ def _undo_table(call: Call) -> int:
     return 0
 
 
-def clone(call: Call) -> int:
-    """Copy a disk onto another one."""
-    options, screen = call.options, call.screen
-    refuse_later(options, _CLONE_LATER)
-    require_target(options.target)
-    _refuse_named_repository(call, "", os.path.abspath(options.target))
-    wanted = CloneOptions(
-        selection=Selection(all_sectors=options.all_sectors, include_paging=options.include_paging),
-        wipe=options.wipe, new_identity=options.new_identity, adapt=options.adapt,
-        hardware=read_hardware(options.target, options.controller, options.drivers, adapt=options.adapt),
-        keep_table=_table_file(options.keep_table, os.path.abspath(options.target), is_plan=options.dry_run),
-    )  # fmt: skip
-    with open_source(options.source, allow_torn=options.allow_torn, may_snapshot=True) as source:
-        plan = plan_clone(source, os.path.abspath(options.target), wanted)
-        lines = plan_lines(
-            f"Clone {source.facts.path} ({format_size(plan.disk.layout.size)}) to",
-            target_lines(plan.target, plan.target_path, plan.target_size),
-            steps=plan.steps, lost=plan.lost, notices=plan.notices,
-        )  # fmt: skip
-        if options.dry_run:
-            screen.finish("clone", {"source": source.facts.path, **_plan_fields(plan)}, lines)
-            return 0
-        screen.say(*lines, "")
-        if plan.target is not None:
-            screen.confirm(_QUESTION, "clone", yes=options.yes)
-        with running(screen) as context:
-            result = apply_clone(source, plan, clock=SystemClock(), context=context)
-    fields = {
-        "source": source.facts.path, "target": plan.target_path, "bytes_written": result.bytes_written,
-        "bytes_skipped": result.bytes_skipped, "seconds": result.seconds, "complete": result.is_complete,
-        "changes": list(result.changes), "may_not_start": result.may_not_start,
-    }  # fmt: skip
-    words = _done_lines(plan.target_path, result.bytes_written, result.bytes_skipped, result.seconds)
-    if not result.is_complete:
-        words.append("The source was in use while it was copied: this copy may be unusable.")
-    words += [f"Changed       {change}" for change in result.changes]
-    screen.finish("clone", fields, words)
-    return 0 if result.is_complete and not result.may_not_start else SKIPPED
-
-
-def _table_file(named: str, target: str, *, is_plan: bool) -> str:
-    """Where a clone keeps the table of its target."""
-    if named:
-        check_file(os.path.abspath(named), target)
-        return os.path.abspath(named)
-    name = f"{rfc3339(SystemClock().now()).replace(':', '')}-{os.getpid()}"
-    return "" if is_plan else default_file(state_dir(), name)
-
-
-def _refuse_named_repository(call: Call, named: str, target: str) -> None:
+def refuse_named_repository(call: Call, named: str, target: str) -> None:
     """Refuse a target with the repository that this person uses, also where the verb itself needs none."""
     named = named or call.environment.get(REPOSITORY_VARIABLE, "")
     if named:
         refuse_repository(folder_of(named), target)
 
 
-def _plan_fields(plan: RestorePlan | ClonePlan) -> dict[str, Any]:
+def plan_fields(plan: RestorePlan | ClonePlan) -> dict[str, Any]:
+    """What ``--json`` says of a plan."""
     target = plan.target
     return {
         "dry_run": True,
@@ -246,7 +191,8 @@ def _plan_fields(plan: RestorePlan | ClonePlan) -> dict[str, Any]:
     }
 
 
-def _done_lines(target: str, written: int, skipped: int, seconds: float) -> list[str]:
+def done_lines(target: str, written: int, skipped: int, seconds: float) -> list[str]:
+    """What was written, in words."""
     rate = format_rate(written, seconds)
     return [
         f"Written       {format_size(written)} to {target} in {format_duration(seconds)} ({rate})",

@@ -54,7 +54,7 @@ _BIOS_BOOT_NAME: Final = "BIOS boot partition"
 _RESERVED_NAME: Final = "Microsoft reserved partition"
 _RESERVED_SIZE: Final = 16 * MIB
 """Microsoft, "UEFI/GPT-based hard drive partitions": each disk of Windows has one, of 16 MB."""
-_WITHOUT: Final = "Restore the disk without '--convert'."
+_WITHOUT: Final = "Leave '--convert' out."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,7 +103,10 @@ class _Fitting:
         unknown = sorted((set(wishes) | set(moves)) - set(self._sizes))
         if unknown:
             have = ", ".join(map(str, sorted(self._sizes)))
-            raise UsageError(f"there is no partition {unknown[0]}; the image has {have}", hint="See 'stillframe show'.")
+            raise UsageError(
+                f"there is no partition {unknown[0]}; there are {have}",
+                hint="'stillframe show IMAGE' or 'stillframe disks DISK' lists them.",
+            )
         self._moves = {number: self._start_asked(number, start, layout) for number, start in moves.items()}
         self._parts = sorted(layout.partitions, key=lambda part: self._moves.get(part.number, part.extent.start))
         self._gaps = {part.number: record_gap(self._parts, part, self._step) for part in self._parts}
@@ -199,8 +202,8 @@ class _Fitting:
         if excess > free:
             raise TargetError(
                 f"the partitions need {format_size(excess - free)} more than there is: {self._reasons()}",
-                hint="Choose a larger disk, leave one out ('--leave-out N'), or restore single partitions with "
-                "'--partition N'.",
+                hint="Choose a larger disk, leave one out ('--leave-out N'), or take single partitions "
+                "('--partition N' of an image).",
             )
         for number, slack in sorted(slacks.items(), key=lambda one: one[1]):
             if excess <= 0 or not slack:

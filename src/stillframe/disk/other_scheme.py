@@ -111,5 +111,5 @@ def _refuse(part: Partition) -> None:
     if name_type(part.type) in _REFUSED:
         raise TargetError(
             f"partition {part.number} ({part.type_name}) belongs to its partition table, and is not converted",
-            hint="Restore the disk without '--convert'.",
+            hint="Leave '--convert' out.",
         )

@@ -366,5 +366,5 @@ def _check_fits(size_needed: int, target_size: int) -> None:
         raise TargetError(
             f"the partitions and their table need {size_needed} bytes ({format_size(size_needed)}), the target has "
             f"{target_size}: {format_size(size_needed - target_size)} too few",
-            hint="Choose a larger disk.",
+            hint="Choose a larger disk; '--fit' makes partitions smaller where that is possible.",
         )

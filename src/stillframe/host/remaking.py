@@ -100,7 +100,7 @@ def _mounted_old(volumes: TwoVolumes) -> Iterator[None]:
         if attached.is_stale:
             raise MachineRefusal(
                 "the log of the XFS volume could not be replayed",
-                hint="Let xfs_repair examine the volume, and make a new image.",
+                hint="Let xfs_repair examine the volume, and begin again with its disk.",
             )
         yield
     finally:

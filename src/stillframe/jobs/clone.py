@@ -25,7 +25,7 @@ from stillframe.events import BytesMoved, EventSink, JobFinished, JobStarted, No
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.places import lies_on
 from stillframe.host.target import TargetIdentity, create_target_file, identify_target, open_target
-from stillframe.jobs.clone_words import clone_steps
+from stillframe.jobs.cloning.words import clone_steps
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.pipeline import Workers
 from stillframe.jobs.restoring.kept_files import keep_in_file
@@ -138,7 +138,10 @@ def plan_clone(source: OpenSource, target_path: str, options: CloneOptions) -> C
         fresh = new_identity(layout, disk.reader, size, next_uuid=uuid.uuid4)
         patches, after = fresh.patches, renamed_layout(layout, fresh)
     elif layout.scheme == "none" and size < layout.size:
-        raise TargetError(f"the target is too small by {format_size(layout.size - size)}", hint="Choose a larger one.")
+        raise TargetError(
+            f"the target is too small by {format_size(layout.size - size)}",
+            hint="Choose a larger one; '--fit' makes the volume smaller where that is possible.",
+        )
     else:
         patches = fit_table(layout, disk.reader, size)
     return ClonePlan(

@@ -15,7 +15,7 @@ from stillframe.block import AssembledReader, BlockReader, GuardedReader, Piece
 from stillframe.jobs.listing import find_disk, find_partition
 from stillframe.repo.chunk_cache import AHEAD_THREADS, CACHE_SIZE, ChunkCache
 from stillframe.repo.map_reader import MapReader
-from stillframe.repo.reading import ChunkReader
+from stillframe.repo.reading import Chunks, Origin
 from stillframe.repo.records import (
     Manifest,
     Ranges,
@@ -25,7 +25,6 @@ from stillframe.repo.records import (
     extents_of,
     require_known_features,
 )
-from stillframe.repo.repository import Repository
 
 _LEFT_OUT: Final = "was left out of the image"
 _LEFT_OUT_HINT: Final = "'stillframe show' lists what was left out; '--include-paging' keeps it next time."
@@ -94,11 +93,11 @@ class ExposedImage:
         return next(disk for disk in self.disks if disk.stored is wanted)
 
 
-def expose(repository: Repository, manifest: Manifest, *, cache_size: int | None = None) -> ExposedImage:
+def expose(origin: Origin, manifest: Manifest, *, cache_size: int | None = None) -> ExposedImage:
     """An image as disks.
 
     Args:
-        repository: Where it is.
+        origin: Where it is.
         manifest: The image.
         cache_size: Bytes of expanded chunks that all its readers keep together; by default 128 MiB.
 
@@ -106,10 +105,10 @@ def expose(repository: Repository, manifest: Manifest, *, cache_size: int | None
         UnsupportedFormat: It needs what this program does not know.
         DamagedError: Its maps are not what the format allows, or the index cannot be read.
     """
-    return expose_from(repository.reader(), manifest, cache_size=cache_size)
+    return expose_from(origin.reader(), manifest, cache_size=cache_size)
 
 
-def expose_from(chunks: ChunkReader, manifest: Manifest, *, cache_size: int | None = None) -> ExposedImage:
+def expose_from(chunks: Chunks, manifest: Manifest, *, cache_size: int | None = None) -> ExposedImage:
     """An image as disks, through a reader of chunks that is there already; errors as ``expose``."""
     require_known_features(manifest)
     size_max = CACHE_SIZE if cache_size is None else cache_size

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from typing import Final
 
 from stillframe.block import BlockReader, BlockWriter
 from stillframe.block.file import FileWriter
@@ -17,6 +18,7 @@ from stillframe.disk import Layout, Patch, fit_table, moved_layout, new_identity
 from stillframe.disk.new_table import build_table
 from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
+from stillframe.fs.registry import identify, read_used_map
 from stillframe.host.target import create_target_file, open_target
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.conversions.planning import front_of
@@ -34,8 +36,8 @@ from stillframe.jobs.restoring.plan import (
 from stillframe.jobs.restoring.planning import plan_restore
 from stillframe.jobs.restoring.remaking import NewPlace, remade
 from stillframe.jobs.restoring.resizing import resized
+from stillframe.jobs.restoring.supply import Supply, supply_from
 from stillframe.jobs.restoring.tables import TableWriter
-from stillframe.jobs.restoring.undo_table import keep_table
 from stillframe.jobs.restoring.words import placement_words
 from stillframe.jobs.starts.efi_start import tell_firmware
 from stillframe.jobs.starts.making_ready import StartWishes, WrittenDisk, make_ready
@@ -44,37 +46,46 @@ from stillframe.repo.losses import LostPart
 from stillframe.repo.map_reader import MapReader
 from stillframe.repo.records import StoredPartition
 from stillframe.repo.repository import Repository
-from stillframe.repo.writing import ChunkNamer
 from stillframe.units import MIB, format_size
 
-__all__ = ["RestoreOptions", "RestorePlan", "RestoreResult", "apply_restore", "plan_restore"]
+__all__ = ["RestoreOptions", "RestorePlan", "RestoreResult", "apply_restore", "carry_out", "plan_restore"]
 
+_AGAIN: Final = {
+    "restore": "Run the same restore again with '--delta': it goes on where this one stopped.",
+    "clone": "Make the clone again: it begins anew.",
+}
 Views = Mapping[int, BlockReader]
 """Partitions at another size, by their numbers."""
 
 
 def apply_restore(repository: Repository, plan: RestorePlan, context: JobContext) -> RestoreResult:
-    """Carry a plan out.
+    """Carry a plan out; errors as ``carry_out``."""
+    return carry_out(supply_from(repository, plan), plan, context)
+
+
+def carry_out(supply: Supply, plan: RestorePlan, context: JobContext) -> RestoreResult:
+    """Carry a plan out, from wherever its bytes come.
 
     Raises:
         TargetError: The target is not what it was when the plan was made, or has come into use.
         DamagedError: Something of the image cannot be read: the target is left without a valid partition table.
+        DeviceError, Disturbed: Likewise of a disk that is copied: it cannot be read, or did not stay as it was.
     """
-    began = repository.clock.monotonic()
+    began = supply.clock.monotonic()
     failures = StartFailures(context.events)
     context = replace(context, events=failures)
-    context.events.emit(JobStarted(verb="restore", what=plan.target_path, bytes_total=plan.bytes_to_write))
+    context.events.emit(JobStarted(verb=plan.verb, what=plan.target_path, bytes_total=plan.bytes_to_write))
     with ExitStack() as stack:
         views = {}  # before the target is touched: what cannot be resized is known then
         for part in resized_parts(plan):
-            views[part.number] = stack.enter_context(_view(repository, plan, part, context))
+            views[part.number] = stack.enter_context(_view(supply, plan, part, context))
         target = stack.enter_context(
             open_target(plan.target) if plan.target else create_target_file(plan.target_path, plan.target_size)
         )
-        if plan.target is not None and plan.partition is None:
-            keep_table(repository, target, plan.target, plan.was_there, context.events)
+        if plan.target is not None and plan.options.onto is None:
+            supply.keep(target, plan.target, plan.was_there, context.events)
         try:
-            placer, changes = _write(repository, plan, views, target, context)
+            placer, changes = _write(supply, plan, views, target, context)
         except BaseException:
             context.events.emit(_incomplete(plan))
             raise
@@ -82,8 +93,8 @@ def apply_restore(repository: Repository, plan: RestorePlan, context: JobContext
             target.reread_partitions()
     if plan.starts_by_uefi:
         changes += tell_firmware(plan.target, context.events, is_copy=plan.options.new_identity)
-    seconds = repository.clock.monotonic() - began
-    context.events.emit(JobFinished(verb="restore", seconds=seconds))
+    seconds = supply.clock.monotonic() - began
+    context.events.emit(JobFinished(verb=plan.verb, seconds=seconds))
     return RestoreResult(
         bytes_written=placer.written.bytes_written, bytes_skipped=placer.written.bytes_skipped, seconds=seconds,
         changes=changes, lost=tuple(_lost_parts(plan, placer)), may_not_start=failures.found,
@@ -91,18 +102,18 @@ def apply_restore(repository: Repository, plan: RestorePlan, context: JobContext
 
 
 def _view(
-    repository: Repository, plan: RestorePlan, part: StoredPartition, context: JobContext
+    supply: Supply, plan: RestorePlan, part: StoredPartition, context: JobContext
 ) -> AbstractContextManager[BlockReader]:
     """A partition as it will be, its file system resized or made anew."""
     place = plan.place_of(part)
     if part.number not in plan.made_anew:
         context.events.emit(PhaseStarted(name=f"making partition {part.number} {format_size(place.size)}, on a copy"))
-        return resized(repository, plan.manifest, part, place.size, context.events)
+        return resized(supply, plan.manifest, part, place.size, context.events)
     context.events.emit(PhaseStarted(name=f"making partition {part.number} anew, {format_size(place.size)}"))
     # On a whole disk, boot sectors are told of their places when all partitions are written.
     start = place.start if plan.partition is not None or plan.beside is not None else None
     new = NewPlace(size=place.size, sector_size=plan.sector_size, start=start)
-    return remade(repository, plan.manifest, part, new, context.events)
+    return remade(supply, plan.manifest, part, new, context.events)
 
 
 def _lost_parts(plan: RestorePlan, placer: Placer) -> Iterator[LostPart]:
@@ -125,30 +136,29 @@ def _lost_parts(plan: RestorePlan, placer: Placer) -> Iterator[LostPart]:
 
 
 def _write(
-    repository: Repository, plan: RestorePlan, views: Views, target: FileWriter, context: JobContext
+    supply: Supply, plan: RestorePlan, views: Views, target: FileWriter, context: JobContext
 ) -> tuple[Placer, tuple[str, ...]]:
     """Write everything, and wait until it would survive a power cut."""
     if plan.beside is not None:
-        placer, changes = _write_beside(repository, plan, views, target, context), tuple[str, ...]()
+        placer, changes = _write_beside(supply, plan, views, target, context), tuple[str, ...]()
     elif plan.partition is None:
-        placer, changes = _write_disk(repository, plan, views, target, context)
+        placer, changes = _write_disk(supply, plan, views, target, context)
     else:
-        placer, changes = _placer(repository, plan, target, context), tuple[str, ...]()
+        placer, changes = _placer(supply, plan, target, context), tuple[str, ...]()
         _place_partitions(placer, plan, views, [plan.partition], [])
+        supply.require_still()
     context.events.emit(PhaseStarted(name="waiting until the target has written everything"))
     target.flush()
     return placer, changes
 
 
-def _write_beside(
-    repository: Repository, plan: RestorePlan, views: Views, target: FileWriter, context: JobContext
-) -> Placer:
+def _write_beside(supply: Supply, plan: RestorePlan, views: Views, target: FileWriter, context: JobContext) -> Placer:
     """New partitions in free space; the table that is there stays good until they are in it."""
     beside = plan.beside
     if beside is None:
         raise ValueError("nothing is added")
     require_same_table(target, beside, plan.target_path)
-    placer = _placer(repository, plan, target, context)
+    placer = _placer(supply, plan, target, context)
     _place_partitions(placer, plan, views, plan.source_disk.partitions, [])
     target.flush()
     context.cancel.check()
@@ -163,21 +173,20 @@ def _incomplete(plan: RestorePlan) -> Notice:
             hint="Run the same restore again.",
         )  # fmt: skip
     return Notice(
-        code="target-incomplete", message=f"{plan.target_path} is not complete",
-        hint="Run the same restore again with '--delta': it goes on where this one stopped.",
+        code="target-incomplete", message=f"{plan.target_path} is not complete", hint=_AGAIN[plan.verb]
     )  # fmt: skip
 
 
 def _write_disk(
-    repository: Repository, plan: RestorePlan, views: Views, target: FileWriter, context: JobContext
+    supply: Supply, plan: RestorePlan, views: Views, target: FileWriter, context: JobContext
 ) -> tuple[Placer, tuple[str, ...]]:
     """Partitions first, then what lies outside, the table last; no valid table in between."""
     disk = plan.source_disk
-    outside = outside_reader(repository, plan.manifest, disk)
+    outside = outside_reader(supply, plan.manifest, disk)
     layout = stored_layout(disk, outside)
     table, changes, after = _table(plan, target, layout, outside)
     table.clear()
-    placer = _placer(repository, plan, target, context)
+    placer = _placer(supply, plan, target, context)
     stay = {place.partition.number for place in plan.left_places if place.stays}
     # What was outside and still is. A disk without a table is one volume, and has no outside.
     inside = ExtentSet.from_extents(Extent(part.start, part.start + part.size) for part in disk.partitions)
@@ -205,6 +214,7 @@ def _write_disk(
             placer.clear(extent)
     target.flush()
     context.cancel.check()
+    supply.require_still()
     placer.written.add(written=table.write())
     return placer, changes
 
@@ -244,7 +254,8 @@ def _place_partitions(
     placer.place([*maps, *others])
     for part in parts:
         if part.number in views:
-            placer.place_view(views[part.number], plan.place_of(part).start)
+            view = views[part.number]
+            placer.place_view(view, plan.place_of(part).start, read_used_map(view, identify(view)).extents)
 
 
 def _patches(
@@ -266,14 +277,13 @@ def _patches(
     return patches, tuple(changes), after
 
 
-def _placer(repository: Repository, plan: RestorePlan, target: BlockWriter, context: JobContext) -> Placer:
+def _placer(supply: Supply, plan: RestorePlan, target: BlockWriter, context: JobContext) -> Placer:
     options = PlacingOptions(
         delta=plan.options.delta and plan.target is not None,
         wipe=plan.options.wipe,
         is_zero=plan.target is None,
         salvage=plan.options.salvage,
     )
-    namer = ChunkNamer(repository, bytes.fromhex(plan.manifest.domain))
     return Placer(
-        target, repository.reader(), namer, chunk_size=plan.manifest.chunk_size, options=options, context=context
+        target, supply.reader(), supply.namer, chunk_size=plan.manifest.chunk_size, options=options, context=context
     )

@@ -13,7 +13,7 @@ from typing import Final
 
 from stillframe.errors import DamagedError
 from stillframe.repo.packs import plan_fetches
-from stillframe.repo.reading import ChunkReader
+from stillframe.repo.reading import Chunks
 from stillframe.repo.rows import Location
 
 CACHE_SIZE: Final = 128 << 20
@@ -43,7 +43,7 @@ class ChunkCache:
         threads: That read ahead; 0 for a reader that is used once, or only here and there.
     """
 
-    def __init__(self, chunks: ChunkReader, *, size_max: int = CACHE_SIZE, threads: int = 0) -> None:
+    def __init__(self, chunks: Chunks, *, size_max: int = CACHE_SIZE, threads: int = 0) -> None:
         self.chunks: Final = chunks
         self.threads: Final = threads
         self._size_max = size_max
@@ -154,7 +154,7 @@ class ChunkCache:
             self._size -= len(self._kept.popitem(last=False)[1])
 
 
-def _whole(data: bytes | DamagedError | None, place: Location, chunks: ChunkReader) -> bytes:
+def _whole(data: bytes | DamagedError | None, place: Location, chunks: Chunks) -> bytes:
     if isinstance(data, DamagedError):
         raise data
     return data if data is not None else chunks.read(place.chunk_id)  # whoever brought it was interrupted

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stillframe.errors import DamagedError
 from stillframe.repo.blockmap import FANOUT, Kind, MapRoot, chunk_count, parse_node, root_level
 from stillframe.repo.format import CHECK_HINT, CHUNK_ID_SIZE
-from stillframe.repo.reading import ChunkReader, missing_chunk
+from stillframe.repo.reading import Chunks, missing_chunk
 from stillframe.repo.rows import Location, ids_array
 
 _LEAVES_CACHED: Final = 64
@@ -49,7 +49,7 @@ class MapLeaves:
         chunk_size: Bytes of a chunk.
     """
 
-    def __init__(self, root: MapRoot, chunks: ChunkReader, *, chunk_size: int) -> None:
+    def __init__(self, root: MapRoot, chunks: Chunks, *, chunk_size: int) -> None:
         self._root = root.root
         self._chunks = chunks
         self._size = root.size
@@ -142,7 +142,7 @@ class MapLeaves:
         known = self._places.get(key)
         if known is not None or leaf.kinds is None:
             return known or []
-        found = iter(self._chunks.index.locate(ids_array(leaf.ids)))
+        found = iter(self._chunks.locate(ids_array(leaf.ids)))
         places = [next(found) if kind == Kind.DATA else None for kind in leaf.kinds.tolist()]
         with self._lock:
             if key in self._leaves:

@@ -18,7 +18,7 @@ from stillframe.extents import Extent
 from stillframe.repo.blockmap import Kind, MapRoot
 from stillframe.repo.chunk_cache import GROUP, ChunkCache
 from stillframe.repo.map_leaves import Leaf, MapLeaves
-from stillframe.repo.reading import ChunkReader
+from stillframe.repo.reading import Chunks
 
 _OWN_CACHE_SIZE: Final = 16 << 20
 _AHEAD: Final = 4 * GROUP
@@ -41,7 +41,7 @@ class MapReader:
     """
 
     def __init__(
-        self, root: MapRoot, chunks: ChunkReader, *, chunk_size: int, sector_size: int = 512,
+        self, root: MapRoot, chunks: Chunks, *, chunk_size: int, sector_size: int = 512,
         cache: ChunkCache | None = None,
     ) -> None:  # fmt: skip
         self._size = root.size

@@ -6,16 +6,52 @@ Answers: "give me the chunk with this id." Safe for several threads.
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from stillframe.errors import DamagedError, RepositoryError, StorageError
 from stillframe.repo.format import CHECK_HINT
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.packs import Fetch, PackReader, plan_fetches
-from stillframe.repo.rows import Location, ids_array
+from stillframe.repo.rows import Ids, Location, ids_array
 from stillframe.store import ObjectMissing
 
 _NODES_CACHED: Final = 256
+
+
+class Chunks(Protocol):
+    """Chunks and nodes by id: what block maps are read through. Safe for several threads.
+
+    What a chunk's place means is known to who gave it: it is only handed back. ``DamagedError`` stands for bytes that
+    are not what was stored; a source that is read itself raises its own errors.
+    """
+
+    def plan(self, chunk_ids: Sequence[bytes]) -> tuple[list[Fetch], list[bytes]]:
+        """Reads that bring these chunks, each once, and the ids that nobody knows."""
+        ...
+
+    def locate(self, ids: Ids) -> list[Location | None]:
+        """Where each of these rests; ``None`` for one that nobody knows."""
+        ...
+
+    def fetch(self, fetch: Fetch) -> Iterator[tuple[Location, bytes | DamagedError]]:
+        """The chunks of one read; an error stands in place of what is damaged."""
+        ...
+
+    def read(self, chunk_id: bytes) -> bytes:
+        """One chunk or node. Raises ``DamagedError``."""
+        ...
+
+    def read_node(self, node_id: bytes) -> bytes:
+        """A node of a block map. Raises ``DamagedError``."""
+        ...
+
+
+class Origin(Protocol):
+    """Where the chunks of an image are had: a repository, or a disk that stands for an image of itself."""
+
+    def reader(self) -> Chunks:
+        """Its chunks."""
+        ...
 
 
 class ChunkReader:
@@ -32,9 +68,13 @@ class ChunkReader:
         unique = list(dict.fromkeys(chunk_ids))
         if not unique:
             return [], []
-        places = self.index.locate(ids_array(b"".join(unique)))
+        places = self.locate(ids_array(b"".join(unique)))
         missing = [chunk_id for chunk_id, place in zip(unique, places, strict=True) if place is None]
         return list(plan_fetches([place for place in places if place is not None])), missing
+
+    def locate(self, ids: Ids) -> list[Location | None]:
+        """Where one copy of each of these rests; ``None`` for one that no run knows."""
+        return self.index.locate(ids)
 
     def fetch(self, fetch: Fetch) -> Iterator[tuple[Location, bytes | DamagedError]]:
         """The chunks of one read. What is damaged is tried from another copy; else its error stands in its place."""

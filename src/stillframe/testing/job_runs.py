@@ -16,6 +16,8 @@ from stillframe.events import EventSink, NoEvents
 from stillframe.host.disks import DiskFacts
 from stillframe.jobs.backup import BackupOptions, BackupResult, apply_backup, plan_backup
 from stillframe.jobs.clone import CloneOptions, CloneResult, apply_clone, plan_clone
+from stillframe.jobs.cloning.disk_image import disk_image
+from stillframe.jobs.cloning.fitted import apply_fitted_clone, clone_planner
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.pipeline import CancelToken
 from stillframe.jobs.restore import RestoreOptions, RestoreResult, apply_restore, plan_restore
@@ -115,3 +117,14 @@ def clone(
     with open_source(os.fspath(source)) as opened:
         plan = plan_clone(opened, os.fspath(target), options)
         return apply_clone(opened, plan, clock=clock or FakeClock(), context=job_context())
+
+
+def clone_fitted(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], options: RestoreOptions, *,
+    context: JobContext | None = None,
+) -> RestoreResult:  # fmt: skip
+    """Copy a disk onto another of another size."""
+    with open_source(os.fspath(source), may_snapshot=True) as opened:
+        image = disk_image(opened, Selection(), FakeClock())
+        plan = clone_planner(image, os.fspath(target)).plan(options)
+        return apply_fitted_clone(image, plan, keep_table="", clock=FakeClock(), context=context or job_context())

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Final
 
 from stillframe.cli.arguments.words import (
-    LATER,
     Formatter,
     Parser,
     Verbs,
@@ -144,36 +143,36 @@ def _add_clone(verbs: Verbs) -> None:
         "--keep-table", metavar="FILE", default="",
         help="keep what TARGET's partition table was in FILE (default: a file in the state of this machine)",
     )  # fmt: skip
-    clone.add_argument("--fit", action="store_true", help=f"shrink or grow to the target ({LATER})")
+    _add_wishes(clone)
     _add_writing(clone)
     _add_adapting(clone)
 
 
-def _add_wishes(restore: argparse.ArgumentParser) -> None:
-    restore.add_argument(
+def _add_wishes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--convert", metavar="HOW", type=conversion,
         help="make a Linux disk start by other firmware: uefi (GPT; uefi=SIZE: of its new EFI system partition), bios "
         "(GPT), or bios-mbr",
     )  # fmt: skip
-    restore.add_argument(
+    parser.add_argument(
         "--experimental", action="store_true",
         help="with --convert uefi: also a Windows, which was never proven on a real one; keep the old disk",
     )  # fmt: skip
-    restore.add_argument("--fit", action="store_true", help="shrink or grow partitions so that they fill the target")
-    restore.add_argument(
+    parser.add_argument("--fit", action="store_true", help="shrink or grow partitions so that they fill the target")
+    parser.add_argument(
         "--resize", metavar="N=SIZE", action="append", type=wish, default=[],
         help="with --fit: make partition N so large: 100GB, keep, or max; may be repeated",
     )  # fmt: skip
-    restore.add_argument(
+    parser.add_argument(
         "--move", metavar="N=START", action="append", type=start, default=[],
         help="let partition N begin there: 100GB from the start of the disk, or keep; may be repeated",
     )  # fmt: skip
-    restore.add_argument(
+    parser.add_argument(
         "--leave-out", metavar="N", action="append", type=number, default=[],
-        help="do not restore partition N of the image, and leave it out of the table; may be repeated",
+        help="do not write partition N, and leave it out of the table; may be repeated",
     )  # fmt: skip
-    restore.add_argument("--explain", action="store_true", help="show with the plan why it is so, for each partition")
-    restore.add_argument("--edit", action="store_true", help="change the plan on the terminal before it is carried out")
+    parser.add_argument("--explain", action="store_true", help="show with the plan why it is so, for each partition")
+    parser.add_argument("--edit", action="store_true", help="change the plan on the terminal before it is carried out")
 
 
 def _add_adapting(restore: argparse.ArgumentParser) -> None:

@@ -10,8 +10,6 @@ from stillframe.errors import UsageError
 
 WIDTH: Final = 100
 
-LATER: Final = "not in this version"
-
 
 class HelpShown(Exception):
     """``--help`` or ``--version`` was printed; there is nothing else to do."""

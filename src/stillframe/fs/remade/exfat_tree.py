@@ -20,7 +20,7 @@ from stillframe.fs.exfat import ExfatBoot
 from stillframe.fs.remade.chains import WINDOW, ClusterChains, ClusterRun, Entries
 from stillframe.fs.remade.moved import Folder, Node, Piece, Tree, require_apart
 
-HINT: Final = "Run chkdsk on the volume in Windows, or fsck.exfat in Linux, and make a new image."
+HINT: Final = "Run chkdsk on the volume in Windows, or fsck.exfat in Linux, and begin again with its disk."
 ENTRY_SIZE: Final = 32
 END_OF_CHAIN: Final = 0xFFFFFFFF
 _IN_USE: Final = 0x80  # 6.2.1

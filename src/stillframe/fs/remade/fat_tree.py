@@ -18,7 +18,7 @@ from stillframe.fs.fat import FatBoot, unpack_entries
 from stillframe.fs.remade.chains import WINDOW, ClusterChains, ClusterRun, Entries
 from stillframe.fs.remade.moved import Folder, Node, Piece, Tree, require_apart
 
-HINT: Final = "Run chkdsk on the volume in Windows, or fsck.fat in Linux, and make a new image."
+HINT: Final = "Run chkdsk on the volume in Windows, or fsck.fat in Linux, and begin again with its disk."
 ENTRY_SIZE: Final = 32
 _FOLDER_SIZE_MAX: Final = 65536 * ENTRY_SIZE  # section 6: a folder has at most so many entries
 _DELETED, _KANJI = 0xE5, 0x05

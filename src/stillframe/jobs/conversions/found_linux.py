@@ -27,7 +27,7 @@ SHIMS: Final = ("/usr/lib/shim/shimx64.efi.signed.latest", "/usr/lib/shim/shimx6
 SIGNED_GRUB: Final = "/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"
 PROGRAM_MAX: Final = 32 << 20
 _KERNELS_MAX: Final = 32
-_WITHOUT: Final = "Restore the disk without '--convert'; it starts as it did, on firmware of the same kind."
+_WITHOUT: Final = "Leave '--convert' out: the disk starts as it did, on firmware of the same kind."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,8 +25,8 @@ from stillframe.systems.windows import SHUT_DOWN, find_windows_folder
 _NTFS, _BITLOCKER = "ntfs", "BitLocker"
 _LINUX: Final = EXT_NAMES | {"xfs", "btrfs", "swap", "LVM2_member", "crypto_LUKS", "linux_raid_member"}
 _LOOK_S: Final = 300.0
-_WITHOUT: Final = "Restore the disk without '--convert'."
-_DECRYPT: Final = "Switch BitLocker off in that Windows ('manage-bde -off C:'), and make a new image."
+_WITHOUT: Final = "Leave '--convert' out."
+_DECRYPT: Final = "Switch BitLocker off in that Windows ('manage-bde -off C:'), and begin again with its disk."
 _HOW: Final = (
     "'--convert uefi --experimental' does it all the same: keep the old disk as it is. Windows' own 'mbr2gpt' converts "
     "it on a computer that it starts on."

@@ -53,7 +53,7 @@ def plan_conversion(
     draft_conversion(layout, wish.starts_by, esp_size=wish.esp_size)  # what it would refuse is refused at once
     if not is_root():
         raise MachineRefusal("a disk is made to start in another way only by root", hint="Run it again with sudo.")
-    exposed = expose(stored.repository, stored.manifest).disk(stored.disk.number)
+    exposed = expose(stored.origin, stored.manifest).disk(stored.disk.number)
     exposed = replace(exposed, partitions=tuple(part for part in exposed.partitions if part.stored.number in have))
     system, draft = _draft(exposed, stored, layout, wish)
     fitted = _fit(stored, layout, draft, target_size, _Wanted(options=options, asked=asked))

@@ -48,7 +48,7 @@ EXPERIMENTAL: Final = Notice(
     code="windows-uefi-experimental",
     message="that a Windows starts by UEFI after this was never seen: its boot files and its boot configuration were "
     "made as Windows' own tools make them",
-    hint="Keep the image. If it does not start, run 'bcdboot C:\\Windows' in its recovery environment.",
+    hint="Keep the image or the old disk. If it does not start, run 'bcdboot C:\\Windows' in its recovery environment.",
 )
 NO_RECOVERY: Final = Notice(
     code="windows-recovery-left-out",

@@ -84,7 +84,7 @@ def conversion_reasons(conversion: Conversion) -> Iterator[Reason]:
         if part.type == RESERVED_GUID:
             why = "Windows wants one on each GPT disk; nothing is in it."
         elif conversion.starts_by == "uefi":
-            why = "UEFI starts a loader from such a partition, and the image has none."
+            why = "UEFI starts a loader from such a partition, and there was none."
         else:
             why = "A BIOS finds GRUB there: a GPT leaves no room for it behind the first sector."
         yield Reason(partition=part.number, text=f"It is new. {why}")

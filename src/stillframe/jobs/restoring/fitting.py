@@ -160,7 +160,7 @@ def anew_notices(plan: RestorePlan, stored: DiskInImage) -> Iterator[Notice]:
     for part in plan.chosen:
         if part.number in plan.made_anew:
             place = NewPlace(size=plan.place_of(part).size, sector_size=plan.sector_size)
-            words = "; ".join(notices_anew(stored.repository, stored.manifest, part, place))
+            words = "; ".join(notices_anew(stored.origin, stored.manifest, part, place))
             yield Notice(
                 code="made-anew",
                 message=f"partition {part.number} gets a new {part.filesystem} with the same files; what does not come "
@@ -183,7 +183,7 @@ def _movable_layout(stored: DiskInImage) -> Layout:
     if any(notice.code == "mbr-hybrid" for notice in layout.notices):
         raise TargetError(
             "the table of a disk with a hybrid MBR is not changed: some partitions are in both of its tables",
-            hint="Restore it as it is, or single partitions with '--partition N:M --fit'.",
+            hint="Copy it as it is; 'restore --partition N:M --fit' fits single partitions of an image.",
         )
     stay = {part.number for part in stored.disk.partitions}
     return replace(layout, partitions=tuple(part for part in layout.partitions if part.number in stay))

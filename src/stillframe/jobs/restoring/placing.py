@@ -19,7 +19,7 @@ from stillframe.jobs.context import JobContext
 from stillframe.jobs.pipeline import Workers
 from stillframe.repo.blockmap import Kind, MapRoot, Span, iter_spans
 from stillframe.repo.packs import Fetch
-from stillframe.repo.reading import ChunkReader, missing_chunk
+from stillframe.repo.reading import Chunks, missing_chunk
 from stillframe.repo.writing import ChunkNamer
 
 _ZERO_STEP: Final = 64 << 20
@@ -83,10 +83,20 @@ class _Task:
 
 
 class Placer:
-    """Writes maps onto one target."""
+    """Writes maps onto one target.
+
+    Args:
+        target: Where to.
+        chunks: What is written.
+        namer: Tells whether a chunk is the one that its id names; ``None`` where ids say nothing of contents, and then
+            there is no ``delta``.
+        chunk_size: Bytes of a chunk.
+        options: How to write.
+        context: Of the job.
+    """
 
     def __init__(
-        self, target: BlockWriter, chunks: ChunkReader, namer: ChunkNamer, *, chunk_size: int,
+        self, target: BlockWriter, chunks: Chunks, namer: ChunkNamer | None, *, chunk_size: int,
         options: PlacingOptions, context: JobContext,
     ) -> None:  # fmt: skip
         self.target = target
@@ -124,8 +134,13 @@ class Placer:
                     for task in self._tasks(placed, span):
                         workers.put(task)
 
-    def place_view(self, view: BlockReader, offset: int) -> None:
-        """Write all of a volume that is shown by a reader. What it does not have becomes zeros, whoever left it out.
+    def place_view(self, view: BlockReader, offset: int, used: ExtentSet) -> None:
+        """Write a volume that is shown by a reader, as an image of it would be written.
+
+        Args:
+            view: The volume. What it does not have is zeros.
+            offset: Where its first byte goes on the target.
+            used: Bytes of it that are in use: of the others, what it does not have stays as it is, without ``wipe``.
 
         Raises:
             DamagedError: A chunk below it cannot be had.
@@ -134,14 +149,19 @@ class Placer:
         for known in view.known_extents(Extent(0, view.size)):
             start, end = known.extent.start, known.extent.end
             if known.kind is not ExtentKind.DATA:
-                if self._options.is_zero:
-                    self.written.add(skipped=end - start)
-                else:
-                    self.clear(Extent(offset + start, offset + end))
+                self._leave_or_clear(known.extent, offset, used)
                 continue
             for here in range(start, end, _VIEW_STEP):
                 self._context.cancel.check()
                 self._write_there(view.read_at(here, min(_VIEW_STEP, end - here)), offset + here)
+
+    def _leave_or_clear(self, extent: Extent, offset: int, used: ExtentSet) -> None:
+        """Of a volume's range without data, make zeros what has to be."""
+        needed = used.clipped(extent) if not self._options.wipe else ExtentSet.of(extent)
+        needed = ExtentSet.empty() if self._options.is_zero else needed
+        self.written.add(skipped=extent.size - needed.size)
+        for part in needed:
+            self.clear(part.shifted(offset))
 
     def _write_there(self, data: bytes, offset: int) -> None:
         if self._options.delta and self.target.read_at(offset, len(data)) == data:
@@ -154,7 +174,11 @@ class Placer:
     def write_chunk(self, data: bytes, offset: int, placed: PlacedMap) -> None:
         """Write one chunk where that is allowed."""
         extent = Extent(offset, offset + len(data))
+        is_zeros = self._options.is_zero and not np.frombuffer(data, np.uint8).any()
         for part in _allowed(extent, placed):
+            if is_zeros:  # a disk that stands for its image does not know which chunks are zeros
+                self.written.add(skipped=part.size)
+                continue
             self.target.write_at(part.start, memoryview(data)[part.start - offset : part.end - offset])
             self.written.add(written=part.size)
         self._context.events.emit(BytesMoved(size=len(data)))
@@ -171,7 +195,7 @@ class Placer:
             offsets = task.places[place.chunk_id]
             if isinstance(data, DamagedError):
                 self._give_up(data, offsets, task.placed)
-            elif self._namer.name(data) != place.chunk_id:
+            elif self._namer is not None and self._namer.name(data) != place.chunk_id:
                 wrong = DamagedError(f"chunk {place.chunk_id.hex()[:16]} is not what it is named for")
                 self._give_up(wrong, offsets, task.placed)
             else:
@@ -231,7 +255,7 @@ class Placer:
         size = min(self._chunk_size, placed.offset + placed.root.size - offset)
         if placed.allowed is not None and not placed.allowed.contains(Extent(offset, offset + size)):
             return False
-        if self._namer.name(self.target.read_at(offset, size)) != chunk_id:
+        if self._namer is None or self._namer.name(self.target.read_at(offset, size)) != chunk_id:
             return False
         self.written.add(skipped=size)
         self._context.events.emit(BytesMoved(size=size))

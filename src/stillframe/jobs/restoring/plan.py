@@ -16,21 +16,21 @@ from stillframe.jobs.restoring.staying import LeftPlace
 from stillframe.jobs.starts.windows_adapting import WindowsHardware
 from stillframe.repo.losses import LostPart
 from stillframe.repo.map_reader import MapReader
+from stillframe.repo.reading import Origin
 from stillframe.repo.records import Manifest, StoredDisk, StoredPartition
-from stillframe.repo.repository import Repository
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskInImage:
     """One disk of an image, and where the image is."""
 
-    repository: Repository
+    origin: Origin
     manifest: Manifest
     disk: StoredDisk
 
     def outside(self) -> MapReader:
         """The stored bytes outside all partitions, as a disk whose partitions read as zeros."""
-        return outside_reader(self.repository, self.manifest, self.disk)
+        return outside_reader(self.origin, self.manifest, self.disk)
 
     def layout(self) -> Layout:
         """Its layout, read from its stored bytes."""
@@ -121,6 +121,7 @@ class RestorePlan:
         sector_size: Bytes of the target's logical sectors.
         made_anew: Numbers of partitions that get a new file system, into which their files are copied.
         conversion: What becomes of a disk that is to start in another way.
+        verb: Whether the disk is restored from its image, or copied as the image of itself.
     """
 
     manifest: Manifest
@@ -143,6 +144,7 @@ class RestorePlan:
     sector_size: int = 512
     made_anew: tuple[int, ...] = ()
     conversion: Conversion | None = None
+    verb: Literal["restore", "clone"] = "restore"
 
     @property
     def chosen(self) -> tuple[StoredPartition, ...]:
@@ -199,11 +201,9 @@ def manifest_bytes(disk: StoredDisk) -> int:
     return sum(part.bytes_used for part in disk.partitions)
 
 
-def outside_reader(repository: Repository, manifest: Manifest, disk: StoredDisk) -> MapReader:
+def outside_reader(origin: Origin, manifest: Manifest, disk: StoredDisk) -> MapReader:
     """The stored bytes outside all partitions, as a disk whose partitions read as zeros."""
-    return MapReader(
-        disk.outside.root(), repository.reader(), chunk_size=manifest.chunk_size, sector_size=disk.sector_size
-    )
+    return MapReader(disk.outside.root(), origin.reader(), chunk_size=manifest.chunk_size, sector_size=disk.sector_size)
 
 
 def stored_layout(disk: StoredDisk, outside: MapReader) -> Layout:

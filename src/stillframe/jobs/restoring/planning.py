@@ -35,13 +35,13 @@ from stillframe.jobs.restoring.targets import describe_contents, refuse_reposito
 from stillframe.jobs.restoring.wishes import check_wishes
 from stillframe.jobs.restoring.words import beside_steps, restore_notices, restore_steps
 from stillframe.jobs.starts.windows_adapting import require_adapting
+from stillframe.repo.reading import Origin
 from stillframe.repo.records import Manifest, StoredDisk, StoredPartition
-from stillframe.repo.repository import Repository
 from stillframe.units import format_size
 
 
 def plan_restore(
-    repository: Repository, manifest: Manifest, disk_number: int | None, target_path: str, *, repository_folder: str,
+    origin: Origin, manifest: Manifest, disk_number: int | None, target_path: str, *, repository_folder: str,
     options: RestoreOptions,
 ) -> RestorePlan:  # fmt: skip
     """Look at the image and the target, and decide what goes where. Writes nothing.
@@ -50,7 +50,7 @@ def plan_restore(
         UsageError: The image has no such disk or partition, or wishes contradict each other.
         TargetError: The target holds the repository, is too small, or has sectors of another size.
     """
-    planner = RestorePlanner(repository, manifest, disk_number, target_path, repository_folder=repository_folder)
+    planner = RestorePlanner(origin, manifest, disk_number, target_path, repository_folder=repository_folder)
     return planner.plan(options)
 
 
@@ -58,7 +58,7 @@ class RestorePlanner:
     """Plans restores of one disk of an image onto one target.
 
     Args:
-        repository: With the image.
+        origin: Of the image.
         manifest: The image.
         disk_number: Which of its disks; ``None`` for the only one.
         target_path: A disk, a partition, or a disk file, which is made when it does not exist.
@@ -66,10 +66,10 @@ class RestorePlanner:
     """
 
     def __init__(
-        self, repository: Repository, manifest: Manifest, disk_number: int | None, target_path: str, *,
+        self, origin: Origin, manifest: Manifest, disk_number: int | None, target_path: str, *,
         repository_folder: str,
     ) -> None:  # fmt: skip
-        self._repository = repository
+        self._origin = origin
         self._manifest = manifest
         self._disk_number = disk_number
         self._path = target_path
@@ -89,7 +89,7 @@ class RestorePlanner:
         if options.added:
             return self._plan_beside(disk, options)
         kept = replace(disk, partitions=tuple(one for one in disk.partitions if one.number not in options.leave_out))
-        stored = DiskInImage(repository=self._repository, manifest=self._manifest, disk=kept)
+        stored = DiskInImage(origin=self._origin, manifest=self._manifest, disk=kept)
         sector_size = self._sector_size(stored, part, options)
         target, size, places, lost = self._look(kept, part, options)
         place = self._choose_place(size, stored, part, options, sector_size=sector_size)
@@ -119,7 +119,7 @@ class RestorePlanner:
         chosen = replace(disk, partitions=tuple(find_partition(disk, number) for number in options.added))
         target = identify_target(self._path)
         require_same_sectors(self._path, disk.sector_size)
-        stored = DiskInImage(repository=self._repository, manifest=self._manifest, disk=chosen)
+        stored = DiskInImage(origin=self._origin, manifest=self._manifest, disk=chosen)
         found = plan_beside(stored, self._path, options, self._asked)
         plan = RestorePlan(
             manifest=self._manifest, source_disk=chosen, partition=None, target=target, target_path=self._path,

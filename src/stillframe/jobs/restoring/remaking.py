@@ -29,8 +29,8 @@ from stillframe.host.remaking import PROGRAMS, TwoVolumes, first_size, measure_o
 from stillframe.host.run import find_program
 from stillframe.repo.chunk_cache import ChunkCache
 from stillframe.repo.map_reader import MapReader
+from stillframe.repo.reading import Origin
 from stillframe.repo.records import Manifest, StoredPartition
-from stillframe.repo.repository import Repository
 from stillframe.serve.folder import DiskFile, Reported, serve_hidden
 from stillframe.units import MIB, format_size
 
@@ -41,7 +41,10 @@ RESERVE_SHARE: Final = 20
 RESERVE_MIN: Final = 16 * MIB
 _HEAD: Final = 512
 _COMPARE_S: Final = 24 * 3600.0
-_NEXT: Final = "Restore it at its own size; an older image may have what cannot be read."
+_NEXT: Final = "Let it keep its size ('--resize N=keep'); an older image may have what cannot be read."
+BYTES_MISSING: Final = (
+    "'stillframe verify' tells what of an image is damaged; of a disk, save what can be read: 'stillframe backup'."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,16 +62,14 @@ class NewPlace:
     start: int | None = None
 
 
-def smallest_anew(
-    repository: Repository, manifest: Manifest, part: StoredPartition, place: NewPlace, events: EventSink
-) -> int:
+def smallest_anew(origin: Origin, manifest: Manifest, part: StoredPartition, place: NewPlace, events: EventSink) -> int:
     """Bytes of the smallest new volume with the files of this one, a share of them free. ``place.size`` does not count.
 
     Raises:
         StillframeError: It is not made anew, and why.
     """
     require_makeable(part)
-    reader = read_stored(repository, manifest, part)
+    reader = read_stored(origin, manifest, part)
     if part.filesystem in WITHOUT_TOOLS:
         return _read(reader, part, place, manifest).smallest(reserve_of(part.bytes_used))
     options = making_options(reader.read_at(0, _HEAD), sector_size=place.sector_size)
@@ -79,9 +80,9 @@ def smallest_anew(
         return max(SIZE_MIN, needed + measure_overhead(volumes, options))
 
 
-def notices_anew(repository: Repository, manifest: Manifest, part: StoredPartition, place: NewPlace) -> tuple[str, ...]:
+def notices_anew(origin: Origin, manifest: Manifest, part: StoredPartition, place: NewPlace) -> tuple[str, ...]:
     """What does not come along when a volume is made anew, in words."""
-    reader = read_stored(repository, manifest, part)
+    reader = read_stored(origin, manifest, part)
     if part.filesystem in WITHOUT_TOOLS:
         return _read(reader, part, place, manifest).notices
     words = ["numbers of inodes, times at which they were changed, and what files shared of each other's blocks"]
@@ -92,7 +93,7 @@ def notices_anew(repository: Repository, manifest: Manifest, part: StoredPartiti
 
 @contextmanager
 def remade(
-    repository: Repository, manifest: Manifest, part: StoredPartition, place: NewPlace, events: EventSink
+    origin: Origin, manifest: Manifest, part: StoredPartition, place: NewPlace, events: EventSink
 ) -> Iterator[BlockReader]:
     """A partition with a new file system and the same files, all of them compared. Call it with one thread.
 
@@ -102,7 +103,7 @@ def remade(
         TargetError: There is no room for it.
     """
     require_makeable(part)
-    reader = read_stored(repository, manifest, part)
+    reader = read_stored(origin, manifest, part)
     if part.filesystem in WITHOUT_TOOLS:
         with open_scratch(tempfile.gettempdir(), place.size) as written:
             moved = _read(reader, part, place, manifest).write(written, start=_start(reader, part, place))
@@ -143,9 +144,9 @@ def reserve_of(used: int) -> int:
     return max(RESERVE_MIN, used // RESERVE_SHARE)
 
 
-def read_stored(repository: Repository, manifest: Manifest, part: StoredPartition) -> BlockReader:
+def read_stored(origin: Origin, manifest: Manifest, part: StoredPartition) -> BlockReader:
     """The stored partition, for reading here and there. What was left out of the image is zeros."""
-    chunks = repository.reader()
+    chunks = origin.reader()
     return MapReader(part.blocks.root(), chunks, chunk_size=manifest.chunk_size, cache=ChunkCache(chunks))
 
 
@@ -225,6 +226,6 @@ def _served(reader: BlockReader, part: StoredPartition, new: CopyOnWrite, events
             )
         if reported.count:
             raise MachineRefusal(
-                f"partition {part.number}: bytes of the image could not be read while it was made anew",
-                hint="'stillframe verify' tells what is damaged.",
+                f"partition {part.number}: bytes of it could not be read while it was made anew",
+                hint=BYTES_MISSING,
             )

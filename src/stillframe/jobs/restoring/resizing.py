@@ -26,10 +26,10 @@ from stillframe.host.linux import is_root
 from stillframe.host.resizing import RESIZERS, Resizer, VolumeFile
 from stillframe.host.run import find_program
 from stillframe.jobs.restoring.plan import DiskInImage
-from stillframe.jobs.restoring.remaking import WITHOUT_TOOLS, NewPlace, reserve_of, smallest_anew
+from stillframe.jobs.restoring.remaking import BYTES_MISSING, WITHOUT_TOOLS, NewPlace, reserve_of, smallest_anew
 from stillframe.repo.map_reader import MapReader
+from stillframe.repo.reading import Origin
 from stillframe.repo.records import Manifest, StoredPartition
-from stillframe.repo.repository import Repository
 from stillframe.serve.folder import DiskFile, Reported, serve_hidden
 from stillframe.units import MIB, align_up, format_size
 
@@ -102,24 +102,24 @@ def _find_smallest(stored: DiskInImage, part: StoredPartition, asked: Asked, eve
     Raises:
         StillframeError: It cannot be resized at all.
     """
-    repository, manifest = stored.repository, stored.manifest
+    origin, manifest = stored.origin, stored.manifest
     if part.filesystem in WITHOUT_TOOLS or asked.is_anew or (part.filesystem == "xfs" and asked.may_shrink):
         # That of FAT and exFAT is asked always: whether their files can be read decides whether they may grow.
         place = NewPlace(size=part.size, sector_size=asked.sector_size)
-        needed = align_up(smallest_anew(repository, manifest, part, place, events), MIB)
+        needed = align_up(smallest_anew(origin, manifest, part, place, events), MIB)
         return needed if asked.is_anew else min(part.size, needed)
     resizer = _resizer(part)
-    _require_clean_ntfs(repository, manifest, part)
+    _require_clean_ntfs(origin, manifest, part)
     if not (asked.may_shrink and resizer.smallest):
         return part.size
-    with changeable(repository, manifest, part, part.size, events) as volume:
+    with changeable(origin, manifest, part, part.size, events) as volume:
         used = resizer.smallest(volume)
     return min(part.size, align_up(used + reserve_of(used), MIB))
 
 
 @contextmanager
 def resized(
-    repository: Repository, manifest: Manifest, part: StoredPartition, size: int, events: EventSink
+    origin: Origin, manifest: Manifest, part: StoredPartition, size: int, events: EventSink
 ) -> Iterator[BlockReader]:
     """A partition at another size, its file system resized. Call it with one thread.
 
@@ -127,7 +127,7 @@ def resized(
         MachineRefusal: Its tool is missing, or refuses.
         TargetError: There is no room for the changes.
     """
-    whole = _shown(repository, manifest, part, max(size, part.size))
+    whole = _shown(origin, manifest, part, max(size, part.size))
     with open_scratch(tempfile.gettempdir(), whole.size) as changes:
         overlay = CopyOnWrite(whole, changes)
         with _served(part, overlay, events) as volume:
@@ -137,10 +137,10 @@ def resized(
 
 @contextmanager
 def changeable(
-    repository: Repository, manifest: Manifest, part: StoredPartition, size: int, events: EventSink
+    origin: Origin, manifest: Manifest, part: StoredPartition, size: int, events: EventSink
 ) -> Iterator[VolumeFile]:
     """A file that shows a partition, and whose changes are thrown away. Call it with one thread."""
-    whole = _shown(repository, manifest, part, size)
+    whole = _shown(origin, manifest, part, size)
     with (
         open_scratch(tempfile.gettempdir(), whole.size) as changes,
         _served(part, CopyOnWrite(whole, changes), events) as volume,
@@ -171,7 +171,7 @@ def _resizer(part: StoredPartition) -> Resizer:
     return resizer
 
 
-def _require_clean_ntfs(repository: Repository, manifest: Manifest, part: StoredPartition) -> None:
+def _require_clean_ntfs(origin: Origin, manifest: Manifest, part: StoredPartition) -> None:
     """Refuse an NTFS that its own Windows would not leave alone.
 
     Raises:
@@ -179,19 +179,19 @@ def _require_clean_ntfs(repository: Repository, manifest: Manifest, part: Stored
     """
     if part.filesystem != "ntfs":
         return
-    reader = _shown(repository, manifest, part, part.size)
+    reader = _shown(origin, manifest, part, part.size)
     doubt = ntfs.explain_unclean(reader)
     if doubt is not None or ntfs.is_hibernated(reader):
         reason = "Windows is hibernated in it" if doubt is None else "it was not closed"
         raise MachineRefusal(
             f"an NTFS volume keeps its size when {reason}",
-            hint="Start that Windows, shut it down with 'shutdown /s /t 0', and make a new image.",
+            hint="Start that Windows, shut it down with 'shutdown /s /t 0', and begin again with its disk.",
         )
 
 
-def _shown(repository: Repository, manifest: Manifest, part: StoredPartition, size: int) -> BlockReader:
+def _shown(origin: Origin, manifest: Manifest, part: StoredPartition, size: int) -> BlockReader:
     """The stored partition, with zeros behind it up to a size."""
-    stored = MapReader(part.blocks.root(), repository.reader(), chunk_size=manifest.chunk_size)
+    stored = MapReader(part.blocks.root(), origin.reader(), chunk_size=manifest.chunk_size)
     if size == stored.size:
         return stored
     return AssembledReader(MappedDisk(ZeroMap(), size=size, sector_size=512), [Piece(start=0, reader=stored)])
@@ -206,6 +206,6 @@ def _served(part: StoredPartition, overlay: CopyOnWrite, events: EventSink) -> I
         yield VolumeFile(path=f"{hidden}/disks/{file.name}", folder=place, keeper=keeper)
         if reported.count:
             raise MachineRefusal(
-                f"partition {part.number}: bytes of the image could not be read while it was resized",
-                hint="'stillframe verify' tells what is damaged.",
+                f"partition {part.number}: bytes of it could not be read while it was resized",
+                hint=BYTES_MISSING,
             )

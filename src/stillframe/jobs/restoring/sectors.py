@@ -45,7 +45,7 @@ def needs_new(stored: DiskInImage, part: StoredPartition, sector_size: int) -> b
     if name in WITHOUT_TOOLS:
         return True
     if name == "xfs":
-        unit = read_sector_size(read_stored(stored.repository, stored.manifest, part).read_at(0, _HEAD))
+        unit = read_sector_size(read_stored(stored.origin, stored.manifest, part).read_at(0, _HEAD))
         return unit < sector_size
     if name in _BY_BLOCKS:
         unit = part.block_size

@@ -83,7 +83,7 @@ def require_same_sectors(path: str, sector_size: int) -> None:
     facts = describe(path)
     if facts.kind != "file" and facts.sector_size != sector_size:
         raise TargetError(
-            f"{path} has sectors of {facts.sector_size} bytes, the saved disk of {sector_size}: a copy block by block "
+            f"{path} has sectors of {facts.sector_size} bytes, the source of {sector_size}: a copy block by block "
             "would not start there",
             hint="Use a disk with the same sector size; some can be switched with 'nvme format' or the maker's tool.",
         )

@@ -23,7 +23,10 @@ def check_wishes(disk: StoredDisk, options: RestoreOptions) -> None:
     listed = ", ".join(map(str, have))
     for number in (*sorted(options.leave_out), *sorted(options.moves), *sorted(options.wishes), *options.added):
         if number not in have:
-            raise UsageError(f"there is no partition {number}; the image has {listed}", hint="See 'stillframe show'.")
+            raise UsageError(
+                f"there is no partition {number}; there are {listed}",
+                hint="'stillframe show IMAGE' or 'stillframe disks DISK' lists them.",
+            )
     if options.leave_out:
         _check_left_out(disk, options.leave_out)
     if options.moves and disk.scheme == "none":
@@ -71,12 +74,12 @@ def _check_left_out(disk: StoredDisk, gone: frozenset[int]) -> None:
         raise UsageError("a disk without a partition table has nothing to leave out", hint="Restore it as a whole.")
     stay = [part for part in disk.partitions if part.number not in gone]
     if not stay:
-        raise UsageError("nothing is left to restore when all partitions are left out", hint="Keep one of them.")
+        raise UsageError("nothing is left when all partitions are left out", hint="Keep one of them.")
     lowest = min((part.number for part in disk.partitions if part.logical and part.number in gone), default=0)
     after = next((part.number for part in stay if part.logical and lowest and part.number > lowest), None)
     if after is not None:
         raise UsageError(
             f"without the logical partition {lowest}, partition {after} would become {after - 1}: numbers of logical "
             "partitions have no gaps",
-            hint=f"Leave out those behind it too, or restore it very small ('--resize {lowest}=...').",
+            hint=f"Leave out those behind it too, or make it very small ('--resize {lowest}=...').",
         )

@@ -55,7 +55,7 @@ def _size_words(plan: RestorePlan, part: StoredPartition) -> str:
 _ADAPT_NOT_PROVEN: Final = Notice(
     code="adapt-not-proven",
     message="no real Windows was started after it was adapted: its registry is changed as is known from others",
-    hint="Keep the image: it has the registry as it was. If it does not start, its start-up repair may help.",
+    hint="Keep the image, or the old disk, with the registry as it was. If it does not start, try its start-up repair.",
 )
 
 
@@ -80,7 +80,7 @@ def _missing_notices(chosen: Sequence[StoredPartition]) -> Iterator[Notice]:
     left_out = [f"{file.path} ({format_size(file.size)})" for found in chosen for file in found.left_out]
     if left_out:
         yield Notice(
-            code="left-out", message=f"come back empty, as the image does not hold them: {', '.join(left_out[:6])}"
+            code="left-out", message=f"come back empty, because their contents are left out: {', '.join(left_out[:6])}"
         )
 
 
@@ -100,6 +100,12 @@ def restore_notices(plan: RestorePlan) -> Iterator[Notice]:
             code="unreadable", message=f"{format_size(lost)} could not be read from the source and come back as zeros",
             hint="'stillframe show' lists the ranges.",
         )  # fmt: skip
+    if plan.target is None and plan.options.fit and plan.conversion is None:
+        yield Notice(
+            code="fit-new-file",
+            message=f"{plan.target_path} does not exist and is made as large as the source: '--fit' has nothing to do",
+            hint=f"Make it first in the size that you want, such as: truncate --size=100G {plan.target_path}",
+        )
     if plan.beside is not None or plan.conversion is not None:
         yield from _other_notices(plan)
     elif part is None and _renames_linux(plan) and not is_root():

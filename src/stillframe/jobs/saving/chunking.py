@@ -97,10 +97,14 @@ def iter_leaves(source: KeptRange, chunk_size: int) -> Iterator[tuple[Leaf, list
     """All leaves of a range in order, each with the units that must be read for it."""
     count = chunk_count(source.reader.size, chunk_size)
     for first in range(0, count, FANOUT):
-        yield _make_leaf(source, first, min(FANOUT, count - first), chunk_size)
+        yield make_leaf(source, first, min(FANOUT, count - first), chunk_size)
 
 
-def _make_leaf(source: KeptRange, first: int, count: int, chunk_size: int) -> tuple[Leaf, list[Unit]]:
+def make_leaf(source: KeptRange, first: int, count: int, chunk_size: int) -> tuple[Leaf, list[Unit]]:
+    """The leaf of ``count`` chunks from ``first`` on, with the units that must be read for it.
+
+    What is to be read counts as ``ZERO`` in it: whoever reads it knows more.
+    """
     window = Extent(first * chunk_size, min((first + count) * chunk_size, source.reader.size))
     leaf = Leaf(first=first, kinds=np.zeros(count, np.uint8), ids=[b""] * count)
     kept, excluded = source.kept.clipped(window), source.excluded.clipped(window)

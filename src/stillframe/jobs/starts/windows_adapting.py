@@ -44,7 +44,7 @@ _PROCESSORS: Final[dict[str, Architecture]] = {"AMD64": "amd64", "X86": "x86", "
 _FALLBACK_HINT: Final = r"Choose \EFI\Microsoft\Boot\bootmgfw.efi in the firmware of that computer."
 _PACKAGES: Final = "Drivers/Stillframe"
 _HIBERNATED: Final = "Windows is hibernated in it, or was shut down with fast startup"
-_BITLOCKER_HINT: Final = "Switch BitLocker off in that Windows ('manage-bde -off C:'), and make a new image."
+_BITLOCKER_HINT: Final = "Switch BitLocker off in that Windows ('manage-bde -off C:'), and begin again with its disk."
 _PNP_HINT: Final = (
     r"When it has started: pnputil /add-driver C:\Windows\Drivers\Stillframe\*.inf /subdirs /install"
 )  # fmt: skip

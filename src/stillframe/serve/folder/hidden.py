@@ -7,12 +7,26 @@ before the files are.
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from stillframe.host.attaching import Keeper
 from stillframe.serve.folder.operations import DiskFile, Reported
 from stillframe.serve.folder.serving import serve_folder
+
+
+@contextmanager
+def _same_folder() -> Iterator[Callable[[], None]]:
+    """Gives what goes back to the folder that this process is in: libfuse leaves it for ``/`` when it begins to serve.
+
+    Paths that a person wrote without their folder would mean others from then on. Source: libfuse lib/helper.c,
+    ``fuse_daemonize``.
+    """
+    here = os.open(".", os.O_RDONLY)
+    try:
+        yield lambda: os.chdir(here)
+    finally:
+        os.close(here)
 
 
 @contextmanager
@@ -35,7 +49,8 @@ def serve_hidden(files: Sequence[DiskFile], keeper: Keeper, reported: Reported, 
     hidden = keeper.make_folder(f"{tempfile.gettempdir()}/stillframe-{os.getpid()}-{secrets.token_hex(4)}")
     disks = keeper.make_folder(f"{hidden}/disks")
     keeper.will("mount", disks)
-    with serve_folder(files, disks, reported, name=name, for_kernel=True):
+    with _same_folder() as come_back, serve_folder(files, disks, reported, name=name, for_kernel=True):
+        come_back()
         mark = keeper.mark
         try:
             yield hidden
