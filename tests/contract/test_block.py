@@ -20,11 +20,14 @@ from stillframe.block import (
     ExtentKind,
     GuardedReader,
     JoinedReader,
+    JoinedWriter,
     MemoryDisk,
+    MirroredWriter,
     OverlayReader,
     Piece,
     ReadFault,
     StripedReader,
+    StripedWriter,
     WindowReader,
 )
 from stillframe.block.copy_on_write import BLOCK_SIZE, CopyOnWrite, open_scratch
@@ -33,7 +36,7 @@ from stillframe.block.formats import open_disk_file
 from stillframe.block.kept_overlay import open_overlay
 from stillframe.block.overlay_format import Subject
 from stillframe.block.window import WindowWriter
-from stillframe.disk.luks import PlaintextReader, Segment
+from stillframe.disk.luks import PlaintextReader, PlaintextWriter, Segment
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.windows.reader import open_handle_reader
 from stillframe.jobs.exposing import expose
@@ -167,6 +170,42 @@ def joined(_: Path, content: bytes) -> Iterator[BlockReader]:
 def striped(_: Path, content: bytes) -> Iterator[BlockReader]:
     stripes = [content[start : start + 4096] for start in range(0, SIZE, 4096)]
     yield StripedReader([MemoryDisk(b"".join(stripes[number::3])) for number in range(3)], stripe_size=4096)
+
+
+@contextlib.contextmanager
+def joined_writer(_: Path, content: bytes) -> Iterator[BlockWriter]:
+    ends = [0, 1, 4096, 40_001, 40_002, SIZE]
+    yield JoinedWriter([MemoryDisk(content[start:end]) for start, end in itertools.pairwise(ends)])
+
+
+@contextlib.contextmanager
+def striped_writer(_: Path, content: bytes) -> Iterator[BlockWriter]:
+    stripes = [content[start : start + 4096] for start in range(0, SIZE, 4096)]
+    yield StripedWriter([MemoryDisk(b"".join(stripes[number::3])) for number in range(3)], stripe_size=4096)
+
+
+@contextlib.contextmanager
+def mirrored_writer(_: Path, content: bytes) -> Iterator[BlockWriter]:
+    mirrors = [MemoryDisk(content), MemoryDisk(content)]
+    yield MirroredWriter(mirrors)
+    assert mirrors[0].read_at(0, SIZE) == mirrors[1].read_at(0, SIZE)
+
+
+@contextlib.contextmanager
+def plaintext_writer(_: Path, content: bytes, sector_size: int = 512) -> Iterator[BlockWriter]:
+    key, first = bytes(range(64)), (1 << 32) - 100
+    volume = MemoryDisk(b"\xcc" * 1024 + encrypted_xts(content, key, sector_size, first) + b"\xcc" * 512)
+    segment = Segment(
+        extent=Extent(1024, 1024 + SIZE), cipher="aes-xts-plain64", sector_size=sector_size, first_iv=first
+    )
+    writer = PlaintextWriter(volume, segment, key)
+    yield writer
+    sealed = encrypted_xts(writer.read_at(0, SIZE), key, sector_size, first)
+    assert volume.read_at(0, volume.size) == b"\xcc" * 1024 + sealed + b"\xcc" * 512, "OpenSSL encrypts it so"
+
+
+def plaintext_writer_4096(folder: Path, content: bytes) -> contextlib.AbstractContextManager[BlockWriter]:
+    return plaintext_writer(folder, content, 4096)
 
 
 def encrypted_xts(content: bytes, key: bytes, sector_size: int, first: int) -> bytes:
@@ -331,6 +370,11 @@ WRITERS: list[Writers] = [
     loop_4096,
     copy_on_write,
     kept_overlay,
+    joined_writer,
+    striped_writer,
+    mirrored_writer,
+    plaintext_writer,
+    plaintext_writer_4096,
 ]
 READERS: list[Readers] = [
     *WRITERS, reader_of_file, reader_of_loop, window_reader, overlay, assembled, joined, striped, cached, guarded,

@@ -2,13 +2,14 @@
 
 import contextlib
 import re
+import struct
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stillframe.block import MemoryDisk
-from stillframe.disk.md import ArrayMember, read_member
+from stillframe.disk.md import ArrayMember, read_member, rename_array
 from stillframe.errors import DiskFormatError
 from stillframe.testing.volumes_raid import MemberPlan, build_member
 from stillframe.testing.volumes_windows import run_tool
@@ -93,3 +94,56 @@ def test_nothing_is_nobodys_and_a_member_that_was_cut_short_is_broken() -> None:
     member = build_member(CONTENTS, replace(MemberPlan(), version="1.2"))
     with pytest.raises(DiskFormatError, match="inside"):
         read_member(MemoryDisk(member[: 3 * MIB]))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("has_bitmap", [False, True])
+@pytest.mark.root
+def test_a_member_of_a_renamed_array_is_what_mdadm_says(tmp_path: Path, version: str, has_bitmap: bool) -> None:
+    raw = bytearray(build_member(CONTENTS, MemberPlan(version=version)))
+    found = found_in(bytes(raw))
+    bitmap = found.place + (4096 if version == "0.90" else 8 * 512)
+    if has_bitmap:
+        raw[bitmap : bitmap + 24] = b"bitm" + (4).to_bytes(4, "little") + raw[found.place + 16 : found.place + 32]
+        raw[bitmap + 52 : bitmap + 60] = struct.pack("<II", 1 << 16, 5)  # chunksize, daemon_sleep of bitmap_super_t
+        set_bitmap(raw, found)
+    member, new = found_in(bytes(raw)), "00112233445566778899aabbccddeeff"
+    disk = MemoryDisk(bytes(raw))
+    edits = rename_array(disk, member, new)
+    for edit in edits:
+        assert disk.read_at(edit.offset, len(edit.old)) == edit.old
+        disk.write_at(edit.offset, edit.new)
+    changed = disk.read_at(0, disk.size)
+    shown = examine(tmp_path, changed)
+    said = dict(re.findall(r"^ *([A-Z][A-Za-z ]+?) : (.*?) *$", shown, re.MULTILINE))
+    assert said["Checksum"].endswith("- correct")
+    assert str(said.get("Array UUID") or said["UUID"]).split()[0].replace(":", "") == new
+    assert found_in(changed) == replace(member, array=new)
+    assert changed[member.content.start : member.content.end] == CONTENTS
+    if has_bitmap and version != "0.90":
+        device = run_tool("losetup", "--find", "--show", str(tmp_path / "member")).strip()
+        try:
+            shown = run_tool("mdadm", "--examine-bitmap", device)
+        finally:
+            run_tool("losetup", "--detach", device)
+        assert new in re.findall(r"UUID : (\S+)", shown)[0].replace(":", "")
+    if has_bitmap:
+        fresh = bytes.fromhex(new)
+        words = [fresh[at : at + 4] for at in range(0, 16, 4)]
+        assert changed[bitmap + 8 : bitmap + 24] == b"".join(w[::-1] if version == "0.90" else w for w in words)
+
+
+def set_bitmap(raw: bytearray, member: ArrayMember) -> None:
+    """Say in a superblock that a bitmap lies right behind it; checksum as ``rename_array`` will make it anyway."""
+    place = member.place
+    if member.version == "0.90":
+        raw[place + 133] |= 1
+        raw[place + 152 : place + 156] = bytes(4)
+        total = sum(struct.unpack_from("<1024I", raw, place))
+        raw[place + 152 : place + 156] = ((total & 0xFFFFFFFF) + (total >> 32) & 0xFFFFFFFF).to_bytes(4, "little")
+        return
+    raw[place + 8] |= 1
+    raw[place + 96 : place + 100] = (8).to_bytes(4, "little", signed=True)
+    raw[place + 216 : place + 220] = bytes(4)
+    total = sum(struct.unpack_from("<65I", raw, place))
+    raw[place + 216 : place + 220] = ((total & 0xFFFFFFFF) + (total >> 32) & 0xFFFFFFFF).to_bytes(4, "little")

@@ -16,7 +16,7 @@ from stillframe.host.disks import describe
 from stillframe.host.efi_entries import EfiPlace, parse_entries, processor
 from stillframe.host.target import identify_target
 from stillframe.jobs.starts import efi_start
-from stillframe.jobs.starts.linux_mounts import ESP_TYPES
+from stillframe.jobs.starts.linux_parts import ESP_TYPES
 from stillframe.systems.efi_loaders import find_loaders
 
 SAMPLES = Path(__file__).parent / "samples"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stillframe.block.memory import MemoryDisk
 from stillframe.errors import DiskFormatError
 from stillframe.systems.grub_image import read_core, replace_in_core
-from stillframe.systems.initrd import holds_ids
+from stillframe.systems.initrd import holds_ids, read_early_files
 from stillframe.systems.linux_ids import IdChange, IdPattern, iter_paths, unified_initrd
 from stillframe.testing.volumes_windows import run_tool
 
@@ -50,6 +50,58 @@ def test_the_way_back_gives_the_same_bytes(before: bytes, after: bytes) -> None:
     changed = IdPattern([IdChange(old=OLD, new=NEW)]).replace(raw)
     assert len(changed) == len(raw)
     assert back.replace(changed) == raw
+
+
+LVM_OLD, LVM_NEW = "k3TqZ1-aB9c-Xy00-11Aa-zzQQ-7pLm-0Kk9Jj", "Qw8eRt-yU1i-OpAs-dF2g-HjKl-zXcV-bNm345"
+MD_OLD, MD_NEW = "6b1f7a90:11223344:a5b6c7d8:00ff00ee", "01234567:89abcdef:01234567:89abcdef"
+LAYERS = IdPattern(
+    [
+        IdChange(old=one.replace(mark, ""), new=other.replace(mark, "")) if is_bare else IdChange(old=one, new=other)
+        for one, other, mark in ((LVM_OLD, LVM_NEW, "-"), (MD_OLD, MD_NEW, ":"))
+        for is_bare in (False, True)
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "id_place", "after"),
+    [
+        ("set root='lvmid/", LVM_OLD, "/Yy1122-3344-5566-7788-99aa-bbcc-ddeeff'"),
+        ("/dev/disk/by-id/lvm-pv-uuid-", LVM_OLD, " x"),
+        ("/dev/disk/by-id/dm-uuid-LVM-", LVM_OLD.replace("-", ""), "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
+        ("ARRAY /dev/md0 metadata=1.2 UUID=", MD_OLD, " name=host:0"),
+        ("(mduuid/", MD_OLD.replace(":", ""), ")/grub"),
+    ],
+)
+def test_ids_of_layers_are_replaced_where_they_stand(before: str, id_place: str, after: str) -> None:
+    new = {LVM_OLD: LVM_NEW, MD_OLD: MD_NEW}
+    new |= {
+        one.replace("-", "").replace(":", ""): other.replace("-", "").replace(":", "") for one, other in new.items()
+    }
+    assert LAYERS.replace(f"{before}{id_place}{after}".encode()).decode() == f"{before}{new[id_place]}{after}"
+
+
+@pytest.mark.parametrize("packer", ["gzip", "xz", "zstd", "bzip2", "lzma", "cat"])
+def test_an_archive_has_the_files_that_cpio_lists(tmp_path: Path, packer: str) -> None:
+    early = pack(tmp_path, "microcode", "x" * 1001)
+    (tmp_path / "sub").mkdir()
+    names = ("sub/large", "sub/crypttab", "last")
+    for name, size in zip(names, (2_500_001, 100, 3), strict=True):
+        (tmp_path / name).write_text("z" * size)
+    command = ["cpio", "--quiet", "-o", "-H", "newc"]
+    late = subprocess.run(
+        command, input="\n".join(names).encode(), cwd=tmp_path, capture_output=True, check=True
+    ).stdout
+    packed = subprocess.run(
+        [packer, *(() if packer == "cat" else ("-c",))], input=late, capture_output=True, check=True
+    )
+    found = read_early_files(early + bytes(512) + packed.stdout, ("sub/crypttab", "not/there"))
+    assert found is not None
+    assert found.names - {"TRAILER!!!"} == {"microcode", *names}
+    assert found.contents == {"sub/crypttab": b"z" * 100}
+    assert read_early_files(early + b"\x02!L\x18" + b"lz4") is None, "what cannot be read is not known"
+    if packer != "cat":
+        assert read_early_files(early + packed.stdout[: len(packed.stdout) // 2]) is None
 
 
 def test_ids_that_change_places_do_not_meet() -> None:
@@ -105,18 +157,27 @@ def unpacked(disk: bytes) -> bytes:
     raise AssertionError("not found")
 
 
-def test_grub_for_a_bios_names_another_file_system_and_nothing_else(tmp_path: Path) -> None:
-    disk = core_disk(tmp_path, f"search.fs_uuid {OLD} root\n")
+@pytest.mark.parametrize(
+    ("text", "ids", "old", "new"),
+    [
+        (f"search.fs_uuid {OLD} root\n", IDS, OLD, NEW),
+        (f"set root=lvmid/{LVM_OLD}/Yy1122-3344-5566-7788-99aa-bbcc-ddeeff\n", LAYERS, LVM_OLD, LVM_NEW),
+    ],
+)
+def test_grub_for_a_bios_names_another_volume_and_nothing_else(
+    tmp_path: Path, text: str, ids: IdPattern, old: str, new: str
+) -> None:
+    disk = core_disk(tmp_path, text)
     core = read_core(MemoryDisk(bytes(disk)))
     assert core is not None
-    edit = replace_in_core(core, IDS)
+    edit = replace_in_core(core, ids)
     assert edit is not None
     before = unpacked(bytes(disk))
     disk[edit.offset : edit.offset + len(edit.new)] = edit.new
-    assert unpacked(bytes(disk)) == before.replace(OLD.encode(), NEW.encode()) != before
+    assert unpacked(bytes(disk)) == before.replace(old.encode(), new.encode()) != before
     again = read_core(MemoryDisk(bytes(disk)))
     assert again is not None
-    assert replace_in_core(again, IDS) is None
+    assert replace_in_core(again, ids) is None
 
 
 def test_what_is_not_grub_is_none_and_a_broken_one_an_error(tmp_path: Path) -> None:
@@ -143,6 +204,7 @@ def fuzz_initrd(data: bytes) -> None:
     """Any bytes give yes, no, or not known."""
     assert holds_ids(data, IDS) in (True, False, None)
     assert len(unified_initrd(data)) <= len(data)
+    read_early_files(data, ("cryptroot/crypttab",))
 
 
 def test_changed_bytes_end_in_an_answer_or_an_error_of_ours(tmp_path: Path) -> None:

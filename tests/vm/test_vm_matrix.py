@@ -3,19 +3,25 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stillframe.block.file import open_file_reader
+from stillframe.capture.unlocking import VolumeKey
 from stillframe.disk import Partition, read_layout
 from stillframe.disk.converting import StartsBy
 from stillframe.errors import TargetError
+from stillframe.events import Event, Notice
 from stillframe.jobs.conversions.conversion import ConvertWish
-from stillframe.jobs.restore import RestoreOptions
+from stillframe.jobs.restore import RestoreOptions, RestoreResult, apply_restore, plan_restore
+from stillframe.jobs.saving.unlocking import Unlocking
+from stillframe.jobs.starts.unlocking_inside import unlock_image
 from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository
 from stillframe.store.local import LocalStore
+from stillframe.systems.initrd import read_early_files
 from stillframe.testing.boot_layouts import (
     APART,
     BTRFS,
@@ -36,7 +42,7 @@ from stillframe.testing.boot_layouts import (
 )
 from stillframe.testing.boot_reports import RIGHT, Report, start_and_report
 from stillframe.testing.debian_guest import make_disk
-from stillframe.testing.job_runs import backup_paths, make_repository, restore
+from stillframe.testing.job_runs import backup_paths, job_context, make_repository, restore
 from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -47,6 +53,10 @@ DRIVERS = {
 }  # fmt: skip
 LOADERS = {"extlinux": "changed"}
 """What is installed anew when its volume is resized, because it is known by its blocks."""
+NARROW_LVM = BootLayout(name="narrow-lvm", inside="lvm", any_disk=False)
+NARROW_LUKS = BootLayout(name="narrow-luks", parts=("bios", "esp", "boot", "root"), inside="luks", any_disk=False)
+NARROW_DRACUT_LVM = BootLayout(name="narrow-dracut-lvm", initrd="dracut", inside="lvm", any_disk=False)
+EARLY_KEY = "cryptroot/keyfiles/root_crypt.key"
 MBR_APART = BootLayout(name="mbr-apart", scheme="dos", parts=("boot", "swap", "root"), filesystem="xfs")
 MBR_BTRFS = BootLayout(name="mbr-btrfs", scheme="dos", parts=("root",), filesystem="btrfs")
 UEFI_APART = BootLayout(name="uefi-apart", parts=("esp", "boot", "root"))
@@ -94,6 +104,50 @@ def partition_of(disk: Path, number: int) -> Partition:
     with open_file_reader(str(disk)) as reader:
         layout = read_layout(reader)
     return next(part for part in layout.partitions if part.number == number)
+
+
+def outer_id(disk: Path, number: int) -> str:
+    """The id of what lies in a partition, by util-linux: of a physical volume, or of LUKS."""
+    place = partition_of(disk, number).extent
+    return run_tool(
+        "blkid", "-p", "-O", str(place.start), "-S", str(place.size), "-s", "UUID", "-o", "value", str(disk)
+    )
+
+
+def restore_with_key(saved: Saved, layout: BootLayout, target: Path, options: RestoreOptions) -> RestoreResult:
+    """Restore a disk whose encrypted root may be opened: by the key that its initrd has."""
+    manifest, keys = saved.image(layout), tuple[VolumeKey, ...]()
+    used_disk(target, SIZE)
+    plan = plan_restore(saved.repository, manifest, 1, str(target), repository_folder="", options=options)
+    if layout.inside == "luks":
+        key = target.with_suffix(".key")
+        key.write_bytes(early_key(layout, target.with_suffix(".boot")))
+        keys = unlock_image(saved.repository, plan, Unlocking(files=(str(key),)))
+    notices: list[Event] = []
+
+    class Heard:
+        def emit(self, event: Event) -> None:
+            if isinstance(event, Notice):
+                notices.append(event)
+
+    result = apply_restore(saved.repository, plan, replace(job_context(events=Heard()), keys=keys))
+    print(*result.changes, *notices, sep="\n")  # noqa: T201 - pytest -s shows it
+    return result
+
+
+def early_key(layout: BootLayout, boot: Path) -> bytes:
+    """The key that opens a root, from the initrd in ``/boot``."""
+    place = partition_of(layout_disk(layout), layout.number("boot")).extent
+    with layout_disk(layout).open("rb") as file:
+        file.seek(place.start)
+        boot.write_bytes(file.read(place.size))
+    names = run_tool("debugfs", "-R", "ls /", str(boot)).split()
+    (name,) = [word for word in names if word.startswith("initrd.img")]
+    initrd = boot.with_suffix(".initrd")
+    run_tool("debugfs", "-R", f"dump /{name} {initrd}", str(boot))
+    found = read_early_files(initrd.read_bytes(), (EARLY_KEY,))
+    assert found is not None
+    return found.contents[EARLY_KEY]
 
 
 def part_id(disk: Path, number: int) -> str:
@@ -256,14 +310,49 @@ def test_a_system_with_a_new_identity(saved: Saved, target: Path, layout: BootLa
     assert report.root_id not in root_ids(saved.image(layout))
 
 
-@pytest.mark.parametrize(("layout", "firmware"), [(LVM, "uefi"), (LUKS, "bios")], ids=named)
-def test_what_is_not_opened_keeps_its_ids(saved: Saved, target: Path, layout: BootLayout, firmware: str) -> None:
-    """The table gets new ids, file systems do not, and it starts."""
+@pytest.mark.parametrize(
+    ("layout", "firmware"), [(LVM, "uefi"), (LVM, "bios"), (LUKS, "bios"), (LUKS, "uefi")], ids=named
+)
+def test_what_lies_in_lvm_or_luks_gets_a_new_identity(
+    saved: Saved, target: Path, layout: BootLayout, firmware: str
+) -> None:
     options = RestoreOptions(new_identity=True)
-    restore(saved.repository, saved.image(layout), used_disk(target, SIZE), options=options)
-    report = start(target, layout, firmware)
+    result = restore_with_key(saved, layout, target, options)
+    assert not result.may_not_start
+    report = start(target, layout, firmware, starts="changed")
     number = layout.number("root")
     assert report.part_id == part_id(target, number) != part_id(layout_disk(layout), number)
+    assert report.root_id not in root_ids(saved.image(layout))
+    one, other = (outer_id(disk, number) for disk in (layout_disk(layout), target))
+    assert one != other
+
+
+def test_what_is_not_opened_keeps_its_ids(saved: Saved, target: Path) -> None:
+    """Without its key the table gets new ids, file systems do not, and it starts."""
+    options = RestoreOptions(new_identity=True)
+    restore(saved.repository, saved.image(LUKS), used_disk(target, SIZE), options=options)
+    report = start(target, LUKS, "bios")
+    number = LUKS.number("root")
+    assert report.part_id == part_id(target, number) != part_id(layout_disk(LUKS), number)
+    assert outer_id(target, number) == outer_id(layout_disk(LUKS), number)
+
+
+@pytest.mark.parametrize(
+    ("layout", "firmware", "bus"),
+    [
+        (NARROW_LVM, "bios", "ahci"),
+        (NARROW_LVM, "uefi", "nvme"),
+        (NARROW_LUKS, "bios", "ahci"),
+        (NARROW_DRACUT_LVM, "uefi", "ahci"),
+    ],
+    ids=named,
+)
+def test_an_initrd_of_a_root_in_lvm_or_luks_is_adapted(
+    saved: Saved, target: Path, layout: BootLayout, firmware: str, bus: str
+) -> None:
+    result = restore_with_key(saved, layout, target, RestoreOptions(adapt=True))
+    assert not result.may_not_start
+    start(target, layout, firmware, bus=bus, starts="changed")
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from stillframe.block.base import BlockReader, BlockWriter, ExtentKind, KnownExt
 from stillframe.block.cached import CachedReader
 from stillframe.block.guarded import GuardedReader
 from stillframe.block.joined import JoinedReader, StripedReader
+from stillframe.block.joined_writing import JoinedWriter, MirroredWriter, StripedWriter
 from stillframe.block.memory import MemoryDisk
 from stillframe.block.overlay import OverlayReader
-from stillframe.block.window import WindowReader
+from stillframe.block.window import WindowReader, WindowWriter
 
 __all__ = [
     "AssembledReader",
@@ -17,11 +18,15 @@ __all__ = [
     "ExtentKind",
     "GuardedReader",
     "JoinedReader",
+    "JoinedWriter",
     "KnownExtent",
     "MemoryDisk",
+    "MirroredWriter",
     "OverlayReader",
     "Piece",
     "ReadFault",
     "StripedReader",
+    "StripedWriter",
     "WindowReader",
+    "WindowWriter",
 ]

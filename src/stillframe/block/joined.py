@@ -14,7 +14,7 @@ from stillframe.extents import Extent
 
 
 class _PiecedReader:
-    """A reader of which every byte is a byte of another one; ``_pieces`` says of which."""
+    """A reader of which every byte is a byte of another one; ``pieces`` says of which."""
 
     def __init__(self, readers: Sequence[BlockReader], *, size: int) -> None:
         if not readers or not all(reader.size for reader in readers):
@@ -40,7 +40,7 @@ class _PiecedReader:
         """Fill ``buffer``; a fault names the range of the whole."""
         view = memoryview(buffer).cast("B")
         check_range(self.size, offset, len(view))
-        for here, reader, start in self._pieces(Extent(offset, offset + len(view))):
+        for here, reader, start in self.pieces(Extent(offset, offset + len(view))):
             try:
                 reader.read_into(start, view[here.start - offset : here.end - offset])
             except ReadFault as fault:
@@ -51,7 +51,7 @@ class _PiecedReader:
         """What the reader of each piece knows; neighbours of one kind are told as one."""
         check_range(self.size, within.start, within.size)
         start, end, last = within.start, within.start, ExtentKind.DATA
-        for here, reader, place in self._pieces(within):
+        for here, reader, place in self.pieces(within):
             for known in reader.known_extents(Extent(place, place + here.size)):
                 if known.kind is not last and start < end:
                     yield KnownExtent(Extent(start, end), last)
@@ -60,7 +60,7 @@ class _PiecedReader:
         if start < end:
             yield KnownExtent(Extent(start, end), last)
 
-    def _pieces(self, within: Extent) -> Iterator[tuple[Extent, BlockReader, int]]:
+    def pieces(self, within: Extent) -> Iterator[tuple[Extent, BlockReader, int]]:
         """A range cut where another reader goes on, in order, and where in that reader each cut begins."""
         raise NotImplementedError
 
@@ -76,7 +76,8 @@ class JoinedReader(_PiecedReader):
         self._starts = [0, *accumulate(reader.size for reader in readers)]
         super().__init__(readers, size=self._starts[-1])
 
-    def _pieces(self, within: Extent) -> Iterator[tuple[Extent, BlockReader, int]]:
+    def pieces(self, within: Extent) -> Iterator[tuple[Extent, BlockReader, int]]:
+        """A range cut where another reader goes on, and where in that reader each cut begins."""
         position, number = within.start, bisect_right(self._starts, within.start) - 1
         while position < within.end:
             end = min(within.end, self._starts[number + 1])
@@ -99,7 +100,8 @@ class StripedReader(_PiecedReader):
         self._stripe_size = stripe_size
         super().__init__(readers, size=sum(reader.size for reader in readers))
 
-    def _pieces(self, within: Extent) -> Iterator[tuple[Extent, BlockReader, int]]:
+    def pieces(self, within: Extent) -> Iterator[tuple[Extent, BlockReader, int]]:
+        """A range cut where another reader goes on, and where in that reader each cut begins."""
         position = within.start
         while position < within.end:
             stripe, inside = divmod(position, self._stripe_size)

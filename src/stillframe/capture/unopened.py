@@ -32,9 +32,9 @@ from stillframe.fs.registry import identify
 from stillframe.host.live.bytemap import PIECES_MAX, ByteMap
 
 _LVM: Final = "LVM2_member"
-_GROUP_FLAGS: Final = frozenset({"RESIZEABLE", "READ", "WRITE", "EXPORTED"})
-_PLACE_FLAGS: Final = frozenset({"ALLOCATABLE", "EXPORTED"})
-_VOLUME_FLAGS: Final = frozenset({"READ", "WRITE", "VISIBLE", "FIXED_MINOR"})
+GROUP_FLAGS: Final = frozenset({"RESIZEABLE", "READ", "WRITE", "EXPORTED"})
+PLACE_FLAGS: Final = frozenset({"ALLOCATABLE", "EXPORTED"})
+VOLUME_FLAGS: Final = frozenset({"READ", "WRITE", "VISIBLE", "FIXED_MINOR"})
 """Others tell of things that move, are mirrored, locked or lost."""
 
 
@@ -97,24 +97,24 @@ def _is_certain(members: Sequence[_Physical], doubtful: set[str]) -> bool:
     group = members[0].group
     here = Counter(one.volume.uuid for one in members)
     volumes_are_plain = all(
-        one.segments and one.is_visible and one.flags <= _VOLUME_FLAGS and one.type in ("linear", "striped")
+        one.segments and one.is_visible and one.flags <= VOLUME_FLAGS and one.type in ("linear", "striped")
         for one in group.logical
     )
-    places_are_plain = all(one.flags <= _PLACE_FLAGS for one in group.physical)
+    places_are_plain = all(one.flags <= PLACE_FLAGS for one in group.physical)
     by_uuid = {one.volume.uuid: one for one in members}
     return (
         all(one.group == group for one in members)
         and here == Counter(one.uuid for one in group.physical)
         and not doubtful & set(here)
-        and group.flags <= _GROUP_FLAGS
+        and group.flags <= GROUP_FLAGS
         and places_are_plain
         and volumes_are_plain
         and all(place.start + place.size <= by_uuid[place.uuid].volume.size for place in group.physical)
-        and all(place.start >= _head_of(by_uuid[place.uuid].volume) for place in group.physical)
+        and all(place.start >= head_of(by_uuid[place.uuid].volume) for place in group.physical)
     )
 
 
-def _head_of(volume: PhysicalVolume) -> int:
+def head_of(volume: PhysicalVolume) -> int:
     """Where the label and the metadata in front of the first extent end."""
     first = min((area.start for area in volume.areas), default=0)
     return max((area.end for area in volume.areas if area.start == first), default=4096)

@@ -2,13 +2,14 @@
 
 import argparse
 import os
+from dataclasses import replace
 from typing import Any, Final
 
 from stillframe.capture import OpenSource, Selection, open_source
 from stillframe.cli.call import Call, refuse_later, running
 from stillframe.cli.restoring import edit, fit_options, planned_lines, target_lines
-from stillframe.cli.returning import QUESTION, done_lines, plan_fields, refuse_named_repository
-from stillframe.cli.saving import SKIPPED
+from stillframe.cli.returning import QUESTION, UNLOCK_FOR, done_lines, plan_fields, refuse_named_repository
+from stillframe.cli.saving import SKIPPED, unlocking
 from stillframe.cli.words import plan_lines
 from stillframe.clock import SystemClock, rfc3339
 from stillframe.host.machine import state_dir
@@ -19,6 +20,8 @@ from stillframe.jobs.looking import require_target
 from stillframe.jobs.restore import RestorePlan, RestoreResult
 from stillframe.jobs.restoring.adapting_wishes import read_hardware
 from stillframe.jobs.restoring.kept_files import check_file, default_file
+from stillframe.jobs.saving.unlocking import Unlocking
+from stillframe.jobs.starts.unlocking_inside import unlock_disk
 from stillframe.units import format_size
 
 _LATER: Final = {"delta": (False, "Without it everything is written.")}
@@ -31,14 +34,15 @@ def clone(call: Call) -> int:
     options = call.options
     refuse_later(options, _LATER)
     require_target(options.target)
+    passphrases = unlocking(call, UNLOCK_FOR)
     refuse_named_repository(call, "", os.path.abspath(options.target))
     with open_source(options.source, allow_torn=options.allow_torn, may_snapshot=True) as source:
         if any(getattr(options, name) for name in _FITTING):
-            return _clone_fitted(call, source)
-        return _clone_as_it_is(call, source)
+            return _clone_fitted(call, source, passphrases)
+        return _clone_as_it_is(call, source, passphrases)
 
 
-def _clone_as_it_is(call: Call, source: OpenSource) -> int:
+def _clone_as_it_is(call: Call, source: OpenSource, passphrases: Unlocking) -> int:
     options, screen = call.options, call.screen
     wanted = CloneOptions(
         selection=_selection(options), wipe=options.wipe, new_identity=options.new_identity, adapt=options.adapt,
@@ -57,12 +61,13 @@ def _clone_as_it_is(call: Call, source: OpenSource) -> int:
     screen.say(*lines, "")
     if plan.target is not None:
         screen.confirm(QUESTION, "clone", yes=options.yes)
+    keys = unlock_disk(source.reader, plan.disk.layout, None, passphrases)
     with running(screen) as context:
-        result = apply_clone(source, plan, clock=SystemClock(), context=context)
+        result = apply_clone(source, plan, clock=SystemClock(), context=replace(context, keys=keys))
     return _finish(call, plan, result, is_complete=result.is_complete)
 
 
-def _clone_fitted(call: Call, source: OpenSource) -> int:
+def _clone_fitted(call: Call, source: OpenSource, passphrases: Unlocking) -> int:
     """As an image of itself."""
     options, screen = call.options, call.screen
     wanted, keep_table = fit_options(options), _table_file(options)
@@ -79,8 +84,11 @@ def _clone_fitted(call: Call, source: OpenSource) -> int:
     screen.say(*lines, "")
     if plan.target is not None:
         screen.confirm(QUESTION, "clone", yes=options.yes)
+    kept = [part.number for part in plan.source_disk.partitions]
+    keys = unlock_disk(source.reader, image.disk.layout, kept, passphrases)
     with running(screen) as context:
-        result = apply_fitted_clone(image, plan, keep_table=keep_table, clock=SystemClock(), context=context)
+        told = replace(context, keys=keys)
+        result = apply_fitted_clone(image, plan, keep_table=keep_table, clock=SystemClock(), context=told)
     return _finish(call, plan, result, is_complete=True)
 
 

@@ -1,12 +1,13 @@
 """The verb ``restore``, and what ``clone`` says in the same words."""
 
 import os
+from dataclasses import replace
 from typing import Any, Final
 
 from stillframe.cli.call import REPOSITORY_VARIABLE, Call, running
 from stillframe.cli.restoring import edit, once, restore_lines, restore_options, target_lines
 from stillframe.cli.results import notice_fields
-from stillframe.cli.saving import SKIPPED
+from stillframe.cli.saving import SKIPPED, unlocking
 from stillframe.cli.words import local_time, notice_lines, plan_lines
 from stillframe.clock import Clock, SystemClock
 from stillframe.errors import TargetError, UsageError
@@ -23,6 +24,7 @@ from stillframe.jobs.restoring.planning import RestorePlanner
 from stillframe.jobs.restoring.several import apply_several, plan_several
 from stillframe.jobs.restoring.targets import describe_contents, refuse_repository
 from stillframe.jobs.restoring.undo_table import apply_undo, plan_undo, plan_undo_from
+from stillframe.jobs.starts.unlocking_inside import unlock_image
 from stillframe.units import format_duration, format_rate, format_size
 
 _GONE: Final = Notice(
@@ -30,6 +32,8 @@ _GONE: Final = Notice(
     hint="Copy what you still find on them to another disk.",
 )  # fmt: skip
 _QUESTION_SEVERAL: Final = "Everything on these targets that is listed above will be overwritten."
+UNLOCK_FOR: Final = ("adapt", "new_identity")
+"""Options that change what is inside of encrypted volumes; all else needs no passphrase."""
 QUESTION: Final = "Everything on the target that is listed above will be overwritten."
 
 
@@ -45,7 +49,7 @@ def restore(call: Call) -> int:
     if options.target is None:
         raise UsageError("an image and a target are needed", hint="Write 'stillframe restore IMAGE TARGET'.")
     require_target(options.target)
-    wanted = restore_options(options)
+    wanted, passphrases = restore_options(options), unlocking(call, UNLOCK_FOR)
     repository = call.open_repository()
     manifest = find_image(repository, options.image, machine_id=machine().id)
     planner = RestorePlanner(
@@ -60,10 +64,11 @@ def restore(call: Call) -> int:
         screen.finish("restore", fields, lines)
         return 0
     screen.say(*lines, "")
+    keys = unlock_image(repository, plan, passphrases)
     if plan.target is not None:
         screen.confirm(QUESTION, "restore", yes=options.yes)
     with running(screen) as context:
-        result = apply_restore(repository, plan, context)
+        result = apply_restore(repository, plan, replace(context, keys=keys))
     for finding in name_lost_files(repository.reader(), manifest, result.lost):
         screen.emit(finding)
     screen.finish("restore", {"image": manifest.image, **_result_fields(plan, result)}, _result_lines(plan, result))
@@ -92,6 +97,9 @@ def _restore_several(call: Call) -> int:
         screen.finish("restore", fields, lines)
         return 0
     screen.say(*lines, "")
+    wanted = unlocking(call, UNLOCK_FOR)
+    if wanted.is_wanted:
+        raise UsageError("'--unlock' is about one disk", hint="Restore the disks one by one, with '--disk N'.")
     if any(one.target is not None for one in plan.plans):
         screen.confirm(_QUESTION_SEVERAL, "restore", yes=options.yes)
     with running(screen) as context:

@@ -73,11 +73,31 @@ def _plan(repository: Repository, sources: Sequence[OpenSource], call: Call) -> 
     return plan_backup(repository, sources, wanted, this_owner(), notices)
 
 
-def _unlocking(call: Call) -> Unlocking:
+def unlocking(call: Call, needs: Sequence[str] = ()) -> Unlocking:
+    """What a person said of passphrases.
+
+    Args:
+        call: The command line.
+        needs: Names of options without any of which there is no use for one.
+
+    Raises:
+        UsageError: There is no use for one.
+    """
     options, screen = call.options, call.screen
     wanted = Unlocking(
         files=tuple(options.unlock_file), asks=options.unlock, ask=screen.ask_secret if screen.has_person else None
     )
+    if wanted.is_wanted and needs and not any(getattr(options, name) for name in needs):
+        words = " or ".join(f"'--{name.replace('_', '-')}'" for name in needs)
+        raise UsageError(
+            f"'--unlock' is of use here with {words} only: encrypted volumes come back without their passphrase",
+            hint="Leave it out.",
+        )
+    return wanted
+
+
+def _unlocking(call: Call) -> Unlocking:
+    options, wanted = call.options, unlocking(call)
     if wanted.is_wanted and options.all_sectors:
         raise UsageError("'--unlock' has no use with '--all-sectors', which keeps all", hint="Leave out one of them.")
     return wanted

@@ -1,8 +1,9 @@
 """Programs of a restored system, run with its volume as their root.
 
 Answers: "let this system's own tools do their work, and keep them away from everything else." They see no network, no
-other process, of devices only the disk they work on, and the kernel's settings read-only; what they mount is gone when
-they end. They run as root all the same, on a system that the owner of this machine trusts enough to start it.
+other process, of devices only the disk they work on and what lies in it, and the kernel's settings read-only; what they
+mount is gone when they end. They run as root all the same, on a system that the owner of this machine trusts enough to
+start it.
 
 Sources: unshare(1), mount_namespaces(7), pid_namespaces(7), capabilities(7); ELF: elf(5) (``EI_CLASS``, ``EI_DATA``,
 ``e_machine``).
@@ -10,7 +11,8 @@ Sources: unshare(1), mount_namespaces(7), pid_namespaces(7), capabilities(7); EL
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from stillframe.block.syscalls import refusal
@@ -25,7 +27,9 @@ _NOT_NEEDED: Final = "-sys_module,-sys_boot,-sys_rawio,-sys_time,-syslog"
 _OWN_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MEMORY_NODES: Final = (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9))  # major 1, null(4)
 
-# $1: the root; $2: how many devices follow, each as NAME MAJOR MINOR; then the program. Devices of memory are major 1.
+# $1: the root; $2: how many devices follow, each as NAME MAJOR MINOR; then how many links, each as NAME TARGET;
+# then how many files in whose place others are seen, each as PLACE CONTENTS; then the program.
+# Devices of memory are major 1.
 _SCRIPT: Final = f"""set -e
 root=$1; count=$2; shift 2
 mount --make-rprivate /
@@ -44,9 +48,36 @@ ln -s /proc/self/fd/2 "$root/dev/stderr"
 while [ "$count" -gt 0 ]; do
   mknod -m 600 "$root/dev/$1" b "$2" "$3"; shift 3; count=$((count - 1))
 done
+count=$1; shift
+while [ "$count" -gt 0 ]; do
+  mkdir -p "$root/dev/$(dirname "$1")"; ln -s "/dev/$2" "$root/dev/$1"; shift 2; count=$((count - 1))
+done
+count=$1; shift
+while [ "$count" -gt 0 ]; do
+  (umask 077; printf %s "$2" > "$root/run/cover"); mount --bind "$root/run/cover" "$1"; rm "$root/run/cover"
+  shift 2; count=$((count - 1))
+done
 exec setpriv --bounding-set={_NOT_NEEDED} --inh-caps={_NOT_NEEDED} chroot "$root" \\
   /usr/bin/env -i PATH={_OWN_PATH} HOME=/root TERM=dumb LC_ALL=C DEBIAN_FRONTEND=noninteractive "$@"
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a program sees besides the files of its system.
+
+    Attributes:
+        devices: Devices of this machine, under their own names.
+        links: Other names below ``/dev`` for them, such as ``mapper/house-root``, each with its device.
+        covers: Texts that it sees in place of files, by their paths; the files stay as they are.
+    """
+
+    devices: tuple[str, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
+    covers: Mapping[str, str] = field(default_factory=dict)
+
+
+NOTHING_SEEN: Final = Seen()
 
 
 def require_same_machine(files: RootFiles) -> None:
@@ -68,7 +99,7 @@ def require_same_machine(files: RootFiles) -> None:
 
 
 def run_inside(
-    files: RootFiles, arguments: Sequence[str], *, devices: Sequence[str] = (), given: bytes = b"",
+    files: RootFiles, arguments: Sequence[str], *, seen: Seen = NOTHING_SEEN, given: bytes = b"",
     timeout_s: float = PROGRAM_S,
 ) -> Finished:  # fmt: skip
     """Run a program of a restored system to its end.
@@ -76,7 +107,7 @@ def run_inside(
     Args:
         files: Of that system; everything that belongs to it is mounted below its root.
         arguments: The program, and what it is told.
-        devices: Devices of this machine that it sees, under their own names.
+        seen: What it sees besides.
         given: What it reads on its standard input.
         timeout_s: After so many seconds it is stopped, with everything it started.
 
@@ -85,9 +116,12 @@ def run_inside(
             message.
     """
     require_same_machine(files)
-    nodes = [word for device in devices for word in _node(device)]
+    nodes = [word for device in seen.devices for word in _node(device)]
+    links = [word for name in sorted(seen.links) for word in (name, os.path.basename(seen.links[name]))]
+    covers = [word for path, text in seen.covers.items() for word in (files.place(path), text)]
     apart = ["--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child=KILL"]
-    command = ["unshare", *apart, "sh", "-c", _SCRIPT, "inside", files.root, str(len(devices)), *nodes, *arguments]
+    command = ["unshare", *apart, "sh", "-c", _SCRIPT, "inside", files.root, str(len(seen.devices)), *nodes]
+    command += [str(len(seen.links)), *links, str(len(seen.covers)), *covers, *arguments]
     try:
         done = run(command, given=given, timeout_s=timeout_s)
     except MachineRefusal as error:

@@ -7,7 +7,7 @@ Source: addpart(8), losetup(8).
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +34,34 @@ class PluggedDisk:
         return f"{self.device}p{number}"
 
 
+def plug_volume(keeper: Keeper, file: str, *, sector_size: int) -> str:
+    """Make a device over a file; the device. The keeper takes it away.
+
+    Args:
+        keeper: Undoes it.
+        file: A volume, or a whole disk.
+        sector_size: Bytes of a logical sector that the device has.
+
+    Raises:
+        MachineRefusal: That is not possible here.
+    """
+    if not is_root():
+        raise MachineRefusal("a disk file becomes a device only for root", hint="Run it again with sudo.")
+    keeper.will("loop", file)
+    ended = run(["losetup", "--find", "--show", "--sector-size", str(sector_size), file])
+    return ended.require_success(hint=_LOOP_HINT).text.strip()
+
+
+def forget_cached(devices: Iterable[str]) -> None:
+    """Let the kernel forget what it has read of devices: their bytes were changed below them.
+
+    Raises:
+        MachineRefusal: It does not.
+    """
+    for device in devices:
+        run(["blockdev", "--flushbufs", device]).require_success(hint="Is somebody using it?")
+
+
 def plug(keeper: Keeper, file: str, partitions: Mapping[int, Extent], *, sector_size: int) -> PluggedDisk:
     """Make a device over a file, and one for each of its partitions. The keeper takes them away.
 
@@ -46,11 +74,7 @@ def plug(keeper: Keeper, file: str, partitions: Mapping[int, Extent], *, sector_
     Raises:
         MachineRefusal: That is not possible here.
     """
-    if not is_root():
-        raise MachineRefusal("a disk file becomes a device only for root", hint="Run it again with sudo.")
-    keeper.will("loop", file)
-    ended = run(["losetup", "--find", "--show", "--sector-size", str(sector_size), file])
-    device = ended.require_success(hint=_LOOP_HINT).text.strip()
+    device = plug_volume(keeper, file, sector_size=sector_size)
     keeper.will("partitions", device)
     found = PluggedDisk(device=device, numbers=tuple(partitions))
     for number, extent in partitions.items():

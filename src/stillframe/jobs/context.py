@@ -4,10 +4,14 @@ Answers: "who vouches for this run, where do its events go, and may it go on?"
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stillframe.events import EventSink
 from stillframe.jobs.pipeline import CancelToken
 from stillframe.repo.session import Owner
+
+if TYPE_CHECKING:
+    from stillframe.capture.unlocking import VolumeKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +22,10 @@ class JobContext:
         owner: The machine and process it runs on; sessions and proofs name it.
         events: Gets what happens, from any thread.
         cancel: Asked between chunks.
+        keys: Of encrypted volumes on what is written; in memory only, and no words show them.
     """
 
     owner: Owner
     events: EventSink
     cancel: CancelToken
+    keys: "tuple[VolumeKey, ...]" = ()

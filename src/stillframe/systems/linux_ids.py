@@ -24,7 +24,8 @@ ID_TEXTS: Final = (
     "/etc/dracut.conf", "/etc/dracut.conf.d/*", "/etc/lilo.conf", "/etc/systemd/system/*.mount",
     "/etc/systemd/system/*.swap", "/etc/systemd/system/*.automount", "/boot/grub*/grub.cfg", "/boot/grub*/custom.cfg",
     "/boot/grub*/grubenv", "/boot/grub*/*/load.cfg", "/boot/loader/*.conf", "/boot/loader/entries/*.conf",
-    "/boot/extlinux/*.conf", "/boot/syslinux/*.cfg", "/boot/refind_linux.conf",
+    "/boot/extlinux/*.conf", "/boot/syslinux/*.cfg", "/boot/refind_linux.conf", "/etc/mdadm.conf",
+    "/etc/mdadm/mdadm.conf", "/etc/lvm/backup/*",
 )  # fmt: skip
 """Of a Linux: where ids are written, as far as they decide what it starts from and mounts."""
 ESP_TEXTS: Final = (
@@ -36,6 +37,8 @@ ESP_PROGRAMS: Final = ("/EFI/*/*.efi", "/*.efi")
 INITRDS: Final = ("/boot/initrd*", "/boot/initramfs*")
 ESP_INITRDS: Final = ("/initrd*", "/initramfs*", "/*/*/initrd*", "/EFI/*/initr*")
 _UUID_SIZE: Final = 36
+_LAYER_SIZES: Final = (32, 35, 38)
+"""Ids of LVM and md: bare, with colons, with hyphens."""
 _NAMES_MAX: Final = 4096
 
 
@@ -89,7 +92,12 @@ class IdPattern:
 
     @staticmethod
     def _pattern(old: str) -> str:
-        """A UUID may stand behind a word and a dash (``luks-...``); a short id must stand alone."""
+        """A UUID may stand behind a word and a dash (``luks-...``); a short id must stand alone.
+
+        One of LVM or md may stand anywhere, in ``dm-uuid-LVM-...`` right before another one.
+        """
+        if len(old) in _LAYER_SIZES:
+            return re.escape(old)
         around = "[0-9A-Fa-f]" if len(old) == _UUID_SIZE else r"[\w-]"
         return f"(?<!{around}){re.escape(old)}(?!{around})"
 

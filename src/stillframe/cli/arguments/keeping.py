@@ -66,20 +66,23 @@ def _add_backup(verbs: Verbs) -> None:
         "--exclude", metavar="PATTERN", action="append", default=[],
         help="leave out the contents of files, such as '/Users/*/Downloads/' or '*.iso'; may be repeated",
     )  # fmt: skip
-    option(
-        "--unlock", action="store_true",
-        help="ask for the passphrase of encrypted (LUKS) partitions: only what is in use is kept, still encrypted",
-    )  # fmt: skip
-    option(
-        "--unlock-file", metavar="FILE", action="append", default=[],
-        help="a file with such a passphrase, or a key file; may be repeated",
-    )  # fmt: skip
+    _add_unlock(
+        backup, "ask for the passphrase of encrypted (LUKS) partitions: only what is in use is kept, still encrypted"
+    )
     add_verify(backup)
     option("--prove", action="store_true", help="then start it in a virtual machine, to see whether it boots")
     _add_hooks(backup)
     option(
         "--then", choices=("nothing", "shutdown", "restart", "sleep"), default="nothing",
         help="what to do when the image is made (default: nothing)",
+    )  # fmt: skip
+
+
+def _add_unlock(parser: argparse.ArgumentParser, words: str) -> None:
+    parser.add_argument("--unlock", action="store_true", help=words)
+    parser.add_argument(
+        "--unlock-file", metavar="FILE", action="append", default=[],
+        help="a file with such a passphrase, or a key file; may be repeated",
     )  # fmt: skip
 
 
@@ -193,6 +196,10 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
     option("--delta", action="store_true", help="read the target and write only what differs; goes on after a stop")
     option("--wipe", action="store_true", help="also clear what no file system uses")
     option("--new-identity", action="store_true", help="give the copy new ids, to stay beside the original")
+    _add_unlock(
+        parser,
+        "with --new-identity or --adapt: ask for the passphrase of encrypted (LUKS) volumes, to open them",
+    )
 
 
 def _add_care(verbs: Verbs) -> None:

@@ -1,8 +1,9 @@
-"""Sectors of dm-crypt, decrypted many at a time.
+"""Sectors of dm-crypt, decrypted and encrypted many at a time.
 
-Answers: "what do these encrypted sectors hold?" AES in the modes that cryptsetup uses: XTS, and CBC with the number of
-the sector, plain or encrypted (ESSIV). All blocks of AES go through one call, and what the mode adds is done on whole
-arrays: blocks decrypt alone in both modes.
+Answers: "what do these encrypted sectors hold, and how are these bytes encrypted?" AES in the modes that cryptsetup
+uses: XTS, and CBC with the number of the sector, plain or encrypted (ESSIV). All blocks of AES go through one call, and
+what the mode adds is done on whole arrays: blocks decrypt alone in both modes. CBC encrypts block by block, of all
+sectors at once.
 
 Source: IEEE 1619-2007, section 5 (XTS); Linux ``drivers/md/dm-crypt.c`` (``crypt_iv_plain_gen``,
 ``crypt_iv_plain64_gen``, ``crypt_iv_essiv_gen``; numbers count sectors of 512 bytes); C. Fruhwirth, "New Methods in
@@ -45,7 +46,7 @@ def require_cipher(where: str, name: str, key_size: int) -> str:
 
 
 class SectorCipher:
-    """Decrypts whole sectors.
+    """Decrypts and encrypts whole sectors.
 
     Args:
         name: A cipher that ``require_cipher`` took, and
@@ -67,21 +68,37 @@ class SectorCipher:
             encrypted: A whole number of sectors.
             first: Number of the first one, in sectors of 512 bytes.
         """
-        count = len(encrypted) // self._sector_size
-        blocks = np.frombuffer(encrypted, np.uint64).reshape(count, -1, 2)
-        numbers = np.arange(count, dtype=np.uint64) * np.uint64(self._sector_size // SECTOR) + np.uint64(first)
-        return self._open_xts(blocks, numbers) if self._is_xts else self._open_cbc(blocks, numbers)
+        blocks, numbers = self._blocks(encrypted, first)
+        return self._xts(blocks, numbers, encrypt=False) if self._is_xts else self._open_cbc(blocks, numbers)
 
-    def _open_xts(self, blocks: Words, numbers: Words) -> bytes:
+    def encrypt(self, plain: bytes, first: int) -> bytes:
+        """Encrypt sectors that follow each other; arguments as of ``decrypt``."""
+        blocks, numbers = self._blocks(plain, first)
+        return self._xts(blocks, numbers, encrypt=True) if self._is_xts else self._close_cbc(blocks, numbers)
+
+    def _blocks(self, sectors: bytes, first: int) -> tuple[Words, Words]:
+        """The blocks of AES of each sector, and the number of each sector."""
+        count = len(sectors) // self._sector_size
+        blocks = np.frombuffer(sectors, np.uint64).reshape(count, -1, 2)
+        return blocks, np.arange(count, dtype=np.uint64) * np.uint64(self._sector_size // SECTOR) + np.uint64(first)
+
+    def _xts(self, blocks: Words, numbers: Words, *, encrypt: bool) -> bytes:
         masks = _masks(_aes(self._tweak_key, self._vectors(numbers), encrypt=True), blocks.shape[1])
-        return (_aes(self._key, blocks ^ masks, encrypt=False) ^ masks).tobytes()
+        return (_aes(self._key, blocks ^ masks, encrypt=encrypt) ^ masks).tobytes()
 
     def _open_cbc(self, blocks: Words, numbers: Words) -> bytes:
-        vectors = self._vectors(numbers)
-        if self._iv.startswith("essiv"):
-            vectors = _aes(self._tweak_key, vectors, encrypt=True)
-        before = np.concatenate((vectors[:, None, :], blocks[:, :-1, :]), axis=1)
+        before = np.concatenate((self._chain_starts(numbers)[:, None, :], blocks[:, :-1, :]), axis=1)
         return (_aes(self._key, blocks, encrypt=False) ^ before).tobytes()
+
+    def _close_cbc(self, blocks: Words, numbers: Words) -> bytes:
+        closed, before = np.empty_like(blocks), self._chain_starts(numbers)
+        for number in range(blocks.shape[1]):
+            before = closed[:, number, :] = _aes(self._key, blocks[:, number, :] ^ before, encrypt=True)
+        return closed.tobytes()
+
+    def _chain_starts(self, numbers: Words) -> Words:
+        vectors = self._vectors(numbers)
+        return _aes(self._tweak_key, vectors, encrypt=True) if self._iv.startswith("essiv") else vectors
 
     def _vectors(self, numbers: Words) -> Words:
         """For each sector its number as a block of AES; ``plain`` has only 32 bits of it."""

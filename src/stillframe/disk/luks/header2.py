@@ -43,7 +43,7 @@ HEADER_SIZES: Final = tuple(0x4000 << step for step in range(9))
 FIRST_MAGIC: Final = b"LUKS\xba\xbe"
 SECOND_MAGIC: Final = b"SKUL\xba\xbe"
 _BINARY: Final = struct.Struct(">6sHQQ48s32s64s40s48sQ")  # up to hdr_offset
-_CHECKSUM: Final = slice(448, 512)
+CHECKSUM: Final = slice(448, 512)
 _SEGMENT: Final = "0"
 _OFFSET_MAX: Final = 1 << 60
 _SLOTS_MAX: Final = 32  # LUKS2_KEYSLOTS_MAX
@@ -162,8 +162,8 @@ def parse_copy(raw: bytes, *, start: int) -> HeaderCopy | None:
     if name not in ("sha1", "sha256", "sha384", "sha512"):
         return None
     digest = hashlib.new(name, usedforsecurity=False)
-    digest.update(raw[: _CHECKSUM.start] + bytes(64) + raw[_CHECKSUM.stop : size])
-    if raw[_CHECKSUM][: digest.digest_size] != digest.digest():
+    digest.update(raw[: CHECKSUM.start] + bytes(64) + raw[CHECKSUM.stop : size])
+    if raw[CHECKSUM][: digest.digest_size] != digest.digest():
         return None
     which = "first" if start == 0 else "second"
     return HeaderCopy(

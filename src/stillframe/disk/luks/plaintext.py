@@ -1,12 +1,14 @@
-"""What an encrypted volume holds, read without writing anything.
+"""What an encrypted volume holds, as the kernel would show it.
 
-Answers: "what would the kernel show of it?"
+Answers: "what is in it, and which encrypted bytes are these?" The reader writes nothing; the writer is for views that
+are changed.
 """
 
+import threading
 from collections.abc import Iterator
 from typing import Final
 
-from stillframe.block import BlockReader, ExtentKind, KnownExtent, WindowReader
+from stillframe.block import BlockReader, BlockWriter, ExtentKind, KnownExtent, WindowReader, WindowWriter
 from stillframe.block.base import Buffer, check_range, read_filled
 from stillframe.disk.luks.ciphers import SectorCipher
 from stillframe.disk.luks.records import SECTOR, Segment
@@ -63,3 +65,45 @@ class PlaintextReader:
         check_range(self.size, within.start, within.size)
         if within.size:
             yield KnownExtent(within, ExtentKind.DATA)
+
+
+class PlaintextWriter(PlaintextReader):
+    """The same, to be written as well: whole sectors are encrypted; others are read first. For several threads.
+
+    Args:
+        volume: The encrypted volume, from its header on.
+        segment: What of it is encrypted.
+        key: The volume's key, which was proven by its digest.
+    """
+
+    def __init__(self, volume: BlockWriter, segment: Segment, key: bytes) -> None:
+        super().__init__(volume, segment, key)
+        self._encrypted = WindowWriter(volume, segment.extent)
+        self._lock = threading.Lock()
+
+    def write_at(self, offset: int, data: bytes | Buffer) -> None:
+        """Write all of ``data``, encrypted."""
+        view, step = memoryview(data).cast("B"), self._segment.sector_size
+        end, position = offset + len(view), offset
+        check_range(self.size, offset, len(view))
+        while position < end:
+            first = position // step * step
+            last = min(-(-end // step) * step, first + _PIECE_SIZE)
+            stop = min(end, last)
+            with self._lock:
+                is_whole = (position, stop) == (first, last)
+                plain = bytearray(last - first) if is_whole else bytearray(self.read_at(first, last - first))
+                plain[position - first : stop - first] = view[position - offset : stop - offset]
+                sealed = self._cipher.encrypt(bytes(plain), self._segment.first_iv + first // SECTOR)
+                self._encrypted.write_at(first, sealed)
+            position = stop
+
+    def zero(self, extent: Extent) -> None:
+        """Make a range read as zeros, which are encrypted like all else."""
+        check_range(self.size, extent.start, extent.size)
+        for start in range(extent.start, extent.end, _PIECE_SIZE):
+            self.write_at(start, bytes(min(_PIECE_SIZE, extent.end - start)))
+
+    def flush(self) -> None:
+        """Return when what was written would survive a power cut."""
+        self._encrypted.flush()

@@ -7,7 +7,16 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from stillframe.block import BlockReader, JoinedReader, StripedReader, WindowReader
+from stillframe.block import (
+    BlockReader,
+    BlockWriter,
+    JoinedReader,
+    JoinedWriter,
+    StripedReader,
+    StripedWriter,
+    WindowReader,
+    WindowWriter,
+)
 from stillframe.disk.lvm.group import LogicalVolume, Segment
 from stillframe.errors import DiskFormatError
 from stillframe.extents import Extent, ExtentSet
@@ -26,8 +35,23 @@ def join_volume(volume: LogicalVolume, readers: Mapping[str, BlockReader]) -> Bl
     return JoinedReader([_join_segment(volume.name, segment, readers) for segment in volume.segments])
 
 
+def join_volume_for_writing(volume: LogicalVolume, writers: Mapping[str, BlockWriter]) -> BlockWriter:
+    """The same with writers: what is written goes where LVM would write it. Errors as ``join_volume``."""
+    segments = list[BlockWriter]()
+    for segment in volume.segments:
+        windows = [WindowWriter(writers[uuid], extent) for uuid, extent in _places(volume.name, segment, writers)]
+        is_plain = len(windows) == 1
+        segments.append(windows[0] if is_plain else StripedWriter(windows, stripe_size=segment.stripe_size))
+    return JoinedWriter(segments)
+
+
 def _join_segment(name: str, segment: Segment, readers: Mapping[str, BlockReader]) -> BlockReader:
-    windows = list[BlockReader]()
+    windows = [WindowReader(readers[uuid], extent) for uuid, extent in _places(name, segment, readers)]
+    return windows[0] if len(windows) == 1 else StripedReader(windows, stripe_size=segment.stripe_size)
+
+
+def _places(name: str, segment: Segment, readers: Mapping[str, BlockReader]) -> Iterator[tuple[str, Extent]]:
+    """For each stripe the UUID of its physical volume, and its bytes there."""
     for place, start in segment.stripes:
         reader, end = readers[place.uuid], start + segment.size // len(segment.stripes)
         if end > reader.size:
@@ -35,8 +59,7 @@ def _join_segment(name: str, segment: Segment, readers: Mapping[str, BlockReader
                 f"LVM volume {name}: expected its bytes inside {place.name}, which has {reader.size}, found {end}",
                 hint="Is this a copy that was cut short?",
             )
-        windows.append(WindowReader(reader, Extent(start, end)))
-    return windows[0] if len(windows) == 1 else StripedReader(windows, stripe_size=segment.stripe_size)
+        yield place.uuid, Extent(start, end)
 
 
 def lift_extents(volume: LogicalVolume, uuid: str, extents: ExtentSet) -> ExtentSet:

@@ -18,7 +18,8 @@ from stillframe.jobs.exposing import ExposedDisk, ExposedPartition
 from stillframe.jobs.inside.volume_names import names_of
 from stillframe.jobs.mounting import mounted_files
 from stillframe.jobs.starts.linux_boot import find_grub
-from stillframe.jobs.starts.linux_mounts import ROOT_FILE_SYSTEMS, SUBVOLUMES
+from stillframe.jobs.starts.linux_mounts import SUBVOLUMES
+from stillframe.jobs.starts.linux_parts import ROOT_FILE_SYSTEMS
 from stillframe.systems import grub
 from stillframe.systems.linux import LinuxTraces, read_traces
 

@@ -23,7 +23,8 @@ from stillframe.jobs.conversions.conversion import Conversion
 from stillframe.jobs.conversions.found_linux import PROGRAM_MAX, SIGNED_GRUB, find_shim
 from stillframe.jobs.restoring.tables import TableWriter
 from stillframe.jobs.starts.linux_boot import grub_folder, install_for_bios, install_for_uefi
-from stillframe.jobs.starts.linux_mounts import MountedLinux, mount_linux, read_parts
+from stillframe.jobs.starts.linux_mounts import MountedLinux, mount_linux
+from stillframe.jobs.starts.linux_parts import read_parts
 from stillframe.jobs.starts.workbench import Workbench, work_on
 from stillframe.systems import grub
 from stillframe.systems.linux_ids import ID_TEXTS, iter_paths

@@ -7,11 +7,10 @@ are not guessed about.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Final
 
 from stillframe.block import BlockReader
-from stillframe.disk.lvm import LogicalVolume, VolumeGroup, parse_group, read_physical_volume
+from stillframe.disk.lvm import LogicalVolume, VolumeGroup, hyphenated, parse_group, read_physical_volume
 from stillframe.errors import DamagedError, DeviceError, DiskFormatError
 from stillframe.extents import ExtentSet
 from stillframe.jobs.exposing import ExposedPartition
@@ -125,9 +124,3 @@ def _check_unique(name: str, carriers: Sequence[Carrier]) -> None:
                 f"disk {one.disk} claim to be the same physical volume",
                 hint="One is a copy of the other; restore only one of the disks and look there.",
             )
-
-
-def hyphenated(uuid: str) -> str:
-    """A UUID as LVM writes it. Source: LVM2 ``lib/uuid/uuid.c``, ``id_write_format``: 6-4-4-4-4-4-6."""
-    cuts = (0, 6, 10, 14, 18, 22, 26, 32)
-    return "-".join(uuid[start:end] for start, end in pairwise(cuts))

@@ -17,7 +17,7 @@ from stillframe.jobs.starts.efi_start import told_steps
 from stillframe.repo.records import StoredPartition
 from stillframe.units import format_size
 
-_LINUX: Final = EXT_NAMES | {"xfs", "btrfs"}
+_LINUX: Final = EXT_NAMES | {"xfs", "btrfs", "LVM2_member", "crypto_LUKS", "linux_raid_member"}
 _PARTUUIDS_CHANGED: Final = Notice(
     code="partuuids-changed",
     message="partitions get new PARTUUIDs: a Linux whose fstab or boot menu names them so does not start before they "

@@ -68,7 +68,7 @@ def unlock_sources(
         return ()
     if wanted.asks and wanted.ask is None:
         raise UsageError("'--unlock' asks for a passphrase, and there is nobody to ask", hint="Use '--unlock-file'.")
-    secrets = [(path, tuple(_read_secrets(path))) for path in wanted.files]
+    secrets = [(path, tuple(read_secrets(path))) for path in wanted.files]
     left_out = {(part.disk, part.place) for part in without}
     found = [one for one in _iter_locked(sources) if (one.path, one.volume.partition.extent) not in left_out]
     if not found:
@@ -139,8 +139,12 @@ def _named(found: Sequence[_Found]) -> str:
     )
 
 
-def _read_secrets(path: str) -> Iterator[bytes]:
-    """What a file may mean: a line of text, which an editor has ended, or a key file as it is."""
+def read_secrets(path: str) -> Iterator[bytes]:
+    """What a file may mean: a line of text, which an editor has ended, or a key file as it is.
+
+    Raises:
+        UsageError: It cannot be read, is empty or too long.
+    """
     try:
         with open(path, "rb") as file:
             secret = file.read(KEY_FILE_MAX + 1)

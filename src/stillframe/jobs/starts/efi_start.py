@@ -23,7 +23,7 @@ from stillframe.host.apart import call_apart
 from stillframe.host.disks import describe
 from stillframe.host.efi_entries import EfiPlace, create_entry, creation_line, processor, read_places
 from stillframe.host.target import TargetIdentity
-from stillframe.jobs.starts.linux_mounts import ESP_TYPES
+from stillframe.jobs.starts.linux_parts import ESP_TYPES
 from stillframe.systems.efi_loaders import EfiLoader, Processor, find_loaders
 
 FIRMWARE_NOT_TOLD: Final = "firmware-not-told"

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from stillframe.jobs.starts.linux_mounts import DiskPart, MountedLinux, find_part
+from stillframe.jobs.starts.linux_mounts import MountedLinux
+from stillframe.jobs.starts.linux_parts import DiskPart, find_part
 from stillframe.systems.fstab import parse_lines
 from stillframe.systems.linux_ids import ID_TEXTS, iter_paths
 from stillframe.systems.linux_network import NETWORK_FILES
@@ -19,6 +20,7 @@ _DEVICE: Final = r"/dev/(?:(?:[hsv]|xv)d[a-z]{1,3}|(?:nvme\d+n\d+|mmcblk\d+)p)\d
 _TABLE_LINE: Final = re.compile(rf"(?m)^(\s*)({_DEVICE})(?=\s)")
 _KERNEL_WORD: Final = re.compile(rf"\b(root=|resume=)({_DEVICE})(?![\w/])")
 _TABLES: Final = ("/etc/fstab",)
+_DEVICES_FILE: Final = "/etc/lvm/devices/system.devices"
 
 
 def relax_network(linux: MountedLinux) -> Iterator[str]:
@@ -66,6 +68,20 @@ def name_by_uuid(linux: MountedLinux, parts: Sequence[DiskPart]) -> Iterator[str
                 f"{path}: {', '.join(dict.fromkeys(name for _, name in names))} by UUID, as names of disks differ from "
                 f"computer to computer; as it was in {KEPT}{path}"
             )
+
+
+def forget_devices_file(linux: MountedLinux) -> Iterator[str]:
+    """The list of the disks that LVM may look at: by serial numbers that stay behind. Without it, it looks at all.
+
+    Source: lvmdevices(8), "when the devices file does not exist".
+
+    Raises:
+        MachineRefusal: The volume is full.
+    """
+    if "lvm" in linux.early.layers and linux.files.is_file(_DEVICES_FILE):
+        _keep(linux, _DEVICES_FILE, linux.files.read_file(_DEVICES_FILE, 0, _TEXT_MAX) or b"")
+        linux.files.remove_file(_DEVICES_FILE)
+        yield f"{_DEVICES_FILE}: LVM looks at all disks, as it named the old one; as it was in {KEPT}{_DEVICES_FILE}"
 
 
 def _own_disk(linux: MountedLinux) -> str:

@@ -14,7 +14,8 @@ from stillframe.block import BlockReader
 from stillframe.errors import DiskFormatError, MachineRefusal
 from stillframe.host.esp_files import FatVolume, list_names, read_file, write_file
 from stillframe.host.renaming import RENAMED, new_uuid, rename_volume
-from stillframe.jobs.starts.linux_mounts import DiskPart, MountedLinux
+from stillframe.jobs.starts.linux_mounts import MountedLinux
+from stillframe.jobs.starts.linux_parts import DiskPart
 from stillframe.jobs.starts.workbench import Workbench
 from stillframe.systems.driver_file import parse_program
 from stillframe.systems.grub_image import has_grub, read_core, replace_in_core
@@ -69,8 +70,8 @@ def rename_volumes(bench: Workbench, parts: Sequence[DiskPart]) -> tuple[IdChang
         kind = part.volume.filesystem
         if kind in RENAMED and part.volume.uuid:
             new = new_uuid(kind)
-            folder = bench.keeper.make_folder(f"{bench.folder}/rename{part.number}")
-            rename_volume(bench.keeper, bench.disk.node(part.number), kind, new, folder)
+            folder = bench.keeper.make_folder(f"{bench.folder}/rename-{part.key}")
+            rename_volume(bench.keeper, bench.node(part.key), kind, new, folder)
             changes.append(IdChange(old=part.volume.uuid, new=new))
     return tuple(changes)
 
@@ -81,11 +82,11 @@ def renamed_words(before: Sequence[DiskPart], after: Sequence[DiskPart]) -> tupl
     Raises:
         MachineRefusal: One is not called what it was told.
     """
-    old = {part.number: part.volume for part in before}
+    old = {part.key: part.volume for part in before}
     return tuple(
-        f"the {part.volume.filesystem} file system of partition {part.number} has a new id, {part.volume.uuid}"
+        f"the {part.volume.filesystem} file system of {part.word} has a new id, {part.volume.uuid}"
         for part in after
-        if part.volume.uuid != old[part.number].uuid
+        if part.volume.uuid != old[part.key].uuid and part.volume.filesystem in RENAMED
     )
 
 
@@ -101,7 +102,7 @@ def write_ids(
         yield from _write_in_texts(linux, ids)
     for part in parts:
         if part.volume.filesystem == "vfat":
-            yield from _write_in_esp(part, EspListing(FatVolume(path=bench.disk.node(part.number))), ids)
+            yield from _write_in_esp(part, EspListing(FatVolume(path=bench.node(part.key))), ids)
     yield from _write_in_core(bench, parts, ids)
 
 
@@ -146,7 +147,7 @@ def _is_signed(contents: bytes) -> bool:
 
 
 def _write_in_esp(part: DiskPart, files: EspListing, ids: IdPattern) -> Iterator[str]:
-    place = f"partition {part.number}"
+    place = part.word
     for path in iter_paths(files, (*ESP_TEXTS, *ESP_PROGRAMS), any_case=True):
         contents = files.read_file(path)
         count = ids.count(contents)
@@ -167,9 +168,9 @@ def _write_in_core(bench: Workbench, parts: Sequence[DiskPart], ids: IdPattern) 
     """GRUB for a BIOS, in the first sectors of the disk."""
     view: BlockReader = bench.view
     for part in parts:
-        if has_grub(view.read_at(part.partition.extent.start, 512)):
+        if part.partition is not None and has_grub(view.read_at(part.partition.extent.start, 512)):
             raise MachineRefusal(
-                f"a GRUB for BIOS lies in partition {part.number} by a list of its blocks, and is not looked into",
+                f"a GRUB for BIOS lies in {part.word} by a list of its blocks, and is not looked into",
                 hint=_KEPT_HINT,
             )
     try:

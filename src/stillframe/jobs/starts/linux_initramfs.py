@@ -2,9 +2,11 @@
 
 Answers: "can this system's early user space see any disk, and name the right one?" Which program, is decided by what is
 installed. It is always made for any machine: what the program would find here is this machine, and not where it starts.
+Nor can it find out here that its root lies in LUKS, LVM or RAID, as there is no device mapper: it is told, and what it
+made is looked into (``linux_early``).
 
-Sources: update-initramfs(8), initramfs.conf(5) (``MODULES=most``), dracut(8) (``--no-hostonly``), mkinitcpio(8) and
-mkinitcpio.conf(5) (``autodetect``).
+Sources: update-initramfs(8), initramfs.conf(5) (``MODULES=most``), dracut(8) (``--no-hostonly``, ``--add``),
+mkinitcpio(8) and mkinitcpio.conf(5) (``autodetect``).
 """
 
 import re
@@ -14,11 +16,14 @@ from typing import Final
 from stillframe.errors import MachineRefusal
 from stillframe.host.inside_system import run_inside
 from stillframe.host.root_files import RootFiles
+from stillframe.jobs.starts.linux_early import require_early
 from stillframe.jobs.starts.linux_mounts import MountedLinux
 
 _IMAGE: Final = re.compile(r"(?:initrd\.img|initramfs|initrd)-([0-9][\w.+~-]*?)(?:\.img)?")
 _DEBIAN: Final = ("/usr/sbin/update-initramfs", "/sbin/update-initramfs")
 _DRACUT: Final = ("/usr/bin/dracut", "/usr/sbin/dracut", "/sbin/dracut")
+_DRACUT_MODULES: Final[dict[str, str]] = {"raid": "mdraid", "luks": "crypt", "lvm": "lvm"}
+"""dracut.modules(7): what opens each layer."""
 _ARCH: Final = "/usr/bin/mkinitcpio"
 _ARCH_SETTINGS: Final = "/etc/mkinitcpio.conf"
 _MOST: Final = "/etc/initramfs-tools/conf.d/zz-stillframe"
@@ -77,8 +82,10 @@ def _for_debian(linux: MountedLinux) -> Iterator[str]:
 
 def _by_dracut(linux: MountedLinux) -> Iterator[str]:
     program = next(path for path in _DRACUT if linux.files.is_program(path))
+    wanted = [_DRACUT_MODULES[layer] for layer in linux.early.layers]
+    more = ["--add", " ".join(wanted)] if wanted else []
     for name, version in images_of(linux.files):
-        _make(linux, name, [program, "--force", "--no-hostonly", f"/boot/{name}", version])
+        _make(linux, name, [program, "--force", "--no-hostonly", *more, f"/boot/{name}", version])
         yield name
 
 
@@ -88,18 +95,22 @@ def _for_arch(linux: MountedLinux) -> Iterator[str]:
     settings = files.read_file(_ARCH_SETTINGS, 0, _SETTINGS_MAX) or b""
     files.write_file(_ARCH_SETTINGS, _AUTODETECT.sub(rb"\1", settings))
     try:
-        run_inside(files, [_ARCH, "-P"], devices=linux.devices)
+        run_inside(files, [_ARCH, "-P"], seen=linux.seen)
     finally:
         files.write_file(_ARCH_SETTINGS, settings)
-    yield from (name for name in files.list_names("/boot") if name.startswith("initramfs-"))
+    for name in files.list_names("/boot"):
+        if name.startswith("initramfs-"):
+            require_early(files, name, linux.early)
+            yield name
 
 
 def _make(linux: MountedLinux, name: str, arguments: list[str]) -> None:
     """Run a program that makes an image, and see that it did."""
     before = linux.files.change_time(f"/boot/{name}")
-    run_inside(linux.files, arguments, devices=linux.devices)
+    run_inside(linux.files, arguments, seen=linux.seen)
     if linux.files.change_time(f"/boot/{name}") == before:
         raise MachineRefusal(
             f"{arguments[0]} of the restored system did not make /boot/{name} anew",
             hint="Start the system from its own medium and run it there.",
         )
+    require_early(linux.files, name, linux.early)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Final
 from stillframe.block.window import WindowReader
 from stillframe.errors import DeviceError, MachineRefusal, StillframeError
 from stillframe.events import Notice
+from stillframe.extents import Extent
 from stillframe.fs.ext import EXT_NAMES
 from stillframe.fs.files.lookup import open_lookup
 from stillframe.host.apart import call_apart
 from stillframe.host.root_files import RootFiles
 from stillframe.host.run import run
 from stillframe.jobs.inside.replayed import replayed_view
-from stillframe.jobs.starts.linux_mounts import DiskPart
+from stillframe.jobs.starts.linux_parts import DiskPart
 from stillframe.jobs.starts.start_failures import NOT_REPAIRED
 from stillframe.jobs.starts.workbench import Workbench, work_on
 from stillframe.systems.grub_image import has_grub
@@ -37,6 +38,7 @@ def repair_places(disk: "WrittenDisk", parts: Sequence[DiskPart], context: "JobC
         part
         for part in parts
         if part.volume.filesystem in EXT_NAMES
+        and part.partition is not None
         and (part.number in disk.resized or part.partition.extent != old.get(part.number))
     ]
     found = [(part, _look(disk, part)) for part in changed]
@@ -58,8 +60,13 @@ def repair_places(disk: "WrittenDisk", parts: Sequence[DiskPart], context: "JobC
         return ()
 
 
+def _place(part: DiskPart) -> Extent:
+    assert part.partition is not None, "only partitions are looked at"
+    return part.partition.extent
+
+
 def _look(disk: "WrittenDisk", part: DiskPart) -> PlaceNotes:
-    reader = WindowReader(disk.target, part.partition.extent)
+    reader = WindowReader(disk.target, _place(part))
 
     def look() -> PlaceNotes:
         view, _ = replayed_view(reader, part.volume)
@@ -76,7 +83,7 @@ def _notices(disk: "WrittenDisk", part: DiskPart, notes: PlaceNotes) -> Iterator
     place = f"partition {part.number}"
     if notes.lilo:
         yield Notice(code=NOT_REPAIRED, message=f"LILO on {place} counts blocks that lie elsewhere now", hint=_HINT)
-    if has_grub(disk.target.read_at(part.partition.extent.start, 512)):
+    if has_grub(disk.target.read_at(_place(part).start, 512)):
         yield Notice(
             code=NOT_REPAIRED, message=f"a GRUB in the boot sector of {place} counts blocks that lie elsewhere now",
             hint=_HINT,

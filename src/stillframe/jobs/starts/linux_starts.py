@@ -6,32 +6,25 @@ is tried again with less: without new ids of file systems, then without new ids 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from stillframe.errors import DeviceError, MachineRefusal, StillframeError
 from stillframe.events import Notice, PhaseStarted
 from stillframe.host.esp_files import FatVolume
-from stillframe.jobs.starts.linux_adapt import name_by_uuid, relax_network
+from stillframe.jobs.starts.linux_adapt import forget_devices_file, name_by_uuid, relax_network
 from stillframe.jobs.starts.linux_fallback import write_fallback
 from stillframe.jobs.starts.linux_identity import rename_volumes, renamed_words, stale_initrds, write_ids
 from stillframe.jobs.starts.linux_initramfs import rebuild_initramfs
-from stillframe.jobs.starts.linux_mounts import (
-    DiskPart,
-    MountedLinux,
-    find_roots,
-    is_possible,
-    mount_linux,
-    read_disk_parts,
-    read_parts,
-    unopened_parts,
-    with_old_names,
-)
+from stillframe.jobs.starts.linux_mounts import MountedLinux, find_roots, mount_linux
+from stillframe.jobs.starts.linux_parts import DiskPart, is_possible, read_disk_parts, read_parts, with_old_names
 from stillframe.jobs.starts.linux_places import repair_places
+from stillframe.jobs.starts.stack_identity import rename_layers
 from stillframe.jobs.starts.start_failures import NOT_REPAIRED
-from stillframe.jobs.starts.workbench import Workbench, work_on
-from stillframe.systems.linux_ids import IdPattern, partition_changes
+from stillframe.jobs.starts.volume_stack import VolumeStack, open_stack
+from stillframe.jobs.starts.workbench import Look, Workbench, work_on
+from stillframe.systems.linux_ids import IdChange, IdPattern, partition_changes
 
 if TYPE_CHECKING:
     from stillframe.jobs.context import JobContext
@@ -60,20 +53,27 @@ def repair_linux(disk: "WrittenDisk", wishes: "StartWishes", context: "JobContex
     """Change what the Linux systems on a disk need changed; what was done, in words. What cannot be is a notice."""
     parts = read_disk_parts(disk.target, disk.before, disk.after, disk.written)
     placed = repair_places(disk, parts, context)
-    if not (wishes.new_identity or wishes.adapt) or not is_possible(parts):
+    if not (wishes.new_identity or wishes.adapt):
+        return placed
+    look = partial(open_stack, layout=disk.after, numbers=disk.written, keys=context.keys)
+    stack = look(disk.target)
+    if not (is_possible(parts) or stack.volumes or stack.unopened):
         return placed
     context.events.emit(PhaseStarted(name="making the Linux on it ready to start"))
     first = _Attempt(table=wishes.new_identity, volumes=wishes.new_identity, adapt=wishes.adapt)
-    unopened = unopened_parts(parts)
-    if unopened:
-        context.events.emit(_unopened(unopened, adapt=wishes.adapt))
+    if stack.unopened:
+        context.events.emit(_unopened(stack, adapt=wishes.adapt))
         first = replace(first, volumes=False)
     for attempt in _attempts(first):
-        work = partial(_work, disk=disk, attempt=attempt)
+        work = _Work(disk=disk, attempt=attempt, look=look)
         try:
-            return (*placed, *work_on(disk.target, disk.table, disk.after, context.events, work))
+            done = work_on(disk.target, disk.table, disk.after, context.events, work.do, look=look)
         except (MachineRefusal, DeviceError) as error:
             context.events.emit(_failed(attempt, error))
+            continue
+        for notice in work.notices:
+            context.events.emit(notice)
+        return (*placed, *done)
     return placed
 
 
@@ -86,26 +86,50 @@ def _attempts(first: _Attempt) -> Iterator[_Attempt]:
         yield replace(first, volumes=False, table=False)
 
 
-def _work(bench: Workbench, *, disk: "WrittenDisk", attempt: _Attempt) -> tuple[str, ...]:
-    parts = read_parts(bench, disk.before, disk.written)
-    roots = find_roots(bench, parts)
-    done, changes = list[str](), list(partition_changes(disk.before, disk.after) if attempt.table else ())
-    if attempt.volumes and (roots or not _starts_something(parts)):
+@dataclass(slots=True, kw_only=True)
+class _Work:
+    """An attempt on the workbench; ``notices`` are true when it succeeded."""
+
+    disk: "WrittenDisk"
+    attempt: _Attempt
+    look: Look
+    notices: list[Notice] = field(default_factory=list)
+
+    def do(self, bench: Workbench) -> tuple[str, ...]:
+        """Change what has to be changed; what was done, in words."""
+        disk, attempt = self.disk, self.attempt
+        parts = read_parts(bench, disk.before, disk.written)
+        roots = find_roots(bench, parts)
+        done, changes = list[str](), list(partition_changes(disk.before, disk.after) if attempt.table else ())
+        if attempt.volumes and (roots or not _starts_something(parts)):
+            parts = self._rename(bench, parts, done, changes)
+        systems = mount_linux(bench, parts, roots)
+        ids = IdPattern(changes)
+        done += write_ids(bench, systems, parts, ids)
+        for linux in systems:
+            if attempt.adapt:
+                done += relax_network(linux)
+                done += name_by_uuid(linux, parts)
+            if attempt.volumes or attempt.adapt:
+                done += forget_devices_file(linux)
+            done += _renew_initramfs(linux, ids, always=attempt.adapt)
+        if systems:
+            done += _fallbacks(bench, parts)
+        return tuple(done)
+
+    def _rename(
+        self, bench: Workbench, parts: tuple[DiskPart, ...], done: list[str], changes: list[IdChange]
+    ) -> tuple[DiskPart, ...]:
+        """Give file systems and what they lie in new ids; the volumes as they are then."""
+        disk = self.disk
         changes += rename_volumes(bench, parts)
         renamed = read_parts(bench, disk.before, disk.written)
         done += renamed_words(parts, renamed)
-        parts = with_old_names(renamed, parts)
-    systems = mount_linux(bench, parts, roots)
-    ids = IdPattern(changes)
-    done += write_ids(bench, systems, parts, ids)
-    for linux in systems:
-        if attempt.adapt:
-            done += relax_network(linux)
-            done += name_by_uuid(linux, parts)
-        done += _renew_initramfs(linux, ids, always=attempt.adapt)
-    if systems:
-        done += _fallbacks(bench, parts)
-    return tuple(done)
+        layers = rename_layers(bench, lambda: self.look(bench.view))
+        changes += layers.changes
+        done += layers.words
+        self.notices += [layers.notice] if layers.notice is not None else []
+        return with_old_names(read_parts(bench, disk.before, disk.written), parts)
 
 
 def _renew_initramfs(linux: MountedLinux, ids: IdPattern, *, always: bool) -> tuple[str, ...]:
@@ -122,12 +146,15 @@ def _renew_initramfs(linux: MountedLinux, ids: IdPattern, *, always: bool) -> tu
 def _fallbacks(bench: Workbench, parts: Sequence[DiskPart]) -> Iterator[str]:
     for part in parts:
         if part.volume.filesystem == "vfat":
-            yield from write_fallback(FatVolume(path=bench.disk.node(part.number)))
+            yield from write_fallback(FatVolume(path=bench.node(part.key)))
 
 
 def _starts_something(parts: Sequence[DiskPart]) -> bool:
     """Whether a disk without a root of its own may start one that lies elsewhere, which knows its ids."""
-    return any(part.volume.filesystem == "vfat" or part.partition.type_name == "BIOS boot" for part in parts)
+    return any(
+        part.volume.filesystem == "vfat" or (part.partition is not None and part.partition.type_name == "BIOS boot")
+        for part in parts
+    )
 
 
 def _failed(attempt: _Attempt, error: StillframeError) -> Notice:
@@ -141,12 +168,12 @@ def _failed(attempt: _Attempt, error: StillframeError) -> Notice:
     )
 
 
-def _unopened(places: Sequence[str], *, adapt: bool) -> Notice:
-    words = ", ".join(places)
+def _unopened(stack: VolumeStack, *, adapt: bool) -> Notice:
     rest = "no Linux in them was adapted" if adapt else "what a Linux in them notes of partitions was not changed"
+    unlock = "'--unlock' opens what is encrypted by LUKS. " if stack.locked else ""
     return Notice(
         code=NOT_REPAIRED if adapt else IDS_KEPT,
-        message=f"not opened: {words}; file systems keep the ids of their originals, and {rest}",
-        hint="If it does not start, start it from its system's own medium: correct /etc/fstab there, and make the "
-        "initramfs anew.",
+        message=f"not opened: {', '.join(stack.unopened)}; file systems keep the ids of their originals, and {rest}",
+        hint=f"{unlock}If it does not start, start it from its system's own medium: correct /etc/fstab there, and make "
+        "the initramfs anew.",
     )  # fmt: skip
