@@ -6,12 +6,13 @@ are mounted and loop devices made.
 
 import hashlib
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from stillframe.extents import Extent, ExtentSet
 from stillframe.testing import volumes_windows
@@ -59,11 +60,37 @@ def used_file(path: Path, size: int) -> Path:
     return path
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pattern:
+    """A disk that was made, in a file without a name, and what is on it."""
+
+    file: BinaryIO
+    volumes: tuple[RealVolume, ...]
+
+
+_PATTERNS: Final[dict[tuple[str, int, int], _Pattern]] = {}
+
+
 def build_disk(folder: Path, *, sector_size: int = 512, seed: int = 1, label: str = "gpt") -> RealDisk:
     """A disk with EFI system, ext4, NTFS, exFAT, swap and unknown partitions, all filled, about 180 MiB.
 
-    Partitions do not lie at multiples of a MiB.
+    Partitions do not lie at multiples of a MiB. It is made once in a process, and copied from then on, ids included.
     """
+    path = folder / f"disk-{label}-{sector_size}-{seed}"
+    pattern = _PATTERNS.get((label, sector_size, seed))
+    if pattern is None:
+        volumes = _make_volumes(path, sector_size=sector_size, seed=seed, label=label)
+        file = path.open("rb")
+        path.unlink()
+        pattern = _PATTERNS[label, sector_size, seed] = _Pattern(file=file, volumes=volumes)
+    pattern.file.seek(0)
+    with path.open("wb") as copy:
+        shutil.copyfileobj(pattern.file, copy, 4 * MIB)
+    return RealDisk(path=path, sector_size=sector_size, volumes=pattern.volumes)
+
+
+def _make_volumes(disk: Path, *, sector_size: int, seed: int, label: str) -> tuple[RealVolume, ...]:
+    folder = disk.parent
     makers: list[tuple[str, int, Callable[[Path, int], Hashes]]] = [
         ("vfat", 24 * MIB, lambda path, size: _make_fat(path, size, sector_size, seed)),
         ("ext4", 48 * MIB + 8192, lambda path, size: make_ext4(path, size, seed=seed)),
@@ -76,7 +103,6 @@ def build_disk(folder: Path, *, sector_size: int = 512, seed: int = 1, label: st
     for _, size, _make in makers:
         extents.append(Extent(start, start + size))
         start += size + 69632
-    disk = folder / f"disk-{label}-{sector_size}-{seed}"
     volumes = []
     disk.write_bytes(_make_table(extents, start + 2 * MIB, sector_size, label))
     for number, ((kind, size, make), extent) in enumerate(zip(makers, extents, strict=True), 1):
@@ -87,7 +113,7 @@ def build_disk(folder: Path, *, sector_size: int = 512, seed: int = 1, label: st
         # The fourth entry of an MBR is the extended partition: what follows has numbers from 5 on.
         shown = number if label == "gpt" or number < 4 else number + 1
         volumes.append(RealVolume(number=shown, kind=kind, extent=extent, files=files))
-    return RealDisk(path=disk, sector_size=sector_size, volumes=tuple(volumes))
+    return tuple(volumes)
 
 
 def _make_table(extents: Sequence[Extent], size: int, sector_size: int, label: str) -> bytes:
