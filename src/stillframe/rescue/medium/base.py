@@ -93,7 +93,7 @@ class Base:
 def find_base(wishes: BaseWishes, cache: str, now_s: float) -> Base | None:
     """The base that is kept; ``None`` when there is none, or it is too old."""
     folder = os.path.join(cache, "base", wishes.digest)
-    facts = _facts(folder)
+    facts = read_facts(os.path.join(folder, _FACTS))
     made = int(facts.get("made", 0))
     if wishes.fresh or not facts or not 0 <= now_s - made <= AGE_MAX_S:
         return None
@@ -225,9 +225,10 @@ def _folder(half: str) -> str:
     return half if is_root() else "/var/tmp"  # noqa: S108 - mmdebstrap makes its own folder in it
 
 
-def _facts(folder: str) -> dict[str, Any]:
+def read_facts(file: str) -> dict[str, Any]:
+    """What was noted beside something that is kept; nothing when it is not whole."""
     try:
-        facts = json.loads(Path(folder, _FACTS).read_text())
+        facts = json.loads(Path(file).read_text())
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}

@@ -40,6 +40,9 @@ def make_iso(base: Base, tree: str, path: str, room: str, step: Step) -> None:
     make_efi_image(base, efi, step)
     with open(base.piece("grub/cd.img"), "rb") as source, open(os.path.join(tree, _CD_IMAGE), "wb") as target:
         target.write(source.read())  # a copy: xorriso writes a table into it
+    for here, _, names in os.walk(tree, topdown=False):
+        for file in (*(os.path.join(here, name) for name in names), here):
+            os.utime(file, (step.epoch, step.epoch))
     command = [
         "xorriso", "-as", "mkisofs", "-quiet", "-o", path, "-V", label_of(base), "-r", "-J", "-joliet-long",
         "-iso-level", "3", "--grub2-mbr", base.piece("grub/boot_hybrid.img"), "--protective-msdos-label",

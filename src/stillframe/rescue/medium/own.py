@@ -1,8 +1,8 @@
-"""Stillframe's own part of the medium: the folder ``/stillframe``.
+"""Stillframe's own part of the medium: the folders ``/stillframe`` and ``/stillframe-packages``.
 
-Answers: "what is in it, and is it what runs here?" A Python environment for the Python of the medium's Debian, made of
-the packages that this program runs with, compiled beforehand; and the person's settings. Its files have the same times
-on every build of the same version.
+Answers: "what is in it, and is it what runs here?" A Python environment for the Python of the medium's Debian with this
+very program, compiled beforehand, and the person's settings. The packages that it needs, as they are installed here,
+lie in a folder of their own, which changes seldom.
 
 Sources: PEP 405 (``pyvenv.cfg``); PEP 552 (compiled files that are not compared with their source); pip's
 ``install --target``.
@@ -24,12 +24,12 @@ from stillframe.errors import StorageError
 from stillframe.events import PhaseStarted
 from stillframe.host.wheels import InstalledPackage, installed_packages, python_here, runs_like
 from stillframe.rescue.medium.base import Step
-from stillframe.rescue.medium.cache import keep, made_once
 from stillframe.rescue.medium.recipe import PYTHON
 from stillframe.rescue.medium.settings import Settings
 
 FOLDER: Final = "stillframe"
-_PACKAGES: Final = f"venv/lib/python{PYTHON[0]}.{PYTHON[1]}/site-packages"
+PACKAGES_FOLDER: Final = "stillframe-packages"
+_SITE: Final = f"venv/lib/python{PYTHON[0]}.{PYTHON[1]}/site-packages"
 _CONFIG: Final = f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {PYTHON[0]}.{PYTHON[1]}\n"
 _PROGRAM: Final = "#!/stillframe/venv/bin/python3\nfrom stillframe.cli.main import run\n\nrun()\n"
 _LEFT_OUT: Final = shutil.ignore_patterns("__pycache__", "testing")
@@ -39,24 +39,22 @@ _PROJECT: Final = "stillframe"
 
 
 def make_own(room: str, settings: Settings, step: Step) -> str:
-    """Make the folder in a room.
+    """Make the folder ``/stillframe`` in a room.
 
     Returns:
-        The folder that holds ``stillframe`` and nothing else.
+        The folder that holds it and nothing else.
 
     Raises:
-        MachineRefusal: A package is not here and could not be fetched.
         StorageError: There is no room for it.
     """
-    step.events.emit(PhaseStarted(name="Stillframe: its packages"))
+    step.events.emit(PhaseStarted(name="Stillframe: itself"))
     above = os.path.join(room, "own")
     own = os.path.join(above, FOLDER)
     try:
-        packages = os.path.join(own, _PACKAGES)
-        _take_packages(packages, room, step)
-        step.events.emit(PhaseStarted(name="Stillframe: itself"))
-        shutil.copytree(os.path.dirname(stillframe.__file__), os.path.join(packages, _PROJECT), ignore=_LEFT_OUT)
-        _compile(os.path.join(packages, _PROJECT), own)
+        package = os.path.join(own, _SITE, _PROJECT)
+        shutil.copytree(os.path.dirname(stillframe.__file__), package, ignore=_LEFT_OUT)
+        _compile(package, above)
+        _write(own, f"{_SITE}/packages.pth", f"/{PACKAGES_FOLDER}\n".encode())
         _write(own, "venv/pyvenv.cfg", _CONFIG.encode())
         _write(own, "venv/bin/stillframe", _PROGRAM.encode(), mode=0o755)
         os.symlink("/usr/bin/python3", os.path.join(own, "venv/bin/python3"))
@@ -68,28 +66,39 @@ def make_own(room: str, settings: Settings, step: Step) -> str:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             shutil.copyfile(source, target)
     except OSError as error:
-        raise StorageError(f"{error.filename or own}: {error.strerror}", hint="Is the disk full?") from error
+        raise _full(error, own) from error
     return above
 
 
-def _take_packages(target: str, room: str, step: Step) -> None:
-    """The packages, linked from the cache, where they are kept compiled."""
+def make_packages(room: str, step: Step) -> str:
+    """Make the folder ``/stillframe-packages`` in a room: what Stillframe needs of others, compiled.
+
+    Returns:
+        The folder that holds it and nothing else.
+
+    Raises:
+        MachineRefusal: A package is not here and could not be fetched.
+        StorageError: There is no room for it.
+    """
+    step.events.emit(PhaseStarted(name="Stillframe: packages that it needs"))
     packages = installed_packages(_PROJECT)
-    with made_once(f"wheels/{_digest(packages)}", check=step.check) as place:
-        if not os.path.isdir(place):
-            half = os.path.join(room, "wheels")
-            os.makedirs(half)
-            if runs_like(PYTHON) and all(package.is_portable for package in packages):
-                _copy(packages, half, step)
-            else:
-                _fetch(packages, half, step)
-            _compile(half, half, prefix=f"/{FOLDER}/{_PACKAGES}")
-            keep(half, place)
-        shutil.copytree(place, target, copy_function=_link)
+    above = os.path.join(room, "packages")
+    folder = os.path.join(above, PACKAGES_FOLDER)
+    try:
+        os.makedirs(folder)
+        if runs_like(PYTHON) and all(package.is_portable for package in packages):
+            _copy(packages, folder, step)
+        else:
+            _fetch(packages, folder, step)
+        _compile(folder, above)
+    except OSError as error:
+        raise _full(error, folder) from error
+    return above
 
 
-def _digest(packages: Iterable[InstalledPackage]) -> str:
-    names = [(package.name, package.version, len(package.files)) for package in packages]
+def packages_digest() -> str:
+    """Names what ``make_packages`` would make."""
+    names = [(package.name, package.version, len(package.files)) for package in installed_packages(_PROJECT)]
     recipe = [names, PYTHON, python_here(), _PLATFORMS]
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
 
@@ -116,19 +125,16 @@ def _fetch(packages: Iterable[InstalledPackage], folder: str, step: Step) -> Non
     shutil.rmtree(os.path.join(folder, "bin"), ignore_errors=True)
 
 
-def _compile(folder: str, base: str, *, prefix: str = f"/{FOLDER}") -> None:
+def _compile(folder: str, above: str) -> None:
     """Compile for the medium's Python; where this one is another, the medium does it at each start, in memory."""
     if python_here() == PYTHON:
         compileall.compile_dir(
-            folder, quiet=2, stripdir=base, prependdir=prefix, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH
+            folder, quiet=2, stripdir=above, prependdir="/", invalidation_mode=PycInvalidationMode.UNCHECKED_HASH
         )
 
 
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
+def _full(error: OSError, folder: str) -> StorageError:
+    return StorageError(f"{error.filename or folder}: {error.strerror}", hint="Is the disk full?")
 
 
 def _write(own: str, path: str, contents: bytes, *, mode: int = 0o644) -> None:

@@ -42,6 +42,7 @@ _STEP: Final = 4 * MIB
 _BIOS: Final = Extent(MIB, 2 * MIB)
 _ESP_START: Final = 2 * MIB
 _ESP_SPARE: Final = 64 * MIB
+_FAT_LARGE: Final = 288 * MIB
 _DATA_MIN: Final = 64 * MIB
 _END: Final = MIB
 """Left free at the end, for the second table."""
@@ -182,7 +183,8 @@ def _partition(number: int, extent: Extent, kind: str, name: str) -> Partition:
 def _make_esp(place: Extent, label: str, tree: str, path: str, step: Step) -> None:
     Path(path).touch()
     os.truncate(path, place.size)
-    command = ["mkfs.fat", "-F", "32", "-s", "8", "-h", str(place.start // _SECTOR), "-n", label, path]
+    cluster = 8 if place.size >= _FAT_LARGE else 1  # FAT32 has 65,525 clusters at least
+    command = ["mkfs.fat", "-F", "32", "-s", str(cluster), "-h", str(place.start // _SECTOR), "-n", label, path]
     step.run(command, what="making the stick's start partition")
     entries = [os.path.join(tree, name) for name in sorted(os.listdir(tree))]
     step.run(["mcopy", "-s", "-Q", "-i", path, *entries, "::/"], what="filling the stick's start partition")
