@@ -29,7 +29,7 @@ BASE_SIZE: Final = 2_500_000_000
 _FACTS: Final = "base.json"
 _ROOT_PARTS: Final = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child",
                       "--mount-proc")  # fmt: skip
-_COMPRESSION: Final = ("-comp", "zstd", "-Xcompression-level", "15", "-b", "256K")
+_COMPRESSION: Final = ("-comp", "zstd", "-Xcompression-level", "6", "-b", "256K")
 _LOG: Final = "last-build.log"
 _STEP_S: Final = 0.3
 _STEPS: Final = {
