@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from stillframe.block import BlockWriter
 from stillframe.block.file import open_file_reader
 from stillframe.errors import DeviceError, TargetError
 from stillframe.events import NoEvents
@@ -129,7 +130,12 @@ def test_a_rebuild_takes_what_is_kept_and_makes_the_same(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, asked = [], list[str]()
-    monkeypatch.setattr(tree_module, "make_packages", lambda room, _: asked.append(room) or few_packages(room))
+
+    def note(room: str, _: Step) -> str:
+        asked.append(room)
+        return few_packages(room)
+
+    monkeypatch.setattr(tree_module, "make_packages", note)
     for name in ("one", "two"):
         room = tmp_path / name
         room.mkdir()
@@ -282,7 +288,7 @@ def test_a_stick_that_does_not_keep_what_is_written_is_named(
     tree, path = plain_tree(base, tmp_path), new_stick(tmp_path, 700 << 20)
     planned, copy = plan_stick(str(path), "", 1 << 20), stick_module._copy
 
-    def forget(image: str, size: int, target: stick_module.BlockWriter, start: int, step: Step) -> None:
+    def forget(image: str, size: int, target: BlockWriter, start: int, step: Step) -> None:
         copy(image, size, target, start, step)
         target.write_at(start + 4096, b"\xff" * 512)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stillframe.errors import MachineRefusal, UsageError
-from stillframe.host import packages
+from stillframe.host.run import find_program
 from stillframe.host.wheels import installed_packages
 from stillframe.rescue.medium import cache, mirror, plan, recipe
 from stillframe.rescue.medium.base import BaseWishes, find_base
@@ -146,7 +146,7 @@ def test_a_machine_without_a_mirror_of_debian_is_told_what_to_write(monkeypatch:
     assert find_sources("http://mirror.example/debian").lines == SOURCES.lines
 
     def no_apt(_: object) -> None:
-        packages.find_program("no-such-program")
+        find_program("no-such-program")
 
     monkeypatch.setattr(mirror, "run", no_apt)
     with pytest.raises(MachineRefusal, match="no Debian"):

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ def _cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STILLFRAME_CACHE_DIR", str(cache() / "media"))
 
 
-def build(*words: object) -> dict[str, object]:
+def build(*words: object) -> dict[str, Any]:
     outcome = call("rescue", "build", *words, "--yes", "--json")
     assert outcome.exit_code == 0, outcome.output[-3000:]
     assert outcome.result["type"] == "result"
