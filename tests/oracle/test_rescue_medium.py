@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -344,3 +345,43 @@ def test_a_build_that_fails_leaves_the_old_file_and_says_where_the_log_is(
     assert "mmdebstrap" in log.read_text()
     assert iso.read_text() == "an old one"
     assert list((tmp_path / "cache/rescue/work").iterdir()) == []
+
+
+KILLED = """
+import sys
+import time
+from stillframe.events import NoEvents
+from stillframe.rescue.medium.base import NAMESPACES, Step
+step = Step(events=NoEvents(), check=lambda: None, epoch=1, log=sys.argv[1] + "/log")
+script = 'mount -t tmpfs none "$1" && touch "$1/there" && sleep 98765 & sleep 98765; wait'
+step.run([*NAMESPACES, "sh", "-c", script, "sh", sys.argv[1]], what="work")
+"""
+
+
+def sleepers() -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"98765" in path.read_bytes():
+                found.append(path.read_text())
+        except OSError:  # it ended in this moment
+            continue
+    return found
+
+
+def test_a_killed_build_leaves_no_program_and_no_mount(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    build = subprocess.Popen([sys.executable, "-c", KILLED, str(place)])
+    deadline = time.monotonic() + 60
+    while len(sleepers()) < 3:
+        assert build.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert str(place) not in Path("/proc/self/mounts").read_text(), "its mounts are seen by nobody else"
+    build.kill()
+    build.wait()
+    while sleepers():
+        assert time.monotonic() < deadline, sleepers()
+        time.sleep(0.1)
+    assert list(place.iterdir()) == []

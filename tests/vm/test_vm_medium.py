@@ -41,6 +41,7 @@ echo "lockdown: $(cat /sys/kernel/security/lockdown)"
 echo "mounted: $(findmnt -rno SOURCE | grep -c '^/dev/vd')"
 echo "swap: $(wc -l < /proc/swaps)"
 echo "keyboard: $(tr ' ' '\n' < /proc/cmdline | sed -n 's/^stillframe.keyboard=//p')"
+echo "twentyone: $(dumpkeys < /dev/tty1 | sed -n 's/^keycode *21 = *+*//p')"
 echo "account: $(grep '^root:' /etc/shadow | cut -d: -f2)"
 """
 
@@ -155,6 +156,7 @@ def test_a_cd_starts_by_bios_and_changes_no_disk(
         said = running.said
     check(found, disks=1)
     assert found["keyboard"] == "de"
+    assert found["twentyone"].startswith("z"), "where an American keyboard has a y"
     assert found["medium"].startswith("iso9660 ro")
     assert '"verb": "disks"' in said or '"verb":"disks"' in said, "its report came over the serial line too"
     assert "house/root" in found["disks"], "the volume group is read, though nothing of it was activated"

@@ -27,8 +27,10 @@ AGE_MAX_S: Final = 30 * 86400
 BASE_SIZE: Final = 2_500_000_000
 """Room in the cache while one is made."""
 _FACTS: Final = "base.json"
-_ROOT_PARTS: Final = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child",
-                      "--mount-proc")  # fmt: skip
+NAMESPACES: Final = (
+    "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc",
+)  # fmt: skip
+"""Of mounts and of processes: they end with the program that is started in them."""
 _COMPRESSION: Final = ("-comp", "zstd", "-Xcompression-level", "6", "-b", "256K")
 _LOG: Final = "last-build.log"
 _STEP_S: Final = 0.3
@@ -206,7 +208,7 @@ def _bootstrap(wishes: BaseWishes, tar: str, pieces: str) -> list[str]:
     wanted = packages(wishes.kernel, wifi=wishes.wifi, firmware=wishes.wifi and wishes.sources.has_firmware)
     mode = "root" if is_root() else "unshare"
     return [
-        *(_ROOT_PARTS if is_root() else ()), "mmdebstrap", "--variant=minbase", f"--mode={mode}",
+        *(NAMESPACES if is_root() else ()), "mmdebstrap", "--variant=minbase", f"--mode={mode}",
         '--aptopt=APT::Install-Recommends "false"', *(f"--dpkgopt={option}" for option in dpkg_options()),
         f"--include={','.join(wanted)}", f"--essential-hook={_NO_INITRAMFS}",
         *(f"--customize-hook={hook}" for hook in hooks(str(ROOT_FILES), pieces)), SUITE, tar, *wishes.sources.lines,
