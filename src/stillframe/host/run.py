@@ -51,8 +51,11 @@ _PACKAGES: Final = {
     "mkfs.fat": "dosfstools",
     "mkfs.ntfs": "ntfs-3g",
     "mkfs.xfs": "xfsprogs",
+    "mksquashfs": "squashfs-tools",
     "mmd": "mtools",
+    "mmdebstrap": "mmdebstrap",
     "mount": "mount",
+    "newuidmap": "uidmap",
     "nbd-client": "nbd-client",
     "ntfs-3g": "ntfs-3g",
     "ntfsfix": "ntfs-3g",
@@ -67,8 +70,10 @@ _PACKAGES: Final = {
     "sgdisk": "gdisk",
     "umount": "mount",
     "vgs": "lvm2",
+    "unshare": "util-linux",
     "xfs_growfs": "xfsprogs",
     "xfs_repair": "xfsprogs",
+    "xorriso": "xorriso",
 }
 
 
@@ -112,6 +117,11 @@ def find_program(name: str) -> str:
         hint = f"On Debian or Ubuntu: sudo apt install {package}" if package else f"Install the program {name}."
         raise MissingProgram(f"the program {name} is needed and is not installed", hint=hint)
     return found
+
+
+def package_of(name: str) -> str:
+    """The Debian package of a program; empty when not known."""
+    return _PACKAGES.get(name, "")
 
 
 def run(arguments: Sequence[str], *, given: bytes = b"", timeout_s: float = TIMEOUT_S) -> Finished:
@@ -234,10 +244,17 @@ class Running:
             _stop(self._process)
         self._process.wait()
 
+    def said(self) -> list[str]:
+        """What it wrote to its standard error until now, line by line."""
+        if sys.platform == "win32":
+            return []
+        # Read by place: the program writes where the descriptor, which is its own too, stands.
+        return os.pread(self._errors, os.fstat(self._errors).st_size, 0).decode("utf-8", "replace").splitlines()
+
     def last_words(self) -> str:
         """What it last wrote to its standard error, in one line."""
-        lines = _all_of(self._errors).decode("utf-8", "replace").strip().splitlines()[-_ERROR_LINES:]
-        return "; ".join(line.strip() for line in lines)
+        lines = [line.strip() for line in self.said() if line.strip()]
+        return "; ".join(lines[-_ERROR_LINES:])
 
 
 @contextmanager

@@ -73,6 +73,15 @@ def identify_target(path: str, *, kernel: KernelPaths = THIS_MACHINE) -> TargetI
         return _identity(facts, reader)
 
 
+def require_free(path: str, *, kernel: KernelPaths = THIS_MACHINE) -> None:
+    """Refuse a target that is in use now; ``open_target`` asks again.
+
+    Raises:
+        TargetError: It is mounted or in use.
+    """
+    _refuse_users(path, users_of(path, kernel=kernel))
+
+
 def open_target(identity: TargetIdentity, *, kernel: KernelPaths = THIS_MACHINE) -> FileWriter:
     """Open a target for writing, make sure that it is the right one and free, and keep it so until it is closed.
 

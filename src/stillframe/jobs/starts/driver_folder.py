@@ -62,24 +62,34 @@ def read_driver_folder(folder: str, controllers: Sequence[PciDevice]) -> tuple[D
     Raises:
         UsageError: There is no such folder, it has no ``.inf`` file, or none for any of the controllers.
     """
-    if not os.path.isdir(folder):
-        raise UsageError(f"{folder} is no folder", hint="'--drivers' takes a folder with .inf and .sys files.")
+    packages = list_packages(folder)
     if not controllers:
         raise UsageError(
             "it is not known which disk controllers the other computer has",
             hint="Name them with '--controller 8086:2922', as 'lspci -nn' shows them in that computer.",
-        )
-    packages = tuple(_iter_packages(os.path.abspath(folder)))  # the files are read later, when "here" is elsewhere
-    if not packages:
-        raise UsageError(
-            f"there is no .inf file in {folder}",
-            hint="Unpack the maker's download first: an .exe or .zip holds them; Windows' setup calls it 'F6 driver'.",
         )
     fitting = tuple(one for one in packages if any(_fits(one, controller) for controller in controllers))
     if not fitting:
         names = ", ".join(one.name for one in controllers)
         raise UsageError(f"no driver in {folder} is for a disk controller of the target ({names})", hint=_OTHER_HINT)
     return fitting
+
+
+def list_packages(folder: str) -> tuple[DriverPackage, ...]:
+    """All packages in a folder and the folders below it.
+
+    Raises:
+        UsageError: There is no such folder, or it has no ``.inf`` file.
+    """
+    if not os.path.isdir(folder):
+        raise UsageError(f"{folder} is no folder", hint="'--drivers' takes a folder with .inf and .sys files.")
+    packages = tuple(_iter_packages(os.path.abspath(folder)))  # the files are read later, when "here" is elsewhere
+    if not packages:
+        raise UsageError(
+            f"there is no .inf file in {folder}",
+            hint="Unpack the maker's download first: an .exe or .zip holds them; Windows' setup calls it 'F6 driver'.",
+        )
+    return packages
 
 
 def choose_driver(
