@@ -12,7 +12,6 @@ from stillframe.errors import UsageError
 from stillframe.serve.stick import open_stick
 from stillframe.testing.volumes_windows import fill_tree, hash_tree, run_tool
 
-
 START = 1 << 20
 ZEROS = bytes(1 << 20)
 
@@ -72,7 +71,13 @@ def test_sfdisk_sees_its_one_partition(folder: Path, tmp_path: Path) -> None:
 def test_every_range_reads_as_the_whole_does(folder: Path) -> None:
     stick = open_stick(str(folder))
     whole = stick.read_at(0, min(stick.size, 8 << 20))
-    for offset, length in ((0, 1), (START + 16_383, 3), (START + 16_384, 513), (START + 270_001, 9000), (4_000_003, 70_001)):
+    for offset, length in (
+        (0, 1),
+        (START + 16_383, 3),
+        (START + 16_384, 513),
+        (START + 270_001, 9000),
+        (4_000_003, 70_001),
+    ):
         assert stick.read_at(offset, length) == whole[offset : offset + length]
 
 

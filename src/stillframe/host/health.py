@@ -176,7 +176,9 @@ def _iter_watch(report: HealthReport) -> Iterator[tuple[str, Measure]]:
         yield "This disk was once worse than its maker allows: look again weekly", _worn("was below a threshold", 1)
     log = report.nvme or report.scsi
     if log is not None and log.percentage_used is not None and log.percentage_used >= 100:
-        words = f"This disk has written more than it was built for ({log.percentage_used} % of its life): replace it soon"
+        words = (
+            f"This disk has written more than it was built for ({log.percentage_used} % of its life): replace it soon"
+        )
         yield words, _worn("percent of life used", log.percentage_used)
     cable = report.attribute(199)
     if cable is not None and cable.raw:
@@ -207,6 +209,7 @@ def _unknown_words(report: HealthReport) -> str:
     if report.has_smart is False:
         return "This disk keeps no counts of its health (SMART): only time tells, so keep its images fresh."
     said = next((message.rstrip(".") for message in report.messages), "")
+    said = said.partition(": ")[2] if said.startswith("/dev/") else said
     reason = f": {said}" if said else ""
     return f"This disk says nothing of its health, as most virtual disks and many USB sticks do{reason}."
 
@@ -215,12 +218,11 @@ def _health(
     facts: DiskFacts, report: HealthReport | None, *, condition: Condition, verdict: str,
     measures: tuple[Measure, ...] = (), way: str = "",
 ) -> Health:  # fmt: skip
-    known = report is not None
     return Health(
-        path=facts.path, model=facts.model or (report.model if known else ""),
-        serial=facts.serial or (report.serial if known else ""), size=facts.size, condition=condition, verdict=verdict,
-        measures=measures, hours=report.hours if known else None, temperature=report.temperature if known else None,
-        way=way,
+        path=facts.path, model=facts.model or (report.model if report is not None else ""),
+        serial=facts.serial or (report.serial if report is not None else ""), size=facts.size, condition=condition,
+        verdict=verdict, measures=measures, hours=None if report is None else report.hours,
+        temperature=None if report is None else report.temperature, way=way,
     )  # fmt: skip
 
 

@@ -46,12 +46,13 @@ _CPUS_MAX: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drive:
-    """A disk of the machine: where QEMU reads it, and how the guest sees it."""
+    """A disk of the machine: where QEMU reads it, how the guest sees it, and whether it may write."""
 
     uri: str
     bus: Bus = "virtio"
     sector_size: int = 512
     serial: str = ""
+    read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,7 @@ class VirtualMachine:
         folder: A private folder: its sockets, the logs of its serial line and firmware, the firmware's variables.
         drives: In order.
         boot_index: Which drive the firmware starts; ``None`` where one of ``files`` is, or a kernel.
-        files: Further disks, after ``drives``.
+        files: Further disks, which the guest meets before ``drives``.
         kernel: Started instead of a disk.
         given: Names of files that the guest reads from its firmware (``fw_cfg``), and where they are here.
         variables: A firmware's variables to begin with, as another machine left them; empty for new ones.
@@ -209,10 +210,10 @@ def build_command(machine: VirtualMachine, *, code: str) -> list[str]:
         # Only firmware may write the variables. Source: edk2, OvmfPkg/README, "SMM support".
         command += ["-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1"]
     command += ["-netdev", "user,id=net", "-device", "e1000e,netdev=net"] if machine.network else ["-nic", "none"]
-    for number, drive in enumerate(machine.drives):
-        command += _drive(number, drive, boot=number == machine.boot_index)
     for number, file in enumerate(machine.files):
         command += _file_drive(number, file, first=len(machine.drives))
+    for number, drive in enumerate(machine.drives):
+        command += _drive(number, drive, boot=number == machine.boot_index)
     if machine.kernel is not None:
         direct = machine.kernel
         command += ["-kernel", direct.kernel, "-initrd", direct.initrd, "-append", direct.line]
@@ -224,7 +225,8 @@ def build_command(machine: VirtualMachine, *, code: str) -> list[str]:
 def _drive(number: int, drive: Drive, *, boot: bool) -> Iterable[str]:
     """A disk over NBD. The overlay behind it is thrown away or flushed by us, so QEMU need not wait for it."""
     name = f"disk{number}"
-    node = f"driver=raw,node-name={name},file.driver=nbd,{_nbd_options(drive.uri)},discard=unmap,detect-zeroes=unmap"
+    node = f"driver=raw,node-name={name},file.driver=nbd,{_nbd_options(drive.uri)}"
+    node += ",read-only=on" if drive.read_only else ",discard=unmap,detect-zeroes=unmap"
     index = ",bootindex=0" if boot else ""
     return ("-blockdev", node, "-device", _device(number, name, drive) + index)
 

@@ -64,4 +64,6 @@ def _read_secure_boot(path: str) -> bool | None:
 def _dmi(kernel: KernelPaths, name: str) -> str:
     """A text of the firmware; makers who wrote nothing leave words such as these."""
     text = " ".join(read_text(f"{kernel.sys}/class/dmi/id/{name}").split())[:80]
-    return "" if text.lower() in {"to be filled by o.e.m.", "system manufacturer", "system product name", "none"} else text
+    return (
+        "" if text.lower() in {"to be filled by o.e.m.", "system manufacturer", "system product name", "none"} else text
+    )

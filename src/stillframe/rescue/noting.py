@@ -12,8 +12,10 @@ from typing import Final
 import msgspec
 
 from stillframe.clock import Clock, rfc3339
-from stillframe.host.machine import state_dir
+from stillframe.host.blocks import THIS_MACHINE, KernelPaths, read_text
+from stillframe.host.machine import is_live, state_dir
 
+NO_MEDIUM_HINT: Final = "Make one: 'stillframe rescue build FILE.iso'. It is said only once."
 _NAME: Final = "rescue.json"
 _SIZE_MAX: Final = 64 << 10
 
@@ -47,10 +49,13 @@ def note_rescue(medium: str, *, clock: Clock, folder: str = "") -> None:
     _write(replace(rescue_noted(folder), medium=medium, made=rfc3339(clock.now())), folder)
 
 
-def should_tell(*, clock: Clock, folder: str = "") -> bool:
-    """Whether the person is to be told now that there is no medium. It is said once: the next answer is no."""
+def should_tell(*, clock: Clock, folder: str = "", kernel: KernelPaths = THIS_MACHINE) -> bool:
+    """Whether the person is to be told now that there is no medium. It is said once: the next answer is no.
+
+    Whoever runs from a stick or a CD has one.
+    """
     known = rescue_noted(folder)
-    if known.medium or known.told:
+    if known.medium or known.told or is_live(read_text(f"{kernel.proc}/cmdline")):
         return False
     return _write(replace(known, told=rfc3339(clock.now())), folder)
 

@@ -37,9 +37,7 @@ def ask_machine(repository: str, *, kernel: KernelPaths = THIS_MACHINE) -> Asked
 def find_place(folder: str, *, kernel: KernelPaths = THIS_MACHINE) -> Place:
     """Where a repository lies."""
     path = os.path.abspath(folder)
-    return Place(
-        folder=path, filesystem=filesystem_under(path, kernel=kernel), disks=disks_under(path, kernel=kernel)
-    )
+    return Place(folder=path, filesystem=filesystem_under(path, kernel=kernel), disks=disks_under(path, kernel=kernel))
 
 
 def _find_locked(kernel: KernelPaths) -> tuple[str, ...]:

@@ -91,7 +91,7 @@ def _iter_start(machine: StartUp) -> Iterator[Answer]:
         yield Answer(code="processor", about="Processor", verdict="no", words=words, hint="It cannot start here.")
     if machine.efi_bits == 32:
         yield Answer(
-            code="efi-32", about="Firmware", verdict="no", words="its UEFI is a 32-bit one, which starts no 64-bit medium",
+            code="efi-32", about="Firmware", verdict="no", words="its UEFI has 32 bits, and starts no 64-bit medium",
             hint="Look for 'legacy', 'CSM' or 'BIOS' in the firmware set-up.",
         )  # fmt: skip
     else:
@@ -129,7 +129,9 @@ def _controller(medium: MediumContents, one: Hardware) -> Answer:
     seen = _seen(medium, one, "controller", about)
     if one.is_vmd:
         if seen.verdict == "yes":
-            words = f"is Intel VMD, for which the medium has a driver ({seen.words}); a RAID made by it is not put together"
+            words = (
+                f"is Intel VMD, for which the medium has a driver ({seen.words}); a RAID made by it is not put together"
+            )
             return Answer(code="vmd", about=about, verdict="note", words=words, hint=_VMD_HINT)
         words = "is Intel VMD, for which the medium has no driver: the disks behind it are not seen"
         return Answer(code="vmd", about=about, verdict="no", words=words, hint=_VMD_HINT)
@@ -181,7 +183,9 @@ def _seen(medium: MediumContents, one: Hardware, code: str, about: str) -> Answe
         shown = ", ".join(missing[:_SHOWN]) + (f" or one of {len(missing) - _SHOWN} others" if missing[_SHOWN:] else "")
         words = f"its driver {drivers[0]} may ask for firmware that is not on the medium: {shown}"
         verdict: Verdict = "no" if code == "wifi" else "note"  # no radio works without; most wired cards do
-        return Answer(code=f"{code}-firmware", about=about, verdict=verdict, words=words, hint="Build it with '--wifi'.")
+        return Answer(
+            code=f"{code}-firmware", about=about, verdict=verdict, words=words, hint="Build it with '--wifi'."
+        )
     return Answer(code=code, about=about, verdict="yes", words=", ".join(dict.fromkeys(drivers)))
 
 
@@ -248,4 +252,6 @@ def _iter_keys(locked: Sequence[str]) -> Iterator[Answer]:
         yield Answer(code="bitlocker", about="BitLocker", verdict="note", words=words, hint=hint)
     if "crypto_LUKS" in locked:
         words = "an encrypted Linux asks for its passphrase after a restore: it is in no backup"
-        yield Answer(code="luks", about="LUKS", verdict="note", words=words, hint="Write it down where you keep the stick.")
+        yield Answer(
+            code="luks", about="LUKS", verdict="note", words=words, hint="Write it down where you keep the stick."
+        )

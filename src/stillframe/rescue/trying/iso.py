@@ -78,7 +78,8 @@ def _parse_record(raw: bytes, size: int) -> _Record | None:
     length = int.from_bytes(raw[10:14], "little")
     if start + length > size:
         raise DiskFormatError(
-            f"a file of the ISO lies at {start} to {start + length}, behind its end at {size}: it is cut off", hint=_HINT
+            f"a file of the ISO lies at {start} to {start + length}, behind its end at {size}: it is cut off",
+            hint=_HINT,
         )
     name = raw[33 : 33 + raw[32]].decode("ascii", "replace").partition(";")[0].rstrip(".")
     if raw[25] & _MULTI:

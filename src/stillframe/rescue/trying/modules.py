@@ -105,7 +105,7 @@ def _module_of(path: str) -> str:
 
 
 def _plain(module: str) -> str:
-    """kmod takes ``-`` and ``_`` for the same."""
+    """The name as kmod compares it: it takes ``-`` and ``_`` for the same."""
     return module.replace("-", "_")
 
 

@@ -119,7 +119,9 @@ def lay_out(folder: str, *, label: str) -> StickLayout:
         last_clusters=tuple(last), entries=tuple(entry for entry in everything if entry.cluster), label=label,
     )  # fmt: skip
     if layout.size > _SIZE_MAX:
-        raise UsageError(f"{folder} holds {bytes_total} bytes: too much for a rehearsal, which can do 2 TiB", hint=_HINT)
+        raise UsageError(
+            f"{folder} holds {bytes_total} bytes: too much for a rehearsal, which can do 2 TiB", hint=_HINT
+        )
     return layout
 
 
@@ -147,7 +149,9 @@ def build_boot_area(layout: StickLayout) -> bytes:
 def build_table(size: int) -> bytes:
     """What is before the volume: an MBR with one partition of FAT32, as sticks are sold. ``size`` is the volume's."""
     area = bytearray(PARTITION_START)
-    entry = struct.pack("<B3sB3sII", 0, b"\xfe\xff\xff", 0x0C, b"\xfe\xff\xff", PARTITION_START // SECTOR, size // SECTOR)
+    entry = struct.pack(
+        "<B3sB3sII", 0, b"\xfe\xff\xff", 0x0C, b"\xfe\xff\xff", PARTITION_START // SECTOR, size // SECTOR
+    )
     area[440:444] = b"STK1"
     area[446:462] = entry
     area[510:512] = b"\x55\xaa"
@@ -194,9 +198,7 @@ def _build_table(folder: Entry, root: Entry, *, label: str) -> bytes:
         for place in range(len(pieces), 0, -1):
             order = place | (0x40 if place == len(pieces) else 0)
             raw = pieces[place - 1]
-            rows.append(
-                struct.pack("<B10sBBB12sH4s", order, raw[:10], _LONG, 0, check, raw[10:22], 0, raw[22:26])
-            )
+            rows.append(struct.pack("<B10sBBB12sH4s", order, raw[:10], _LONG, 0, check, raw[10:22], 0, raw[22:26]))
         kind = _READ_ONLY if inner.inside is None else _FOLDER
         rows.append(_short(short, inner.cluster, inner.size, kind))
     return b"".join(rows)

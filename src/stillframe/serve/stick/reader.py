@@ -129,7 +129,9 @@ def _read(entry: Entry, at: int, length: int) -> bytes:
                 raw += more
     except OSError as error:
         words = f"{entry.path} cannot be read: {error.strerror}"
-        raise ReadFault(words, extent=Extent(at, at + length), hint="Was it deleted meanwhile? Run it again.") from error
+        raise ReadFault(
+            words, extent=Extent(at, at + length), hint="Was it deleted meanwhile? Run it again."
+        ) from error
     if len(raw) < length:
         raise ReadFault(f"{entry.path} has become shorter", extent=Extent(at, at + length), hint="Run it again.")
     return raw
