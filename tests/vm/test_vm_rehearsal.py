@@ -12,14 +12,14 @@ from stillframe.jobs.listing import look_at_image
 from stillframe.jobs.virtual import MachineOptions
 from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository
-from stillframe.rescue.trying.rehearsing import Medium, RehearsalResult, plan_rehearsal, rehearse
+from stillframe.rescue.trying.rehearsing import Medium, RehearsalOptions, RehearsalResult, plan_rehearsal, rehearse
 from stillframe.store.local import LocalStore
 from stillframe.testing.debian_disk import make_debian_disk
 from stillframe.testing.fake_medium import make_fake_medium
 from stillframe.testing.job_runs import backup_paths, job_context, make_repository
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
-LIMIT_S = 900
+LIMIT_S = 1800
 PASSPHRASE = 'a "quoted" pässphrase'  # noqa: S105 - of a test
 
 
@@ -40,11 +40,9 @@ def walk(
 ) -> RehearsalResult:  # fmt: skip
     """Rehearse, and see that what came of it was kept."""
     repository, manifest, folder = saved
-    options = MachineOptions(memory_mib=1536, cpus=2, firmware=firmware)
-    plan = plan_rehearsal(
-        repository, manifest, medium, place=(str(folder), secret), scratch=str(scratch), options=options,
-        limit_s=LIMIT_S,
-    )  # fmt: skip
+    machine = MachineOptions(memory_mib=1536, cpus=2, firmware=firmware)
+    options = RehearsalOptions(scratch=str(scratch), limit_s=LIMIT_S, machine=machine)
+    plan = plan_rehearsal(repository, manifest, medium, place=(str(folder), secret), options=options)
     result = rehearse(repository, plan, job_context())
     kept = [proof for proof in look_at_image(repository, manifest).proofs if proof.kind == "rehearsed"]
     assert kept[-1].outcome == result.outcome

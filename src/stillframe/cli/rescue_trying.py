@@ -27,7 +27,7 @@ from stillframe.rescue.noting import rescue_noted
 from stillframe.rescue.trying.asking import ask_machine
 from stillframe.rescue.trying.checking import check_medium, is_fit
 from stillframe.rescue.trying.contents import open_medium
-from stillframe.rescue.trying.rehearsing import Medium, plan_rehearsal
+from stillframe.rescue.trying.rehearsing import Medium, RehearsalOptions, plan_rehearsal
 from stillframe.rescue.trying.rehearsing import rehearse as walk_back
 from stillframe.rescue.trying.sheet_file import gather_sheet, write_sheet
 
@@ -66,10 +66,10 @@ def rehearse(call: Call) -> int:
     medium = Medium(path=_medium(options))
     repository, secret = _open_and_remember(call)
     manifest = find_image(repository, options.image, machine_id=machine().id)
-    plan = plan_rehearsal(
-        repository, manifest, medium, place=(call.folder, secret), scratch=options.scratch,
-        options=machine_options(options), limit_s=float(options.limit),
-    )  # fmt: skip
+    wanted = RehearsalOptions(
+        scratch=options.scratch, limit_s=float(options.limit), machine=machine_options(options)
+    )
+    plan = plan_rehearsal(repository, manifest, medium, place=(call.folder, secret), options=wanted)
     screen.say(f"Rehearsing the way back of image {manifest.image[:8]} of {manifest.machine.name}.")
     with running(screen) as context:
         result = walk_back(repository, plan, context)

@@ -310,15 +310,14 @@ class ProofRecord:
 
     Attributes:
         kind: What was done: every chunk was read back, only the structure was looked at, its file systems were checked
-            by the tools of others, some of its files were compared with their originals, it was started, or the whole
-            way back was rehearsed: a rescue medium restored it onto an empty disk, which was then started.
+            by the tools of others, some of its files were compared with their originals, it was started, or a rescue
+            medium restored it onto an empty disk, which was started.
         ok: Whether the image stood the test.
         bytes: How many were read for it.
         how: In words; of a start, what was seen.
         outcome: Of a start; empty else.
-        seconds: That a start took until its outcome was known; of a rehearsal, the recovery time, all of it.
-        medium_seconds, restore_seconds, start_seconds: The parts of a rehearsal: from switching on until the restore
-            wrote its first byte, until it was done, and the start of what was restored.
+        seconds: That a start took until its outcome was known; of a rehearsal, the recovery time.
+        medium_seconds, restore_seconds, start_seconds: Its parts: until it wrote, until that was done, the start.
         emulated: The machine of a rehearsal was emulated, so a real one is faster.
         firmware: That a start used.
         screenshot: Whether a screenshot with this proof's id lies beside it.

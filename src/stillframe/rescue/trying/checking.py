@@ -129,14 +129,12 @@ def _controller(medium: MediumContents, one: Hardware) -> Answer:
     seen = _seen(medium, one, "controller", about)
     if one.is_vmd:
         if seen.verdict == "yes":
-            words = (
-                f"is Intel VMD, for which the medium has a driver ({seen.words}); a RAID made by it is not put together"
-            )
+            words = "is Intel VMD, for which the medium has a driver; a RAID made by it is not put together"
             return Answer(code="vmd", about=about, verdict="note", words=words, hint=_VMD_HINT)
         words = "is Intel VMD, for which the medium has no driver: the disks behind it are not seen"
         return Answer(code="vmd", about=about, verdict="no", words=words, hint=_VMD_HINT)
     if one.is_intel_raid and seen.verdict == "yes":
-        words = f"is in the mode 'RAID' (Intel RST); its disks are seen one by one ({seen.words})"
+        words = "is in the mode 'RAID' (Intel RST); its disks are seen one by one"
         return Answer(code="raid-mode", about=about, verdict="note", words=words, hint=_RAID_HINT)
     return seen
 
@@ -186,7 +184,7 @@ def _seen(medium: MediumContents, one: Hardware, code: str, about: str) -> Answe
         return Answer(
             code=f"{code}-firmware", about=about, verdict=verdict, words=words, hint="Build it with '--wifi'."
         )
-    return Answer(code=code, about=about, verdict="yes", words=", ".join(dict.fromkeys(drivers)))
+    return Answer(code=code, about=about, verdict="yes", words=f"seen, by {', '.join(dict.fromkeys(drivers))}")
 
 
 def _drivers_for(medium: MediumContents, link: Link) -> tuple[str, ...]:
@@ -207,7 +205,10 @@ def _link_words(link: Link) -> str:
 def _no_driver_hint(code: str) -> str:
     if code == "wifi":
         return "Build the medium with '--wifi', or use a network cable."
-    return "Build the medium with the newest kernel of its distribution, or add the driver with '--drivers FOLDER'."
+    return (
+        "Build the medium with '--kernel generic' (the cloud kernel knows virtual machines only), or anew with '--fresh' "
+        "when its kernel is old."
+    )
 
 
 def _iter_place(medium: MediumContents, asked: Asked) -> Iterator[Answer]:
@@ -241,7 +242,7 @@ def _on_disks(medium: MediumContents, hardware: Sequence[Hardware], place: Place
         return bad
     words = f"{place.filesystem} on {', '.join(one.name for one in disks)}, which the medium sees"
     internal = [one.name for one in disks if not any(link.alias.startswith("usb:") for link in one.way)]
-    note = "; it is lost when that disk fails, unless that is not a disk of this machine's system" if internal else ""
+    note = "; a built-in disk may be lost together with the computer" if internal else ""
     return Answer(code="repository", about=about, verdict="yes", words=words + note)
 
 

@@ -78,6 +78,21 @@ class Medium:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RehearsalOptions:
+    """What a person wants.
+
+    Attributes:
+        scratch: Folder for the empty disk; empty for that of temporary files.
+        limit_s: Longest time for the restore, and again for the start.
+        machine: What machine it gets.
+    """
+
+    scratch: str = ""
+    limit_s: float
+    machine: MachineOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RehearsalPlan:
     """What will be rehearsed.
 
@@ -130,9 +145,8 @@ class RehearsalResult:
 
 
 def plan_rehearsal(
-    repository: Repository, manifest: Manifest, medium: Medium, *, place: tuple[str, str], scratch: str,
-    options: MachineOptions, limit_s: float,
-) -> RehearsalPlan:  # fmt: skip
+    repository: Repository, manifest: Manifest, medium: Medium, *, place: tuple[str, str], options: RehearsalOptions
+) -> RehearsalPlan:
     """Decide by what is in the image. Call it while no other thread of this process is at work.
 
     Args:
@@ -140,9 +154,7 @@ def plan_rehearsal(
         manifest: The image.
         medium: What restores it.
         place: The repository's folder, and the secret that opens it, empty when none is needed.
-        scratch: Folder for the empty disk; empty for that of temporary files.
-        options: What machine it gets.
-        limit_s: Longest time for the restore, and again for the start.
+        options: What the person wants.
 
     Raises:
         UsageError: The image has several disks, or there is no such medium.
@@ -157,7 +169,7 @@ def plan_rehearsal(
     for path in (medium.path, *(file.path for file in medium.drives)):
         if not os.path.isfile(path):
             raise UsageError(f"there is no medium {path}", hint="Make one: 'stillframe rescue build FILE.iso'.")
-    scratch = scratch or tempfile.gettempdir()
+    scratch = options.scratch or tempfile.gettempdir()
     room = int(manifest.bytes_used * _ROOM_SHARE) + _ROOM_MORE
     if free_space(scratch) < room:
         raise StorageFull(
@@ -166,8 +178,8 @@ def plan_rehearsal(
         )
     return RehearsalPlan(
         manifest=manifest, repository_id=repository.identity.id, folder=place[0], secret=place[1], medium=medium,
-        scratch=scratch, room=room, limit_s=limit_s,
-        machine=plan_machine(expose(repository, manifest), options),
+        scratch=scratch, room=room, limit_s=options.limit_s,
+        machine=plan_machine(expose(repository, manifest), options.machine),
     )  # fmt: skip
 
 
