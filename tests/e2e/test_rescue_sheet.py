@@ -21,9 +21,7 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "repo"
 
 
-def test_the_key_on_the_page_opens_the_repository(
-    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_key_on_the_page_opens_the_repository(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "sheet.html"
     assert call("rescue", "sheet", page, "--with-recovery-key").exit_code == 0
     assert page.stat().st_mode & 0o077 == 0
@@ -52,7 +50,8 @@ def test_a_page_is_never_written_over_nor_into_the_repository(repo: Path, tmp_pa
     assert sorted((repo / "keys").rglob("*")) == before
 
 
-def test_an_open_repository_has_no_key(tmp_path: Path, repo: Path) -> None:
+@pytest.mark.usefixtures("repo")
+def test_an_open_repository_has_no_key(tmp_path: Path) -> None:
     assert call("init", tmp_path / "open", "--encryption", "none").exit_code == 0
     done = call("rescue", "sheet", tmp_path / "x.html", "--with-recovery-key", "--repo", tmp_path / "open")
     assert done.exit_code == 2
@@ -62,7 +61,9 @@ def test_an_open_repository_has_no_key(tmp_path: Path, repo: Path) -> None:
 def test_the_code_is_read_by_another_program(tmp_path: Path) -> None:
     """Drawn as dots for zbarimg: a pixel each, from the path of the SVG by cairo."""
     svg, png = tmp_path / "code.svg", tmp_path / "code.png"
-    svg.write_text(draw_code(KEY).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="400" ', 1))
+    svg.write_text(
+        draw_code(KEY).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="400" ', 1)
+    )
     subprocess.run(["rsvg-convert", "-b", "white", "-o", png, svg], check=True)
     read = subprocess.run(["zbarimg", "-q", "--raw", png], capture_output=True, text=True, check=False)
     assert read.stdout.strip() == KEY

@@ -42,7 +42,9 @@ def test_a_plain_machine_is_seen_whole(medium: MediumContents, tmp_path: Path) -
     assert bad(medium, tree) == []
     found = answers(medium, tree)
     assert found["Disk /dev/sda (WDC WD40EZRZ)"].words == "seen, by sd_mod, ahci"
-    assert found["Disk /dev/nvme0n1 (Samsung SSD 970)"].words == "seen, by nvme"  # the bridge above needs no driver of its own
+    assert (
+        found["Disk /dev/nvme0n1 (Samsung SSD 970)"].words == "seen, by nvme"
+    )  # the bridge above needs no driver of its own
     assert found["Network card eno1"].words == "seen, by e1000e"
     assert found["USB"].verdict == "yes"
     assert is_fit(found.values())
@@ -126,7 +128,7 @@ def test_a_laptop_with_wifi_alone_needs_firmware(medium: MediumContents, tmp_pat
     [("aarch64", 64, 16_000_000, "processor"), ("x86_64", 32, 16_000_000, "efi-32"), ("x86_64", 64, 500_000, "memory")],
 )
 def test_a_machine_that_cannot_start_it(
-    medium: MediumContents, tmp_path: Path, processor: str, efi_bits: int, memory: int, code: str
+    medium: MediumContents, tmp_path: Path, *, processor: str, efi_bits: int, memory: int, code: str
 ) -> None:
     tree = MachineTree(tmp_path)
     tree.start_by(efi_bits=efi_bits, memory_kib=memory)
@@ -147,7 +149,7 @@ def test_a_machine_that_cannot_start_it(
     ],
 )
 def test_the_place_of_the_repository(
-    medium: MediumContents, tmp_path: Path, filesystem: str, disks: set[str], verdict: str, words: str
+    medium: MediumContents, tmp_path: Path, *, filesystem: str, disks: set[str], verdict: str, words: str
 ) -> None:
     place = Place(folder="/mnt/backup", filesystem=filesystem, disks=frozenset(disks))
     answer = answers(medium, plain_machine(tmp_path), place)["Repository /mnt/backup"]

@@ -47,6 +47,9 @@ def judged(name: str) -> Health:
         ("no-smart", "unknown", "keeps no counts of its health"),
         ("usb-unknown-bridge", "unknown", "Unknown USB bridge"),
         ("virtual-disk", "unknown", "most virtual disks"),
+        ("qemu-nvme", "good", "counts nothing"),
+        ("qemu-scsi", "unknown", "keeps no counts"),
+        ("gone", "unknown", "No such device"),
     ],
 )
 def test_a_verdict_is_a_sentence(name: str, condition: str, words: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from stillframe.cli.arguments import verb_parsers
+from stillframe.cli.rescue_words import rehearsal_lines
 from stillframe.host.qemu import Firmware
 from stillframe.jobs.listing import look_at_image
 from stillframe.jobs.virtual import MachineOptions
@@ -44,6 +45,7 @@ def walk(
     options = RehearsalOptions(scratch=str(scratch), limit_s=LIMIT_S, machine=machine)
     plan = plan_rehearsal(repository, manifest, medium, place=(str(folder), secret), options=options)
     result = rehearse(repository, plan, job_context())
+    print("\n".join(rehearsal_lines(result)))  # noqa: T201 - the recovery time, in the log of the test
     kept = [proof for proof in look_at_image(repository, manifest).proofs if proof.kind == "rehearsed"]
     assert kept[-1].outcome == result.outcome
     assert kept[-1].seconds == round(result.parts.total)

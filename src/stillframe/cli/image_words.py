@@ -37,7 +37,7 @@ def image_table(images: Sequence[ListedImage]) -> list[str]:
                 standing_words(listed),
             )
         )  # fmt: skip
-    head = ("id", "name", "kind", "created", "machine", "disks", "used", "stored", "proof")
+    head: tuple[str, ...] = ("id", "name", "kind", "created", "machine", "disks", "used", "stored", "proof")
     times = [recovery_words(listed.standing) for listed in images]
     if any(times):
         head, rows = (*head, "recovery time"), [(*row, time) for row, time in zip(rows, times, strict=True)]

@@ -1,4 +1,4 @@
-"""What is tried before the disaster: ``health``, ``rescue check``, ``rescue rehearse``, ``rescue sheet``."""
+"""What is tried before the disaster: ``rescue check``, ``rescue rehearse``, ``rescue sheet``."""
 
 import argparse
 import os
@@ -9,15 +9,11 @@ from stillframe.cli.call import REPOSITORY_VARIABLE, Call, running
 from stillframe.cli.rescue_words import (
     check_fields,
     check_lines,
-    health_fields,
-    health_lines,
-    health_table,
     rehearsal_fields,
     rehearsal_lines,
 )
 from stillframe.cli.starting import DOES_NOT_BOOT, UNCLEAR, machine_options
-from stillframe.errors import DeviceError, UsageError
-from stillframe.host.health import read_all_health, read_health
+from stillframe.errors import UsageError
 from stillframe.host.machine import machine
 from stillframe.jobs.listing import find_image
 from stillframe.jobs.owner import this_owner
@@ -33,19 +29,6 @@ from stillframe.rescue.trying.sheet_file import gather_sheet, write_sheet
 
 MISSING: Final = 3
 _NO_MEDIUM: Final = "Make one with 'stillframe rescue build FILE.iso', or name it: '--medium FILE.iso'."
-
-
-def health(call: Call) -> int:
-    """Ask disks how they are."""
-    screen = call.screen
-    disk = call.options.disk
-    found = (read_health(disk),) if disk else read_all_health()
-    lines = health_lines(found[0]) if disk else health_table(found) if found else ["No disk was found."]
-    screen.finish("health", {"disks": [health_fields(one) for one in found]}, lines)
-    conditions = {one.condition for one in found}
-    if "failing" in conditions:
-        return DeviceError.exit_code
-    return MISSING if "watch" in conditions else 0
 
 
 def check(call: Call) -> int:
@@ -66,9 +49,7 @@ def rehearse(call: Call) -> int:
     medium = Medium(path=_medium(options))
     repository, secret = _open_and_remember(call)
     manifest = find_image(repository, options.image, machine_id=machine().id)
-    wanted = RehearsalOptions(
-        scratch=options.scratch, limit_s=float(options.limit), machine=machine_options(options)
-    )
+    wanted = RehearsalOptions(scratch=options.scratch, limit_s=float(options.limit), machine=machine_options(options))
     plan = plan_rehearsal(repository, manifest, medium, place=(call.folder, secret), options=wanted)
     screen.say(f"Rehearsing the way back of image {manifest.image[:8]} of {manifest.machine.name}.")
     with running(screen) as context:

@@ -1,4 +1,4 @@
-"""What is tried before the disaster, in words and in fields: health, check, rehearsal.
+"""What is tried before the disaster, in words and in fields: check, rehearsal.
 
 Answers: "how is this told to a person, and to a program?" Pure.
 """
@@ -6,39 +6,12 @@ Answers: "how is this told to a person, and to a program?" Pure.
 from collections.abc import Iterable, Sequence
 
 from stillframe.cli.results import Fields
-from stillframe.cli.words import table
-from stillframe.host.health import Health
 from stillframe.rescue.trying.checking import Answer, is_fit
 from stillframe.rescue.trying.rehearsing import RehearsalResult
-from stillframe.units import format_duration, format_size
+from stillframe.units import format_duration
 
 _HEADS = {"booted": "it comes back", "failed": "DOES NOT COME BACK", "unclear": "unclear whether it comes back"}
 _MARKS = {"yes": "yes ", "no": "NO  ", "note": "note"}
-
-
-def health_table(found: Sequence[Health]) -> list[str]:
-    """All disks, one a line, and what to do below."""
-    rows = [(one.path, one.model, format_size(one.size), _condition(one), _warmth(one), _hours(one)) for one in found]
-    head = ("disk", "model", "size", "health", "warmth", "has run")
-    return [*table(head, rows, right=(2, 4, 5)), "", *(f"{one.path}: {one.verdict}" for one in found)]
-
-
-def health_lines(one: Health) -> list[str]:
-    """One disk: the sentence first, then the numbers that it rests on."""
-    title = "  ".join(word for word in (one.path, one.model, one.serial, format_size(one.size)) if word)
-    lines = [one.verdict, "", title]
-    lines += [f"  {measure.name}: {measure.value}" for measure in one.measures]
-    lines += [f"  warmth: {_warmth(one)}"] if one.temperature is not None else []
-    return lines + ([f"  has run: {_hours(one)}"] if one.hours is not None else [])
-
-
-def health_fields(one: Health) -> Fields:
-    """One disk for a program."""
-    return {
-        "path": one.path, "model": one.model, "serial": one.serial, "size": one.size, "condition": one.condition,
-        "verdict": one.verdict, "hours": one.hours, "temperature": one.temperature, "way": one.way,
-        "measures": [{"name": m.name, "value": m.value, "means": m.means} for m in one.measures],
-    }  # fmt: skip
 
 
 def check_lines(medium: str, release: str, answers: Sequence[Answer]) -> list[str]:
@@ -95,17 +68,3 @@ def rehearsal_fields(result: RehearsalResult) -> Fields:
         "medium_seconds": round(parts.medium, 1), "restore_seconds": round(parts.restore, 1),
         "start_seconds": round(parts.start, 1),
     }  # fmt: skip
-
-
-def _condition(one: Health) -> str:
-    return {"failing": "FAILING", "watch": "look again", "good": "good", "unknown": "not known"}[one.condition]
-
-
-def _warmth(one: Health) -> str:
-    return "" if one.temperature is None else f"{one.temperature} °C"
-
-
-def _hours(one: Health) -> str:
-    if one.hours is None:
-        return ""
-    return f"{one.hours} h" if one.hours < 48 else f"{one.hours // 24} days"

@@ -48,8 +48,6 @@ class NvmeLog:
     """The health log of an NVMe disk; ``None`` for what it does not say."""
 
     critical_warning: int | None
-    spare: int | None
-    spare_threshold: int | None
     percentage_used: int | None
     media_errors: int | None
 
@@ -123,7 +121,7 @@ def parse_health(output: bytes, *, bits: int) -> HealthReport:
         has_smart=report.flag("smart_support", "available"),
         passed=report.flag("smart_status", "passed"),
         hours=report.count("power_on_time", "hours"),
-        temperature=report.count("temperature", "current"),
+        temperature=report.count("temperature", "current") or None,  # 0 is what a disk without a sensor says
         attributes=tuple(_iter_attributes(report)),
         nvme=_parse_nvme(report),
         scsi=_parse_scsi(report),
@@ -179,8 +177,7 @@ def _parse_nvme(report: _Tree) -> NvmeLog | None:
     if not report.has(log):
         return None
     return NvmeLog(
-        critical_warning=report.count(log, "critical_warning"), spare=report.count(log, "available_spare"),
-        spare_threshold=report.count(log, "available_spare_threshold"),
+        critical_warning=report.count(log, "critical_warning"),
         percentage_used=report.count(log, "percentage_used"), media_errors=report.count(log, "media_errors"),
     )  # fmt: skip
 

@@ -206,8 +206,8 @@ def _no_driver_hint(code: str) -> str:
     if code == "wifi":
         return "Build the medium with '--wifi', or use a network cable."
     return (
-        "Build the medium with '--kernel generic' (the cloud kernel knows virtual machines only), or anew with '--fresh' "
-        "when its kernel is old."
+        "Build the medium with '--kernel generic' (the cloud kernel knows virtual machines only), or anew with "
+        "'--fresh' when its kernel is old."
     )
 
 

@@ -143,15 +143,23 @@ def _steps(facts: SheetFacts) -> Iterator[str]:
     steps = (
         f"Is the old disk broken? Have a new one built in{size}. Leave every other disk unplugged if you can.",
         "Plug in the rescue stick, and the disk with the backups (or a network cable, when they are on the network).",
-        (f"Switch the computer on and at once press {press}, again and again, about twice a second. In the list choose "
-        "the stick with the arrow keys: it is called USB, or by its maker's name. Press <kbd>Enter</kbd>."),
+        (
+            f"Switch the computer on and at once press {press}, again and again, about twice a second. In the list "
+            "choose the stick with the arrow keys: it is called USB, or by its maker's name. Press <kbd>Enter</kbd>."
+        ),
         "A menu appears. Press <kbd>Enter</kbd> for its first line and wait; this takes a minute or two.",
-        ("Choose <b>Restore this computer</b>. Backups are found; their number begins with "
-        f"<code>{_safe(facts.repository[:8])}</code>. {opens}"),
-        (f"Choose the computer <b>{_safe(facts.machine)}</b>, and its newest image. If that one turns out bad, take "
-        "one before."),
-        ("Choose the disk to restore to: compare its size and serial number with the label. <b>All that is on that "
-        "is lost.</b> The disk with the backups cannot be chosen."),
+        (
+            "Choose <b>Restore this computer</b>. Backups are found; their number begins with "
+            f"<code>{_safe(facts.repository[:8])}</code>. {opens}"
+        ),
+        (
+            f"Choose the computer <b>{_safe(facts.machine)}</b>, and its newest image. If that one turns out bad, take "
+            "one before."
+        ),
+        (
+            "Choose the disk to restore to: compare its size and serial number with the label. <b>All that is on that "
+            "is lost.</b> The disk with the backups cannot be chosen."
+        ),
         "Read what will be done, then type <kbd>restore</kbd> and press <kbd>Enter</kbd>. Wait, and switch nothing off."
         + took,
         "When it says that it is done: pull the stick out, and choose <b>Restart</b>.",

@@ -5,7 +5,6 @@ them. Files are opened when they are read.
 """
 
 import bisect
-import os
 from collections.abc import Iterator
 from typing import Final
 
@@ -123,10 +122,9 @@ class StickReader:
 def _read(entry: Entry, at: int, length: int) -> bytes:
     """Bytes of a file, all of them: it is opened each time, for a server holds it open for hours."""
     try:
-        with open(entry.path, "rb", buffering=0) as file:
-            raw = os.pread(file.fileno(), length, at)
-            while len(raw) < length and (more := os.pread(file.fileno(), length - len(raw), at + len(raw))):
-                raw += more
+        with open(entry.path, "rb") as file:
+            file.seek(at)
+            raw = file.read(length)
     except OSError as error:
         words = f"{entry.path} cannot be read: {error.strerror}"
         raise ReadFault(
