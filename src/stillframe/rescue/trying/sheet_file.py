@@ -35,7 +35,8 @@ def gather_sheet(repository: Repository, folder: str) -> SheetFacts:
     under = disks_under(folder)
     images = list_images(repository, machine_id=here.id).images
     newest = images[-1] if images else None
-    disks = [facts for facts in list_disks() if facts.is_hardware and facts.path not in under]
+    all_disks = [facts for facts in list_disks() if facts.is_hardware]
+    disks = [facts for facts in all_disks if facts.path not in under] or all_disks
     largest = max((disk.size for disk in newest.manifest.disks), default=0) if newest else 0
     return SheetFacts(
         machine=here.name, maker=box.maker, product=box.product,
