@@ -11,7 +11,16 @@ import pytest
 
 from stillframe.errors import MachineRefusal, MissingProgram
 from stillframe.host.pictures import Picture, parse_ppm
-from stillframe.host.qemu import Drive, VirtualMachine, build_command, find_firmware, memory_default_mib
+from stillframe.host.qemu import (
+    DirectKernel,
+    Drive,
+    FileDrive,
+    VirtualMachine,
+    build_command,
+    find_firmware,
+    memory_default_mib,
+    prepare,
+)
 from stillframe.host.qmp import parse_line
 from stillframe.host.run import start
 
@@ -122,3 +131,37 @@ def test_a_program_is_stopped_at_the_end_of_its_block() -> None:
     with start(["sleep", "987"]) as running:
         assert running.wait(0.05) is None
     assert running.wait() == -9
+
+
+def test_a_stick_in_a_file_is_started_and_never_written() -> None:
+    files = (
+        FileDrive(path="/media/a,b.iso", use="stick"), FileDrive(path="/x/disk", use="target", bus="nvme", serial="r"),
+        FileDrive(path="/x/root", use="throw-away", bus="sata"),
+    )  # fmt: skip
+    drive = Drive(uri=URI, serial="repository", read_only=True)
+    command = build_command(replace(MACHINE, drives=(drive,), boot_index=None, files=files), code="")
+    text = "\n".join(command)
+    assert "file=/media/a,,b.iso,readonly=on" in text
+    assert [word for word in command if "bootindex" in word] == [
+        "usb-storage,drive=file0,id=stick0,removable=on,bootindex=0"
+    ]
+    assert "nvme,drive=file1,id=dev2,logical_block_size=512,physical_block_size=512,serial=r" in command
+    assert any("file=/x/root,snapshot=on" in word for word in command)
+    (node,) = [word for word in command if "driver=nbd" in word]
+    assert node.endswith("read-only=on")
+    assert "discard" not in node
+
+
+def test_what_the_firmware_hands_over_and_a_kernel_are_named() -> None:
+    kernel = DirectKernel(kernel="/x/vmlinuz", initrd="/x/initrd", line="root=/dev/vda quiet")
+    command = build_command(replace(MACHINE, kernel=kernel, given=(("opt/a", "/run/x,y"),)), code="")
+    assert command[command.index("-append") + 1] == "root=/dev/vda quiet"
+    assert command[command.index("-fw_cfg") + 1] == "name=opt/a,file=/run/x,,y"
+
+
+def test_a_firmware_goes_on_with_what_it_had_noted(tmp_path: Path) -> None:
+    before = tmp_path / "before"
+    before.write_bytes(b"what was noted")
+    machine = replace(MACHINE, folder=str(tmp_path), firmware="uefi", variables=str(before))
+    prepare(machine)
+    assert (tmp_path / "variables").read_bytes() == b"what was noted"

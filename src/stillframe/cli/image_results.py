@@ -31,6 +31,7 @@ def listed_fields(listed: ListedImage) -> Fields:
         "rung": listed.standing.rung,
         "rung_since": listed.standing.since or None,
         "boots": listed.standing.boots,
+        "recovery_seconds": None if listed.standing.rehearsal is None else listed.standing.rehearsal.seconds,
     }
 
 
@@ -86,6 +87,10 @@ def _proof_fields(proof: ProofRecord) -> Fields:
         "outcome": proof.outcome or None,
         "seconds": proof.seconds if proof.outcome else None,
         "firmware": proof.firmware or None,
+        "medium_seconds": proof.medium_seconds if proof.kind == "rehearsed" else None,
+        "restore_seconds": proof.restore_seconds if proof.kind == "rehearsed" else None,
+        "start_seconds": proof.start_seconds if proof.kind == "rehearsed" else None,
+        "emulated": proof.emulated if proof.kind == "rehearsed" else None,
         "screenshot": proof.screenshot,
     }
 

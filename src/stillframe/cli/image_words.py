@@ -3,7 +3,7 @@
 Answers: "which images are there, what is in this one, and what is on the disks of this computer?" Pure: lines out.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from stillframe.cli.backup_words import held_lines, imported_lines
@@ -13,7 +13,7 @@ from stillframe.jobs.listing import ListedImage
 from stillframe.jobs.looking import SeenDisk
 from stillframe.repo.proofs import Standing
 from stillframe.repo.records import Manifest, ProofRecord, StoredDisk, StoredNotice, StoredPartition
-from stillframe.units import format_size
+from stillframe.units import format_duration, format_size
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _VERDICTS = {
@@ -25,9 +25,9 @@ _VERDICTS = {
 }
 
 
-def image_table(images: Iterable[ListedImage]) -> list[str]:
-    """The images, one a line."""
-    rows = []
+def image_table(images: Sequence[ListedImage]) -> list[str]:
+    """The images, one a line; how long one takes to come back, where any was rehearsed."""
+    rows: list[tuple[str, ...]] = []
     for listed in images:
         manifest = listed.manifest
         rows.append(
@@ -37,7 +37,10 @@ def image_table(images: Iterable[ListedImage]) -> list[str]:
                 standing_words(listed),
             )
         )  # fmt: skip
-    head = ("id", "name", "kind", "created", "machine", "disks", "used", "stored", "proof")
+    head: tuple[str, ...] = ("id", "name", "kind", "created", "machine", "disks", "used", "stored", "proof")
+    times = [recovery_words(listed.standing) for listed in images]
+    if any(times):
+        head, rows = (*head, "recovery time"), [(*row, time) for row, time in zip(rows, times, strict=True)]
     return table(head, rows, right=(5, 6, 7))
 
 
@@ -50,6 +53,23 @@ def standing_words(listed: ListedImage) -> str:
         return f"does not boot {_day(standing.start.created)}"
     word = {"read-back": "good"}.get(standing.rung, standing.rung)
     return f"{word} {_day(standing.since)}" if standing.since else word
+
+
+def recovery_words(standing: Standing) -> str:
+    """How long an image took to come back in its last rehearsal that ended well; empty without one."""
+    proof = standing.rehearsal
+    return "" if proof is None else format_duration(proof.seconds) + (", emulated" if proof.emulated else "")
+
+
+def _recovery_lines(standing: Standing) -> list[str]:
+    proof = standing.rehearsal
+    if proof is None:
+        return ["              how long it takes to come back is not known: 'stillframe rescue rehearse' tries it"]
+    parts = (
+        f"{format_duration(proof.medium_seconds)} to start the medium, {format_duration(proof.restore_seconds)} to "
+        f"restore, {format_duration(proof.start_seconds)} to start"
+    )
+    return [f"Recovery time {recovery_words(standing)}, rehearsed {_day(proof.created)}: {parts}"]
 
 
 def _day(text: str) -> str:
@@ -77,6 +97,8 @@ def _proof_words(proof: ProofRecord) -> str:
         picture = ", with a screenshot" if proof.screenshot else ""
         took = f" after {proof.seconds} s with {proof.firmware.upper()}" if proof.firmware else ""
         return f"{when}  start: {proof.outcome}{took}, on {where}{picture}; {proof.how}"
+    if proof.kind == "rehearsed":
+        return f"{when}  rehearsal: {proof.outcome} after {proof.seconds} s, on {where}; {proof.how}"
     if proof.kind == "checked":
         verdict = "whole" if proof.ok else "; ".join(proof.findings)
         return f"{when}  file systems: {verdict}, on {where}; {proof.how}"
@@ -105,6 +127,7 @@ def image_lines(listed: ListedImage) -> list[str]:
         f"Proof         {_VERDICTS[listed.verdict]}",
         *_start_lines(listed.standing),
         *(f"              {_proof_words(proof)}" for proof in listed.proofs),
+        *_recovery_lines(listed.standing),
     ]
     for disk in manifest.disks:
         lines += ["", *_disk_lines(disk)]

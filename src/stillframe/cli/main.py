@@ -48,6 +48,7 @@ _VERBS: Final = {
     "run": "starting",
     "prove": "starting",
     "rescue": "rescuing",
+    "health": "health",
 }
 """In which module a verb is; ``function_name`` is its function there. A module is loaded when its verb is asked for."""
 

@@ -8,7 +8,13 @@ from typing import Final, cast
 
 from stillframe.cli.call import Call, Verb
 
-_WORDS: Final = {"build": "rescue_building"}
+_WORDS: Final = {
+    "build": "rescue_building",
+    "check": "rescue_trying",
+    "rehearse": "rescue_trying",
+    "sheet": "rescue_trying",
+    "start": "rescue_screens",
+}
 """In which module of ``cli`` a word is; its function there has the word's name."""
 
 

@@ -10,8 +10,9 @@ from stillframe.cli.backup_results import backup_plan_fields, backup_result_fiel
 from stillframe.cli.backup_words import backup_plan_lines, backup_result_lines
 from stillframe.cli.call import Call, running
 from stillframe.cli.starting import prove_code, prove_fields, prove_lines
+from stillframe.clock import SystemClock
 from stillframe.errors import Cancelled, DamagedError, MachineRefusal, UsageError
-from stillframe.events import Notice
+from stillframe.events import EventSink, Notice
 from stillframe.fs.files import parse_pattern
 from stillframe.host.power import change_power, require_power
 from stillframe.jobs.backup import BackupOptions, BackupPlan, BackupResult, apply_backup, plan_backup, require_room
@@ -25,6 +26,7 @@ from stillframe.jobs.saving.system_parts import SERIES, choose_system, find_syst
 from stillframe.jobs.saving.unlocking import Unlocking, unlock_sources
 from stillframe.jobs.virtual import MachineOptions
 from stillframe.repo.repository import Repository
+from stillframe.rescue.noting import NO_MEDIUM_HINT, should_tell
 
 SKIPPED: Final = 3
 """Exit code: finished, and something is not in the image as it was on the disk."""
@@ -48,6 +50,7 @@ def backup(call: Call) -> int:
             result = apply_backup(repository, sources, plan, context)
             proven = _prove(repository, result, context) if options.prove else None
     last_seen(repository).note([result.manifest])
+    _tell_of_medium(sources, result, screen)
     fields, lines = backup_result_fields(result), backup_result_lines(result)
     if proven is not None:
         fields, lines = fields | {"start": prove_fields(proven)}, [*lines, *prove_lines(proven)]
@@ -59,6 +62,14 @@ def backup(call: Call) -> int:
     if was_stopped or not result.is_complete or (options.prove and proven is None):
         return SKIPPED
     return 0 if proven is None else prove_code(proven)
+
+
+def _tell_of_medium(sources: Sequence[OpenSource], result: BackupResult, screen: EventSink) -> None:
+    """After the first good backup of this computer's own disks: that nothing is there yet to start it from."""
+    good = result.read_back is not None and not result.read_back.findings
+    if good and any(source.facts.is_hardware for source in sources) and should_tell(clock=SystemClock()):
+        words = "there is no rescue medium yet: without one nothing brings this image back to a computer that is dead"
+        screen.emit(Notice(code="no-rescue-medium", message=words, hint=NO_MEDIUM_HINT))
 
 
 def _plan(repository: Repository, sources: Sequence[OpenSource], call: Call) -> BackupPlan:

@@ -24,7 +24,7 @@ def prove(call: Call) -> int:
     manifest = find_image(repository, options.image, machine_id=machine().id)
     with running(screen) as context:
         result = prove_image(
-            repository, manifest, options=_machine(options), limit_s=float(options.limit), context=context
+            repository, manifest, options=machine_options(options), limit_s=float(options.limit), context=context
         )
     screen.finish("prove", prove_fields(result), prove_lines(result))
     return prove_code(result)
@@ -38,7 +38,11 @@ def run(call: Call) -> int:
     screen.say(f"Starting image {manifest.image[:8]} of {manifest.machine.name}, {local_time(manifest.created)}.")
     with running(screen) as context:
         result = run_image(
-            repository, manifest, options=_machine(options, display=options.display), keep=options.keep, context=context
+            repository,
+            manifest,
+            options=machine_options(options, display=options.display),
+            keep=options.keep,
+            context=context,
         )
     screen.finish("run", _run_fields(result), [_run_words(result)])
     return 0
@@ -65,7 +69,8 @@ def prove_code(result: ProveResult) -> int:
     return {"booted": 0, "failed": DOES_NOT_BOOT, "unclear": UNCLEAR}[result.outcome]
 
 
-def _machine(options: argparse.Namespace, *, display: str = "none") -> MachineOptions:
+def machine_options(options: argparse.Namespace, *, display: str = "none") -> MachineOptions:
+    """What a person wants of the virtual machine."""
     return MachineOptions(
         firmware=None if options.firmware == "auto" else options.firmware,
         bus=None if options.bus == "auto" else options.bus, memory_mib=options.memory, cpus=options.cpus,

@@ -50,6 +50,13 @@ def disks_under(folder: str, *, kernel: KernelPaths = THIS_MACHINE) -> frozenset
     return frozenset(n.path for n in nodes if n is not None and n.partition is None and not n.slaves and not n.backing)
 
 
+def filesystem_under(folder: str, *, kernel: KernelPaths = THIS_MACHINE) -> str:
+    """The type of the file system that a folder lies on, as the kernel names it; empty when nobody can tell."""
+    path = _existing(folder)
+    mount = _mount_of(path, filesystem_number(path), read_users(kernel))
+    return "" if mount is None else mount.filesystem
+
+
 def lies_on(folder: str, target: str, *, kernel: KernelPaths = THIS_MACHINE) -> bool | None:
     """Whether writing a target from end to end would damage what is in a folder.
 

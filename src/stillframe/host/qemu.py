@@ -46,11 +46,41 @@ _CPUS_MAX: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drive:
-    """A disk of the machine: where QEMU reads it, and how the guest sees it."""
+    """A disk of the machine: where QEMU reads it, how the guest sees it, and whether it may write."""
 
     uri: str
     bus: Bus = "virtio"
     sector_size: int = 512
+    serial: str = ""
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileDrive:
+    """A disk of the machine in a file of this computer.
+
+    Attributes:
+        path: The file, raw.
+        use: ``stick``: read-only, on USB, and what the firmware starts; ``target``: it is written; ``throw-away``:
+            what is written is forgotten at the end.
+        bus: How the guest sees it; a stick is on USB.
+        sector_size, serial: As the guest sees them.
+    """
+
+    path: str
+    use: Literal["stick", "target", "throw-away"]
+    bus: Bus = "virtio"
+    sector_size: int = 512
+    serial: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectKernel:
+    """A kernel that is started without any firmware's help: its file, its initrd and its command line."""
+
+    kernel: str
+    initrd: str
+    line: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,14 +90,22 @@ class VirtualMachine:
     Attributes:
         folder: A private folder: its sockets, the logs of its serial line and firmware, the firmware's variables.
         drives: In order.
-        boot_index: Which drive the firmware starts.
+        boot_index: Which drive the firmware starts; ``None`` where one of ``files`` is, or a kernel.
+        files: Further disks, which the guest meets before ``drives``.
+        kernel: Started instead of a disk.
+        given: Names of files that the guest reads from its firmware (``fw_cfg``), and where they are here.
+        variables: A firmware's variables to begin with, as another machine left them; empty for new ones.
         local_time: The clock shows the time of this place, as Windows expects, not UTC.
         network: A network behind NAT; without it, no network card at all.
     """
 
     folder: str
     drives: tuple[Drive, ...]
-    boot_index: int = 0
+    boot_index: int | None = 0
+    files: tuple[FileDrive, ...] = ()
+    kernel: DirectKernel | None = None
+    given: tuple[tuple[str, str], ...] = ()
+    variables: str = ""
     firmware: Firmware = "bios"
     memory_mib: int
     cpus: int
@@ -145,7 +183,7 @@ def prepare(machine: VirtualMachine) -> list[str]:
     if found is None:
         return build_command(machine, code="")
     code, variables = found
-    shutil.copyfile(variables, machine.path("variables"))
+    shutil.copyfile(machine.variables or variables, machine.path("variables"))
     return build_command(machine, code=code)
 
 
@@ -172,23 +210,47 @@ def build_command(machine: VirtualMachine, *, code: str) -> list[str]:
         # Only firmware may write the variables. Source: edk2, OvmfPkg/README, "SMM support".
         command += ["-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1"]
     command += ["-netdev", "user,id=net", "-device", "e1000e,netdev=net"] if machine.network else ["-nic", "none"]
+    for number, file in enumerate(machine.files):
+        command += _file_drive(number, file, first=len(machine.drives))
     for number, drive in enumerate(machine.drives):
         command += _drive(number, drive, boot=number == machine.boot_index)
+    if machine.kernel is not None:
+        direct = machine.kernel
+        command += ["-kernel", direct.kernel, "-initrd", direct.initrd, "-append", direct.line]
+    for name, path in machine.given:
+        command += ["-fw_cfg", f"name={_escaped(name)},file={_escaped(path)}"]
     return [*command, *_display(machine)]
 
 
 def _drive(number: int, drive: Drive, *, boot: bool) -> Iterable[str]:
-    """A disk. The overlay behind it is thrown away or flushed by us, so QEMU need not wait for it."""
+    """A disk over NBD. The overlay behind it is thrown away or flushed by us, so QEMU need not wait for it."""
     name = f"disk{number}"
-    node = f"driver=raw,node-name={name},file.driver=nbd,{_nbd_options(drive.uri)},discard=unmap,detect-zeroes=unmap"
-    sizes = f",logical_block_size={drive.sector_size},physical_block_size={drive.sector_size}"
+    node = f"driver=raw,node-name={name},file.driver=nbd,{_nbd_options(drive.uri)}"
+    node += ",read-only=on" if drive.read_only else ",discard=unmap,detect-zeroes=unmap"
     index = ",bootindex=0" if boot else ""
+    return ("-blockdev", node, "-device", _device(number, name, drive) + index)
+
+
+def _file_drive(number: int, file: FileDrive, *, first: int) -> Iterable[str]:
+    """A disk in a file. What a target holds need not survive a power cut of this computer."""
+    name = f"file{number}"
+    use = {"stick": "readonly=on", "throw-away": "snapshot=on", "target": "cache=unsafe"}[file.use]
+    options = f"if=none,id={name},format=raw,file={_escaped(file.path)},{use}"
+    if file.use == "stick":
+        return ("-drive", options, "-device", f"usb-storage,drive={name},id=stick{number},removable=on,bootindex=0")
+    options += ",discard=unmap,detect-zeroes=unmap"
+    return ("-drive", options, "-device", _device(first + number, name, file))
+
+
+def _device(number: int, name: str, drive: Drive | FileDrive) -> str:
+    sizes = f",logical_block_size={drive.sector_size},physical_block_size={drive.sector_size}"
+    serial = f",serial={_escaped(drive.serial)}" if drive.serial else ""
     devices = {
-        "virtio": f"virtio-blk-pci,drive={name},id=dev{number}{sizes}{index}",
-        "sata": f"ide-hd,drive={name},id=dev{number},bus=ide.{number}{index}",
-        "nvme": f"nvme,drive={name},id=dev{number},serial=disk{number}{sizes}{index}",
+        "virtio": f"virtio-blk-pci,drive={name},id=dev{number}{sizes}{serial}",
+        "sata": f"ide-hd,drive={name},id=dev{number},bus=ide.{number}{serial}",
+        "nvme": f"nvme,drive={name},id=dev{number}{sizes}{serial or f',serial=disk{number}'}",
     }
-    return ("-blockdev", node, "-device", devices[drive.bus])
+    return devices[drive.bus]
 
 
 def _nbd_options(uri: str) -> str:

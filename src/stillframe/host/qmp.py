@@ -62,6 +62,13 @@ class QmpConnection:
         stats = [one["stats"] for one in self.execute("query-blockstats") if one.get("qdev")]
         return sum(one["rd_bytes"] for one in stats), sum(one["wr_bytes"] for one in stats)
 
+    def bytes_written(self, device: str) -> int:
+        """Bytes that the guest has written to one disk, by the id of its device."""
+        for one in self.execute("query-blockstats"):
+            if device in one.get("qdev", "").split("/"):
+                return int(one["stats"]["wr_bytes"])
+        return 0
+
     def read_memory(self, start: int, size: int, scratch: str) -> bytes:
         """Bytes of its physical memory, by way of a file that is made and removed."""
         self.execute("pmemsave", val=start, size=size, filename=scratch)

@@ -4,6 +4,8 @@ Answers: "which passphrases and recovery keys are there?", adds one, takes one a
 use, never the last) are in ``repo.keys``.
 """
 
+from collections.abc import Callable
+
 from stillframe.clock import rfc3339
 from stillframe.errors import UsageError
 from stillframe.jobs.repositories import SecretSources, kit_file, new_secret, recovery_kit_text
@@ -58,8 +60,17 @@ def remove_key(repository: Repository, slot: FoundSlot, *, owner: Owner) -> None
         session.end()
 
 
-def make_recovery_kit(repository: Repository, path: str, folder: str, *, owner: Owner) -> bytes:
+def make_recovery_kit(
+    repository: Repository, path: str, folder: str, *, owner: Owner, page: Callable[[str], str] | None = None
+) -> bytes:
     """Make a recovery key, and a file with it for printing.
+
+    Args:
+        repository: What the key opens.
+        path: The file; must not exist, nor lie inside the repository.
+        folder: Where the repository is.
+        owner: Who makes it.
+        page: The text of the file for a key; by default the recovery kit.
 
     Returns:
         The id of its slot.
@@ -69,7 +80,7 @@ def make_recovery_kit(repository: Repository, path: str, folder: str, *, owner: 
     session = begin_session(repository, owner, "key")
     try:
         with kit_file(path, folder) as write:
-            write(recovery_kit_text(repository.identity, key, folder))
+            write(page(key) if page is not None else recovery_kit_text(repository.identity, key, folder))
             return ring.add_recovery(repository.box.master_key, key, created=rfc3339(repository.clock.now()))
     finally:
         session.end()

@@ -78,7 +78,7 @@ def prove_image(
     plan = plan_machine(image, options)
     result = _nothing_to_start(manifest, plan)
     if plan.is_bootable or plan.loaders:
-        result = _start(image, plan, limit_s=limit_s, context=context)
+        result = judge_start(image, plan, limit_s=limit_s, context=context)
     _keep(repository, result, context)
     context.events.emit(JobFinished(verb="prove", seconds=time.monotonic() - began))
     return result
@@ -90,10 +90,24 @@ def _nothing_to_start(manifest: Manifest, plan: MachinePlan) -> ProveResult:
     return ProveResult(image=manifest.image, outcome="unclear", reason=reason, seconds=0.0)
 
 
-def _start(image: ExposedImage, plan: MachinePlan, *, limit_s: float, context: JobContext) -> ProveResult:
+def judge_start(
+    image: ExposedImage, plan: MachinePlan, *, limit_s: float, context: JobContext, variables: str = ""
+) -> ProveResult:
+    """Start disks with nobody there, and judge by evidence whether they boot. They are not changed.
+
+    Args:
+        image: The disks.
+        plan: What machine they get.
+        limit_s: Longest time until something is known.
+        context: Told what happens; its cancel token is asked once a second.
+        variables: What a firmware remembers, as another machine left it.
+
+    Raises:
+        MachineRefusal, DamagedError, Cancelled: As ``prove_image``.
+    """
     context.events.emit(PhaseStarted(name=f"starting it with {plan.firmware.upper()}"))
     with overlays_of(image) as overlays:
-        with started(image, plan, overlays, context.events) as guest:
+        with started(image, plan, overlays, context.events, variables=variables) as guest:
             eye, watch = Onlooker(guest), Watch()
             sighting = _watch(eye, watch, limit_s=limit_s, context=context)
             seconds = eye.seconds
@@ -182,7 +196,7 @@ def _traces(image: ExposedImage, overlays: Sequence[CopyOnWrite]) -> Traces:
 def _keep(repository: Repository, result: ProveResult, context: JobContext) -> None:
     """Keep the picture and the proof, where that is possible."""
     proof_id = make_id().hex()
-    has_picture = bool(result.picture) and _keep_picture(repository, proof_id, result.picture, context.events)
+    has_picture = keep_picture(repository, proof_id, result.picture, context.events)
     proof = ProofRecord(
         proof=proof_id, image=result.image, created=rfc3339(repository.clock.now()), machine=context.owner.machine,
         kind="booted", ok=result.outcome == "booted", bytes=0, how=result.reason[:4000], outcome=result.outcome,
@@ -191,7 +205,10 @@ def _keep(repository: Repository, result: ProveResult, context: JobContext) -> N
     keep_proof(repository, proof, context.events)
 
 
-def _keep_picture(repository: Repository, proof_id: str, picture: bytes, events: EventSink) -> bool:
+def keep_picture(repository: Repository, proof_id: str, picture: bytes, events: EventSink) -> bool:
+    """Keep a screenshot under the id of its proof; ``False`` when there is none, or it cannot be kept."""
+    if not picture:
+        return False
     try:
         write_screenshot(repository, proof_id, picture)
     except StorageError as error:

@@ -157,9 +157,16 @@ def kept_overlays_of(image: ExposedImage, path: str) -> Iterator[tuple[KeptOverl
 
 @contextmanager
 def started(
-    image: ExposedImage, plan: MachinePlan, overlays: Sequence[BlockWriter], events: EventSink
+    image: ExposedImage, plan: MachinePlan, overlays: Sequence[BlockWriter], events: EventSink, *, variables: str = ""
 ) -> Iterator[Guest]:
     """Start the machine; at the end of the block it is gone, and the overlays hold what it wrote.
+
+    Args:
+        image: Its disks.
+        plan: What machine.
+        overlays: One for each disk.
+        events: Told of errors in reading.
+        variables: What a firmware remembers, as another machine left it; by default nothing.
 
     Raises:
         MissingProgram, MachineRefusal: It cannot be started.
@@ -179,7 +186,7 @@ def started(
                 ),
                 memory_mib=options.memory_mib or memory_here_mib(), cpus=options.cpus or cpus_here(),
                 acceleration=options.acceleration, display=options.display, local_time=plan.has_windows,
-                network=options.network,
+                network=options.network, variables=variables,
             )  # fmt: skip
             with (
                 start(prepare(machine), terminal=options.display == "serial") as running,

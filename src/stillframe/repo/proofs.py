@@ -13,8 +13,8 @@ from stillframe.repo.records import Manifest, ProofRecord, build_record
 from stillframe.repo.repository import Repository
 
 Verdict = Literal["torn", "damaged", "good", "quick", "unproven"]
-Rung = Literal["unproven", "quick", "read-back", "checked", "sampled", "booted"]
-RUNGS: Final[tuple[Rung, ...]] = ("unproven", "quick", "read-back", "checked", "sampled", "booted")
+Rung = Literal["unproven", "quick", "read-back", "checked", "sampled", "booted", "rehearsed"]
+RUNGS: Final[tuple[Rung, ...]] = ("unproven", "quick", "read-back", "checked", "sampled", "booted", "rehearsed")
 """From the ground up."""
 _STORED: Final = frozenset({"read-back", "quick"})
 """Kinds of proofs that say something about what is stored; the others speak of what the disk was like."""
@@ -30,11 +30,13 @@ class Standing:
         rung: The highest that it reached and has not fallen from.
         since: When that was proven last; empty on the ground.
         start: The newest proof of whether it boots that came to a clear end; ``None`` when there is none.
+        rehearsal: The newest rehearsal of the way back that ended well; ``None`` when there is none.
     """
 
     rung: Rung
     since: str
     start: ProofRecord | None
+    rehearsal: ProofRecord | None = None
 
     @property
     def boots(self) -> bool | None:
@@ -104,18 +106,26 @@ def judge(manifest: Manifest, proofs: Iterable[ProofRecord]) -> Verdict:
 
 
 def ladder(manifest: Manifest, proofs: Iterable[ProofRecord]) -> Standing:
-    """How high an image stands. A torn or damaged image stands on the ground, whatever it did before."""
+    """How high an image stands. A torn or damaged image stands on the ground, whatever it did before.
+
+    A rehearsal that came to its good end is a start, too; one that did not may be the medium's fault, and says nothing
+    of whether the image boots.
+    """
     mine = [proof for proof in proofs if proof.image == manifest.image]
-    clear = [proof for proof in mine if proof.kind == "booted" and proof.outcome != "unclear"]
+    rehearsed = [proof for proof in mine if proof.kind == "rehearsed" and proof.outcome != "unclear"]
+    good = [proof for proof in rehearsed if proof.ok]
+    clear = [proof for proof in mine if proof.kind == "booted" and proof.outcome != "unclear"] + good
     last = newest(clear)
     start = next((proof for proof in last if not proof.ok), last[0] if last else None)
+    rehearsal = next(iter(newest(good)), None)
     if judge(manifest, mine) in {"torn", "damaged"}:
-        return Standing(rung="unproven", since="", start=start)
+        return Standing(rung="unproven", since="", start=start, rehearsal=rehearsal)
+    found = {"booted": clear, "rehearsed": rehearsed}
     for rung in reversed(RUNGS[1:]):
-        last = newest(clear if rung == "booted" else (proof for proof in mine if proof.kind == rung))
+        last = newest(found[rung] if rung in found else (proof for proof in mine if proof.kind == rung))
         if last and all(proof.ok for proof in last):
-            return Standing(rung=rung, since=last[0].created, start=start)
-    return Standing(rung="unproven", since="", start=start)
+            return Standing(rung=rung, since=last[0].created, start=start, rehearsal=rehearsal)
+    return Standing(rung="unproven", since="", start=start, rehearsal=rehearsal)
 
 
 def newest(proofs: Iterable[ProofRecord]) -> tuple[ProofRecord, ...]:

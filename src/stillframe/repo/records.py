@@ -310,12 +310,15 @@ class ProofRecord:
 
     Attributes:
         kind: What was done: every chunk was read back, only the structure was looked at, its file systems were checked
-            by the tools of others, some of its files were compared with their originals, or it was started.
+            by the tools of others, some of its files were compared with their originals, it was started, or a rescue
+            medium restored it onto an empty disk, which was started.
         ok: Whether the image stood the test.
         bytes: How many were read for it.
         how: In words; of a start, what was seen.
         outcome: Of a start; empty else.
-        seconds: That a start took until its outcome was known.
+        seconds: That a start took until its outcome was known; of a rehearsal, the recovery time.
+        medium_seconds, restore_seconds, start_seconds: Its parts: until it wrote, until that was done, the start.
+        emulated: The machine of a rehearsal was emulated, so a real one is faster.
         firmware: That a start used.
         screenshot: Whether a screenshot with this proof's id lies beside it.
     """
@@ -324,12 +327,16 @@ class ProofRecord:
     image: Hex16
     created: Time
     machine: MachineName
-    kind: Literal["read-back", "quick", "checked", "sampled", "booted"]
+    kind: Literal["read-back", "quick", "checked", "sampled", "booted", "rehearsed"]
     ok: bool
     bytes: Size
     how: Text = ""
     outcome: Literal["", "booted", "failed", "unclear"] = ""
     seconds: Size = 0
+    medium_seconds: Size = 0
+    restore_seconds: Size = 0
+    start_seconds: Size = 0
+    emulated: bool = False
     firmware: Word = ""
     screenshot: bool = False
     bad_chunks: Annotated[tuple[Hex32, ...], Meta(max_length=100_000)] = ()

@@ -100,14 +100,15 @@ def _add_starting(verbs: Verbs) -> None:
     )  # fmt: skip
     run.add_argument("--keep", metavar="FILE", default="", help="keep what is changed in this file, and go on with it")
     run.add_argument("--network", action="store_true", help="let it reach the network, behind this computer")
-    _add_machine(run)
+    add_machine(run)
     prove = verb(verbs, "prove", "prove IMAGE [options]", "start an image unattended, to prove that it boots")
     add_image(prove)
     prove.add_argument("--limit", metavar="S", type=number, default=300, help="longest time (default: 300)")
-    _add_machine(prove)
+    add_machine(prove)
 
 
-def _add_machine(parser: argparse.ArgumentParser) -> None:
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """For a verb that starts a virtual machine."""
     option = parser.add_argument
     option(
         "--firmware", choices=("auto", "bios", "uefi", "secure-boot"), default="auto",
