@@ -47,6 +47,8 @@ _VERBS: Final = {
     "get": "browsing",
     "run": "starting",
     "prove": "starting",
+    "rescue": "rescuing",
+    "ui": "rescue_screens",
 }
 """In which module a verb is; ``function_name`` is its function there. A module is loaded when its verb is asked for."""
 

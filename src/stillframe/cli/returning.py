@@ -63,7 +63,7 @@ def restore(call: Call) -> int:
     plan = planner.plan(wanted)
     lines = restore_lines(plan, look_at_image(repository, manifest), explain=options.explain)
     if options.dry_run:
-        fields = {"image": manifest.image, "disk": plan.source_disk.number, **_plan_fields(plan)}
+        fields = {"image": manifest.image, "disk": plan.source_disk.number, **_plan_fields(plan), "words": lines}
         screen.finish("restore", fields, lines)
         return 0
     screen.say(*lines, "")
@@ -183,7 +183,7 @@ def clone(call: Call) -> int:
             steps=plan.steps, lost=plan.lost, notices=plan.notices,
         )  # fmt: skip
         if options.dry_run:
-            screen.finish("clone", {"source": source.facts.path, **_plan_fields(plan)}, lines)
+            screen.finish("clone", {"source": source.facts.path, **_plan_fields(plan), "words": lines}, lines)
             return 0
         screen.say(*lines, "")
         if plan.target is not None:

@@ -6,7 +6,7 @@ depend on is ``docs/cli.md``, which a test compares with what is here.
 
 import argparse
 
-from stillframe.cli.arguments import keeping, uses
+from stillframe.cli.arguments import keeping, rescue, uses
 from stillframe.cli.arguments.words import Formatter, HelpShown, Parser
 
 __all__ = ["HelpShown", "build_parser", "verb_parsers"]
@@ -22,7 +22,7 @@ def build_parser() -> Parser:
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=_version(), help="print the version")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser, title="verbs")
-    for add in (*keeping.ADDERS, *uses.ADDERS):
+    for add in (*keeping.ADDERS, *uses.ADDERS, *rescue.ADDERS):
         add(verbs)
     return parser
 

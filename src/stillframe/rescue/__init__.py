@@ -1,0 +1,1 @@
+"""The rescue medium: built, tried, and what runs on it."""

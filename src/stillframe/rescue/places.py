@@ -1,0 +1,391 @@
+"""Where repositories may be, and which are there.
+
+Answers: "on which volumes, shares and folders is a repository, and which one is it?" A repository is known by the id
+in its identity file, never by the name of a folder or a disk. Volumes are looked into one after the other, read-only;
+what holds no repository is closed again at once. ``Places`` is a context: at its end, and when this process is killed,
+everything is closed.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Final, Literal, Self
+
+from stillframe.block.file import open_file_reader
+from stillframe.errors import MachineRefusal, RepositoryNotFound, StillframeError
+from stillframe.fs.registry import identify
+from stillframe.host.attaching import Keeper
+from stillframe.host.places import free_space
+from stillframe.host.volume_places import (
+    RUN_FOLDER,
+    How,
+    VolumeDevice,
+    can_read,
+    can_write,
+    list_volume_devices,
+    mount_share,
+    mount_volume,
+    require_root,
+)
+from stillframe.repo.identity import NAMES, read_identity
+from stillframe.rescue.shares import Address
+from stillframe.store import LocalStore
+
+_DEPTH: Final = 2
+_FOLDERS_MAX: Final = 2000
+_FILES_MAX: Final = 100_000
+_NOT_SEARCHED: Final = frozenset(
+    {"windows", "program files", "program files (x86)", "system volume information", "$recycle.bin", "proc", "sys",
+     "dev", "run", "usr", "lib", "bin", "sbin", "etc", "lost+found"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundVolume:
+    """A volume of this machine that was looked at.
+
+    Attributes:
+        device: What the kernel calls it.
+        disk: The whole disk that it lies on.
+        partition: Its number, 0 for none.
+        filesystem: As ``blkid`` calls it.
+        label: Its name.
+        size: Bytes.
+        free: Bytes that are free; ``None`` when that could not be told.
+        writable: Whether files can be put there.
+        external: It can be taken away: USB, for instance.
+        refusal: Why it was not looked into; empty when it was.
+    """
+
+    device: str
+    disk: str
+    partition: int
+    filesystem: str
+    label: str
+    size: int
+    free: int | None = None
+    writable: bool = False
+    external: bool = False
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundRepository:
+    """A repository, by what stands in its identity file.
+
+    Attributes:
+        id: 32 hexadecimal digits.
+        folder: Where it is open now.
+        where: Where it is, in words: a share, or the volume and the folder in it.
+        encryption: ``aes256`` or ``none``.
+        volume: The volume that it lies on; ``None`` for a share or a folder.
+        address: Of a share or a folder.
+        images: How many images lie there, by their files.
+        refusal: Why it cannot be used; empty when it can.
+    """
+
+    id: str
+    folder: str
+    where: str
+    encryption: Literal["aes256", "none"] = "aes256"
+    volume: FoundVolume | None = None
+    address: Address | None = None
+    images: int = 0
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a search brought."""
+
+    volumes: tuple[FoundVolume, ...] = ()
+    repositories: tuple[FoundRepository, ...] = ()
+
+
+class Places:
+    """Opens volumes and shares, and closes them again.
+
+    Args:
+        loops: Loop devices that count as disks.
+        folder: Below which volumes are mounted.
+    """
+
+    def __init__(self, *, loops: Sequence[str] = (), folder: str = RUN_FOLDER) -> None:
+        self._loops = tuple(loops)
+        self._folder = f"{folder}/{os.getpid()}"  # the screens of another terminal open the same volumes
+        self._keeper: Keeper | None = None
+        self._open: dict[str, str] = {}
+        self._share_number = 0
+
+    def __enter__(self) -> Self:
+        self._keeper = Keeper().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._keeper is not None:
+            self._keeper.__exit__(kind, error, trace)
+
+    def close_all(self, *, but: str = "") -> None:
+        """Close every volume and share, but not the one that a folder lies in."""
+        kept = {name: place for name, place in self._open.items() if but and _is_in(but, place)}
+        for name in [name for name in self._open if name not in kept]:
+            self._close(name)
+
+    def search(self, say: Callable[[str], None] = lambda _: None, *, check: Callable[[], None] = lambda: None) -> Found:
+        """Look into every volume of this machine.
+
+        Args:
+            say: Told which volume is looked into.
+            check: Asked before each volume; what it raises ends the search.
+
+        Raises:
+            MachineRefusal: This is not root.
+        """
+        require_root()
+        self.close_all()
+        volumes, repositories = list[FoundVolume](), list[FoundRepository]()
+        for device in list_volume_devices(loops=self._loops):
+            check()
+            volume = _identify(device)
+            if volume is None:
+                continue
+            say(f"{volume.device} {volume.label}".rstrip())
+            looked, found = self._look_into(volume)
+            volumes.append(looked)
+            repositories += found
+        return Found(volumes=tuple(volumes), repositories=tuple(repositories))
+
+    def open_address(
+        self, address: Address, *, secret: str = "", read_write: bool = False
+    ) -> tuple[FoundRepository, ...]:
+        """The repositories at an address.
+
+        Raises:
+            MachineRefusal: The share cannot be reached.
+            RepositoryNotFound: No repository is there.
+        """
+        top = self.open_folder(address, secret=secret, read_write=read_write)
+        found = tuple(
+            replace(one, where=_words(address, top, one.folder), address=address) for one in find_repositories(top)
+        )
+        if not found:
+            raise RepositoryNotFound(
+                f"there is no repository at {address.words}",
+                hint="Look at the address once more; the folder with the file stillframe.json is meant.",
+            )
+        return found
+
+    def open_folder(self, address: Address, *, secret: str = "", read_write: bool = False) -> str:
+        """The folder at an address, its share mounted. Raises as ``open_address``, but for a missing repository."""
+        if address.share is None:
+            top = address.folder
+        else:
+            self._close(address.words)
+            self._share_number += 1
+            place = f"{self._folder}/share-{self._share_number}"
+            mount_share(self._kept(), address.share, place, secret=secret, read_write=read_write)
+            self._open[address.words] = place
+            top = os.path.join(place, address.folder)
+        if not os.path.isdir(top):
+            raise RepositoryNotFound(f"there is no folder {address.words}", hint="Look at the address once more.")
+        return top
+
+    def open_volume(self, volume: FoundVolume, how: How) -> str:
+        """The top folder of a volume; mounted where it is not.
+
+        Raises:
+            MachineRefusal: It cannot be mounted.
+        """
+        device = self._device(volume.device)
+        usable = [where for where in device.mounted if where not in self._open.values()]
+        if usable and (device.read_write or how != "write"):
+            return usable[0]
+        self._close(volume.device)
+        place = f"{self._folder}/{volume.device.removeprefix('/dev/').replace('/', '-')}"
+        try:
+            mount_volume(self._kept(), volume.device, volume.filesystem, place, how=how)
+        except StillframeError:
+            self._forget(place)
+            raise
+        self._open[volume.device] = place
+        return place
+
+    def reopen(self, repository: FoundRepository, *, read_write: bool, secret: str = "") -> FoundRepository:
+        """The same repository, where it can be written or only be read; everything else is closed.
+
+        Raises:
+            MachineRefusal: It cannot be opened so.
+            RepositoryNotFound: It is gone, or another one is there now.
+        """
+        if repository.volume is None:
+            if repository.address is not None and repository.address.share is not None and read_write:
+                return _same(self.open_address(repository.address, secret=secret, read_write=True), repository)
+            return repository
+        below = os.path.relpath(repository.folder, self._top_of(repository))
+        top = self.open_volume(repository.volume, "write" if read_write else "read")
+        self.close_all(but=top)
+        return _same(find_repositories(os.path.normpath(os.path.join(top, below))), repository)
+
+    def repository_in(self, volume: FoundVolume, folder: str) -> FoundRepository:
+        """The repository in a folder of an open volume.
+
+        Raises:
+            RepositoryNotFound: There is none.
+        """
+        found = [one for one in find_repositories(folder) if one.folder == folder]
+        if not found:
+            raise RepositoryNotFound(f"there is no repository in {folder}", hint="Look again.")
+        top = self._open.get(volume.device, os.path.dirname(folder))
+        return replace(found[0], where=_volume_words(volume, top, folder), volume=volume)
+
+    def labelled(self, label: str) -> Iterator[str]:
+        """The top folder of each volume with a label, one after the other."""
+        for device in list_volume_devices(loops=self._loops):
+            volume = _identify(device)
+            if volume is not None and volume.label.strip() == label and can_read(volume.filesystem):
+                try:
+                    yield self.open_volume(volume, "look")
+                except StillframeError:
+                    continue
+
+    def _top_of(self, repository: FoundRepository) -> str:
+        tops = [*self._open.values(), *(self._device(repository.volume.device).mounted if repository.volume else ())]
+        return max((top for top in tops if _is_in(repository.folder, top)), key=len, default="/")
+
+    def _look_into(self, volume: FoundVolume) -> tuple[FoundVolume, list[FoundRepository]]:
+        if not can_read(volume.filesystem):
+            return replace(volume, refusal=_why_not(volume.filesystem)), []
+        try:
+            top = self.open_volume(volume, "look")
+            looked = replace(volume, free=_free(top), writable=can_write(volume.filesystem))
+            found = [
+                replace(one, where=_volume_words(looked, top, one.folder), volume=looked)
+                for one in find_repositories(top)
+            ]
+        except (StillframeError, OSError) as error:
+            self._close(volume.device)
+            return replace(volume, refusal=str(error)), []
+        if not found:
+            self._close(volume.device)
+        return looked, found
+
+    def _device(self, path: str) -> VolumeDevice:
+        for device in list_volume_devices(loops=self._loops):
+            if device.path == path:
+                return device
+        raise MachineRefusal(f"{path} is not there any more", hint="Was it unplugged? Plug it in again and look again.")
+
+    def _kept(self) -> Keeper:
+        if self._keeper is None:
+            raise AssertionError("Places is used as a context")
+        return self._keeper
+
+    def _close(self, name: str) -> None:
+        place = self._open.pop(name, None)
+        if place is not None:
+            self._forget(place)
+
+    def _forget(self, place: str) -> None:
+        self._kept().undo(place)
+
+
+def find_repositories(top: str) -> tuple[FoundRepository, ...]:
+    """The repositories in a folder and in the two levels of folders below it."""
+    return tuple(_read(folder) for folder in _search(top))
+
+
+def _search(top: str) -> Iterator[str]:
+    waiting, seen = deque([(top, 0)]), 0
+    while waiting and seen < _FOLDERS_MAX:
+        folder, depth = waiting.popleft()
+        seen += 1
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError:
+            if depth == 0:
+                raise
+            continue
+        if any(entry.name in NAMES for entry in found):
+            yield folder
+        elif depth < _DEPTH:
+            waiting += [(entry.path, depth + 1) for entry in found if _is_searched(entry)]
+
+
+def _is_searched(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False) and entry.name.lower() not in _NOT_SEARCHED
+    except OSError:
+        return False
+
+
+def _read(folder: str) -> FoundRepository:
+    try:
+        identity = read_identity(LocalStore(folder), where=folder).identity
+    except StillframeError as error:
+        return FoundRepository(id="", folder=folder, where=folder, refusal=f"{error.message}. {error.hint}")
+    return FoundRepository(
+        id=identity.id, folder=folder, where=folder, encryption=identity.encryption, images=_count_images(folder)
+    )
+
+
+def _count_images(folder: str) -> int:
+    names = (name for _, _, files in os.walk(f"{folder}/images") for name in files)
+    return sum(1 for number, name in enumerate(names) if number < _FILES_MAX and name.endswith(".manifest"))
+
+
+def _identify(device: VolumeDevice) -> FoundVolume | None:
+    """What is on a device; ``None`` when that is no file system of files."""
+    try:
+        with open_file_reader(device.path) as reader:
+            volume = identify(reader).volume
+    except (StillframeError, OSError):
+        return None
+    if not volume.filesystem or volume.filesystem == "swap":
+        return None
+    return FoundVolume(
+        device=device.path, disk=device.disk, partition=device.partition, filesystem=volume.filesystem,
+        label=volume.label, size=device.size, external=device.external,
+    )  # fmt: skip
+
+
+def _why_not(filesystem: str) -> str:
+    if filesystem in ("crypto_LUKS", "BitLocker"):
+        return "it is encrypted"
+    return f"files of {filesystem} cannot be read from here"
+
+
+def _free(top: str) -> int | None:
+    try:
+        return free_space(top)
+    except OSError:
+        return None
+
+
+def _same(found: Iterable[FoundRepository], wanted: FoundRepository) -> FoundRepository:
+    for one in found:
+        if one.id == wanted.id:
+            return replace(one, where=wanted.where, volume=wanted.volume, address=wanted.address)
+    raise RepositoryNotFound(
+        f"the repository {wanted.id[:8]} is not at {wanted.where} any more",
+        hint="Was the disk unplugged? Plug it in again and look again.",
+    )
+
+
+def _volume_words(volume: FoundVolume, top: str, folder: str) -> str:
+    inside = os.path.relpath(folder, top)
+    called = f"{volume.label} " if volume.label else ""
+    return f"{called}({volume.device}){'' if inside == '.' else f', folder {inside}'}"
+
+
+def _words(address: Address, top: str, folder: str) -> str:
+    inside = os.path.relpath(folder, top)
+    return address.words if inside == "." else f"{address.words.rstrip('/')}/{inside}"
+
+
+def _is_in(path: str, top: str) -> bool:
+    return path == top or path.startswith(f"{top.rstrip('/')}/")
