@@ -37,7 +37,7 @@ def disk_words(disk: DiskSeen) -> str:
 
 def contents_words(disk: DiskSeen) -> str:
     """What is on a disk, in one line."""
-    if not disk.partitions:
+    if not any(part.filesystem or part.type_name != "whole disk" for part in disk.partitions):
         return "nothing is on it that is known here"
     systems = ", ".join(disk.systems)
     labels = ", ".join(part.label for part in disk.partitions if part.label)

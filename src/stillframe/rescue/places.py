@@ -7,6 +7,7 @@ everything is closed.
 """
 
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ from stillframe.store import LocalStore
 _DEPTH: Final = 2
 _FOLDERS_MAX: Final = 2000
 _FILES_MAX: Final = 100_000
+_IMAGE_NAME: Final = re.compile("[0-9a-f]{32}")  # docs/format/v1-draft.md, names of objects
 _NOT_SEARCHED: Final = frozenset(
     {"windows", "program files", "program files (x86)", "system volume information", "$recycle.bin", "proc", "sys",
      "dev", "run", "usr", "lib", "bin", "sbin", "etc", "lost+found"}
@@ -335,7 +337,7 @@ def _read(folder: str) -> FoundRepository:
 
 def _count_images(folder: str) -> int:
     names = (name for _, _, files in os.walk(f"{folder}/images") for name in files)
-    return sum(1 for number, name in enumerate(names) if number < _FILES_MAX and name.endswith(".manifest"))
+    return sum(1 for number, name in enumerate(names) if number < _FILES_MAX and _IMAGE_NAME.fullmatch(name))
 
 
 def _identify(device: VolumeDevice) -> FoundVolume | None:

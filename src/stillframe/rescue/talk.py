@@ -49,9 +49,14 @@ class Talk:
     @property
     def can_go_back(self) -> bool:
         """Whether there is a page before this one."""
-        if self.page is None or self.page.is_final or any(page.is_final for page, _ in self._answers):
+        if self.page is None or self.page.is_final:
             return False
-        return any(not isinstance(page, Work) for page, _ in self._answers)
+        for page, _ in reversed(self._answers):
+            if page.is_final:
+                return False
+            if not isinstance(page, Work):
+                return True
+        return False
 
     def _restart(self, answers: list[tuple[Page, Any]]) -> None:
         self._flow.close()

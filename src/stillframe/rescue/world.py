@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from stillframe.errors import StillframeError, TargetError
 from stillframe.host.network import NetworkWish, bring_up, is_up
 from stillframe.rescue.answers import Answers, NetworkAnswer
-from stillframe.rescue.calls import Doing, Ended, call_job
+from stillframe.rescue.calls import Doing, Ended, Progress, call_job
 from stillframe.rescue.places import FoundRepository, Places
 from stillframe.rescue.records import DiskSeen, DisksSaid, ImageSeen, ImagesSaid, PlanSaid, R, RestoreSaid, ShowSaid
 
@@ -39,6 +39,7 @@ class World:
 
     def disks(self, doing: Doing) -> tuple[DiskSeen, ...]:
         """The disks of this machine, and those that were named besides."""
+        doing.show(Progress(phase="looking at the disks"))
         found = list(call_job(["disks"], DisksSaid, doing).result.disks)
         for path in self.also:
             found += call_job(["disks", path], DisksSaid, doing).result.disks
@@ -120,8 +121,8 @@ class RestorePlanned:
     was_too_small: str = ""
 
 
-def plan_restore(opened: Opened, wish: RestoreWish, doing: Doing) -> RestorePlanned:
-    """Ask for the plan; where the target is too small, once more with ``--fit``.
+def plan_restore(opened: Opened, wish: RestoreWish, doing: Doing, *, is_smaller: bool) -> RestorePlanned:
+    """Ask for the plan; where the target is smaller than the disk was and that does not do, once more with ``--fit``.
 
     Raises:
         StillframeError: Neither can be.
@@ -129,7 +130,7 @@ def plan_restore(opened: Opened, wish: RestoreWish, doing: Doing) -> RestorePlan
     try:
         return RestorePlanned(wish=wish, plan=opened.call([*wish.words, "--dry-run"], PlanSaid, doing).result)
     except TargetError as error:
-        if "--fit" in wish.options or "small" not in error.message:
+        if "--fit" in wish.options or not is_smaller:
             raise
         first = error
     fitted = RestoreWish(image=wish.image, disk=wish.disk, target=wish.target, options=(*wish.options, "--fit"))

@@ -29,7 +29,7 @@ def clone(world: World) -> Step:
     while True:
         source = yield from _choose_source(disks)
         target = yield from _choose_target(disks, source)
-        then = yield from _copy(source, target)
+        then = yield from _copy(world, source, target)
         if then:
             return then
 
@@ -66,7 +66,7 @@ def _refusal(disk: DiskSeen, source: DiskSeen) -> str:
     return "it is smaller: make a backup, and restore that" if disk.size < source.size else ""
 
 
-def _copy(source: DiskSeen, target: DiskSeen) -> Step:
+def _copy(world: World, source: DiskSeen, target: DiskSeen) -> Step:
     words = ["clone", source.path, target.path]
     outcome: Outcome = yield Work(
         title="Making the plan",
@@ -91,4 +91,4 @@ def _copy(source: DiskSeen, target: DiskSeen) -> Step:
     if outcome.error is not None:
         yield told(outcome.error, title="The copy is not complete")
         return ""
-    return (yield from verdict("Copied", restored_lines(outcome.value), skipped=outcome.value.skipped))
+    return (yield from verdict(world, "Copied", restored_lines(outcome.value), skipped=outcome.value.skipped))

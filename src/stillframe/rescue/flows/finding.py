@@ -19,9 +19,9 @@ from stillframe.rescue.world import Opened, World
 
 TRIES: Final = 3
 _RECOVERY: Final = (
-    "That passphrase does not open it, three times.",
-    "The recovery key opens it too. It stands on the page 'STILLFRAME RECOVERY KIT',",
-    "which was printed, or written down, when the backups were begun.",
+    "What was typed did not open it, three times. Nothing is lost by that.",
+    "The recovery key opens it too. It was printed, or written down, when the",
+    "backups were begun: STILLFRAME RECOVERY KIT, a line that begins with SF1.",
 )
 _NONE_FOUND: Final = (
     "No backups were found on the disks of this computer.",
@@ -169,6 +169,9 @@ def unlock(world: World, repository: FoundRepository, *, read_write: bool) -> St
     question = "Passphrase:"
     while True:
         secret = yield Ask(title="Unlock the backups", lines=lines, question=question, is_secret=True)
+        if not secret:
+            lines = ("Nothing was typed.", f"Type what opens {repository.where}, then press Enter.")
+            continue
         outcome = yield _open_page(world, repository, secret, read_write=read_write)
         if outcome.error is None:
             return outcome.value

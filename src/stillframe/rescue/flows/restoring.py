@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from stillframe.errors import Cancelled, DamagedError, StillframeError, TargetError
+from stillframe.errors import Cancelled, DamagedError, StillframeError
 from stillframe.host.places import disks_under
 from stillframe.rescue.calls import Doing
 from stillframe.rescue.choosing import Judged, disk_words, judge_targets, sentence
@@ -20,25 +20,34 @@ from stillframe.rescue.world import RestorePlanned, RestoreWish, World, apply_re
 from stillframe.units import format_size
 
 _STOP: Final = "The disk is not complete then, and does not start. The backup is not touched."
+_OLDER: Final = "older"
 _ROOM: Final = 1.02
 """A target larger than that: what is left would be a partition's worth, so one is asked what to do with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """What comes back: a disk of an image; ``several`` when the image has more."""
+
+    unlocked: Unlocked
+    image: ImageSeen
+    disk: StoredDiskSeen
+    several: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Chosen:
     """What was chosen so far."""
 
-    unlocked: Unlocked
-    image: ImageSeen
-    disk: StoredDiskSeen
-    several: bool
+    source: _Source
     target: Judged
     options: tuple[str, ...] = ()
 
     @property
     def wish(self) -> RestoreWish:
-        disk = self.disk.number if self.several else None
-        return RestoreWish(image=self.image, disk=disk, target=self.target.disk.path, options=self.options)
+        """As it is asked for."""
+        disk = self.source.disk.number if self.source.several else None
+        return RestoreWish(image=self.source.image, disk=disk, target=self.target.disk.path, options=self.options)
 
 
 def restore(world: World) -> Step:
@@ -51,14 +60,22 @@ def restore(world: World) -> Step:
         disk, several = yield from choose_disk_of(world, unlocked, image)
         if disk is None:
             continue
-        target = yield from choose_target(world, unlocked.opened.repository, disk)
+        then = yield from _onto_a_disk(world, _Source(unlocked=unlocked, image=image, disk=disk, several=several))
+        if then != _OLDER:
+            return then
+
+
+def _onto_a_disk(world: World, source: _Source) -> Step:
+    """Choose disks until one is written; brings what is to happen then."""
+    while True:
+        target = yield from choose_target(world, source.unlocked.opened.repository, source.disk)
         if target is None:
-            continue
-        chosen = _Chosen(unlocked=unlocked, image=image, disk=disk, several=several, target=target)
+            return "menu"
+        chosen = _Chosen(source=source, target=target)
         chosen = replace(chosen, options=(yield from _choose_options(chosen)))
-        what_then = yield from _plan_and_apply(chosen)
-        if what_then:
-            return what_then
+        then = yield from _plan_and_apply(world, chosen)
+        if then:
+            return then
 
 
 def choose_image(images: Sequence[ImageSeen], title: str) -> Step:
@@ -160,10 +177,12 @@ def _choose_options(chosen: _Chosen) -> Step:
         ),
     )
     options += ["--adapt"] if same == "other" else []
-    if target.size > chosen.disk.size * _ROOM:
+    if target.size > chosen.source.disk.size * _ROOM:
         fit = yield Choose(
             title="The disk is larger",
-            lines=(f"The disk has {format_size(target.size)}, the image's had {format_size(chosen.disk.size)}.",),
+            lines=(
+                f"The disk has {format_size(target.size)}, the image's had {format_size(chosen.source.disk.size)}.",
+            ),
             options=(
                 Option(key="keep", words="Keep the sizes as they were", detail="the rest stays free"),
                 Option(key="fit", words="Use the whole disk", detail="partitions are made larger (--fit)"),
@@ -173,19 +192,16 @@ def _choose_options(chosen: _Chosen) -> Step:
     return tuple(options)
 
 
-def _plan_and_apply(chosen: _Chosen) -> Step:
+def _plan_and_apply(world: World, chosen: _Chosen) -> Step:
     """The plan, the word, the work; brings what is to happen then, nothing when something else is to be chosen."""
-    opened = chosen.unlocked.opened
+    opened, is_smaller = chosen.source.unlocked.opened, chosen.target.disk.size < chosen.source.disk.size
     outcome: Outcome = yield Work(
         title="Making the plan",
         lines=("The disk is looked at. Nothing is written.",),
-        do=lambda doing: plan_restore(opened, chosen.wish, doing),
+        do=lambda doing: plan_restore(opened, chosen.wish, doing, is_smaller=is_smaller),
     )
     if outcome.error is not None:
-        hint = " Choose another disk." if isinstance(outcome.error, TargetError) else ""
-        yield told(
-            type(outcome.error)(outcome.error.message, hint=f"{outcome.error.hint}{hint}"), title="Not onto this disk"
-        )
+        yield told(outcome.error, title="Not onto this disk")
         return ""
     planned: RestorePlanned = outcome.value
     if planned.was_too_small:
@@ -203,11 +219,11 @@ def _plan_and_apply(chosen: _Chosen) -> Step:
         picture=planned.plan.words,
         lines=(f"Onto: {disk_words(chosen.target.disk)}",),
     )
-    return (yield from _apply(chosen, planned.wish))
+    return (yield from _apply(world, chosen, planned.wish))
 
 
-def _apply(chosen: _Chosen, wish: RestoreWish) -> Step:
-    opened = chosen.unlocked.opened
+def _apply(world: World, chosen: _Chosen, wish: RestoreWish) -> Step:
+    opened = chosen.source.unlocked.opened
     outcome: Outcome = yield Work(
         title="Restoring",
         lines=(f"{when(wish.image.created)} of {wish.image.machine}, onto {wish.target}",),
@@ -215,9 +231,9 @@ def _apply(chosen: _Chosen, wish: RestoreWish) -> Step:
         stop_words=_STOP,
     )
     if outcome.error is None:
-        return (yield from verdict("Restored", restored_lines(outcome.value), skipped=outcome.value.skipped))
+        return (yield from verdict(world, "Restored", restored_lines(outcome.value), skipped=outcome.value.skipped))
     if isinstance(outcome.error, DamagedError):
-        return (yield from _damaged(chosen, wish, outcome.error))
+        return (yield from _damaged(world, chosen, wish, outcome.error))
     lines = [*sentence(outcome.error)]
     if not isinstance(outcome.error, Cancelled):
         lines += ["The disk is not complete: it does not start like this. The backup is not harmed."]
@@ -231,21 +247,21 @@ def _apply(chosen: _Chosen, wish: RestoreWish) -> Step:
     chosen_way = yield Choose(title="It was not finished", lines=tuple(lines), options=tuple(options))
     if chosen_way == "delta":
         options_now = tuple(word for word in wish.options if word != "--delta")
-        return (yield from _apply(chosen, replace(wish, options=(*options_now, "--delta"))))
+        return (yield from _apply(world, chosen, replace(wish, options=(*options_now, "--delta"))))
     return "menu" if chosen_way == "menu" else ""
 
 
-def _damaged(chosen: _Chosen, wish: RestoreWish, error: StillframeError) -> Step:
+def _damaged(world: World, chosen: _Chosen, wish: RestoreWish, error: StillframeError) -> Step:
     """The image cannot be read whole: which partitions, and what can be done."""
     outcome: Outcome = yield Work(
         title="Looking for the damage",
         lines=("Every piece of the image is read. This takes a while.",),
-        do=lambda doing: chosen.unlocked.opened.call(["verify", wish.image.id], VerifySaid, doing).result,
+        do=lambda doing: chosen.source.unlocked.opened.call(["verify", wish.image.id], VerifySaid, doing).result,
     )
     found = outcome.value.findings if outcome.error is None else ()
     older = [
         image
-        for image in chosen.unlocked.images
+        for image in chosen.source.unlocked.images
         if image.machine == wish.image.machine and image.created < wish.image.created
     ]
     listed = [f"Damaged: {finding.message}" for finding in found[:6]]
@@ -256,9 +272,7 @@ def _damaged(chosen: _Chosen, wish: RestoreWish, error: StillframeError) -> Step
         "What was written is not complete. The other images are not touched by this.",
     )
     offered = (
-        [Option(key="older", words="Choose an older image", detail=f"newest: {when(older[0].created)}")]
-        if older
-        else []
+        [Option(key=_OLDER, words="Choose an older image", detail=f"newest: {when(older[0].created)}")] if older else []
     )
     offered += [
         Option(
@@ -270,5 +284,5 @@ def _damaged(chosen: _Chosen, wish: RestoreWish, error: StillframeError) -> Step
     ]
     way = yield Choose(title="The image is damaged", lines=lines, options=tuple(offered))
     if way == "salvage":
-        return (yield from _apply(chosen, replace(wish, options=(*wish.options, "--salvage"))))
-    return "menu" if way == "menu" else ""
+        return (yield from _apply(world, chosen, replace(wish, options=(*wish.options, "--salvage"))))
+    return str(way)

@@ -177,7 +177,7 @@ def _go(world: World, wish: _Wish, *, elsewhere: bool) -> Step:
         yield told(outcome.error, title="There is no new image")
         return ""
     ended: Ended[BackupSaid] = outcome.value
-    return (yield from verdict("Saved", _saved_lines(ended), skipped=ended.skipped or _is_bad(ended.result)))
+    return (yield from verdict(world, "Saved", _saved_lines(ended), skipped=ended.skipped or _is_bad(ended.result)))
 
 
 def _plan_page(plan: PlanSaid) -> Choose:
@@ -248,6 +248,7 @@ def _make_repository(world: World, room: Room) -> Step:
     if key:
         yield Tell(
             title="Write this key down",
+            is_final=True,
             next_words="go on, it is written down",
             lines=(
                 "This is the recovery key. It opens the backups when the passphrase is",

@@ -187,4 +187,4 @@ def _take(world: World, unlocked: Unlocked, path: str, volume: FoundVolume, whic
         f"'{folder}' of {volume.label or volume.device}.",
         *notes,
     )
-    return (yield from verdict("The files are there", lines, skipped=skipped))
+    return (yield from verdict(world, "The files are there", lines, skipped=skipped))

@@ -11,6 +11,7 @@ from stillframe.rescue.calls import Ended
 from stillframe.rescue.choosing import Judged, contents_words, disk_words, sentence
 from stillframe.rescue.pages import Choose, Option, Step, Tell
 from stillframe.rescue.records import ImageSeen, RestoreSaid
+from stillframe.rescue.world import World
 from stillframe.units import format_duration, format_rate, format_size
 
 _RUNGS: Final = {
@@ -75,17 +76,17 @@ def restored_lines(ended: Ended[RestoreSaid]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def verdict(title: str, lines: tuple[str, ...], *, skipped: bool) -> Step:
-    """The last page of a job; brings ``restart``, ``switch-off`` or ``menu``."""
-    return (
-        yield Choose(
-            title=f"{title}, but not all of it: read this" if skipped else title,
-            is_final=True,
-            lines=(*lines, "", "Take the rescue medium out when the computer restarts."),
-            options=(
-                Option(key="restart", words="Restart this computer"),
-                Option(key="switch-off", words="Switch it off"),
-                Option(key="menu", words="Back to the menu"),
-            ),
-        )
-    )
+def verdict(world: World, title: str, lines: tuple[str, ...], *, skipped: bool) -> Step:
+    """The last page of a job; brings ``restart``, ``switch-off``, ``leave`` or ``menu``."""
+    ways = [Option(key="menu", words="Back to the menu")]
+    if world.is_installed:
+        ways.append(Option(key="leave", words="Leave"))
+    else:
+        lines = (*lines, "", "Take the rescue medium out when the computer restarts.")
+        ways = [
+            Option(key="restart", words="Restart this computer"),
+            Option(key="switch-off", words="Switch it off"),
+            *ways,
+        ]
+    words = f"{title}, but not all of it: read this" if skipped else title
+    return (yield Choose(title=words, is_final=True, lines=lines, options=tuple(ways)))

@@ -94,6 +94,8 @@ class RescueApp(App[LeaveFor]):
         """Give the list its room anew."""
         if isinstance(self._talk.page, Choose | Tell):
             self._share_room()
+        else:
+            self._fill()
 
     def _show(self, page: Page | None) -> None:
         if page is None:
@@ -120,8 +122,10 @@ class RescueApp(App[LeaveFor]):
                 rows.show([Option(key="", words=page.next_words)])
                 self._share_room()
             case Ask() | TypeWord():
+                self._fill()
                 self._show_typing(page)
             case Work():
+                self._fill()
                 self._start(page)
             case _:
                 pass
@@ -134,7 +138,13 @@ class RescueApp(App[LeaveFor]):
         wanted = text.line_count(max(self.size.width - _MARGIN, 10)) + 1
         height = max(min(rows.height_wanted, room - wanted), min(rows.height_wanted, max(room // 2, _ROWS_MIN)))
         rows.styles.height = max(height, 1)
+        text.styles.height = min(wanted, room - height)
         rows.focus()
+
+    def _fill(self) -> None:
+        """Text takes what is there."""
+        text = self.query_one("#text", Reading)
+        text.styles.height = min(text.line_count(max(self.size.width - _MARGIN, 10)) + 1, self.size.height - _FRAME - 2)
 
     def _show_typing(self, page: Ask | TypeWord) -> None:
         question = page.question if isinstance(page, Ask) else f"Type the word '{page.word}' and press Enter:"
