@@ -63,8 +63,9 @@ def _answered(call: Call, world: World) -> int:
         raise UsageError(what, hint="Name a file with a section [restore], [backup] or [clone].")
     world.settings = found.answers
     verdict = carry_out(world, found.answers, call.screen.say)
-    _report(call, found.answers.after, verdict)
-    call.screen.finish("rescue", verdict.fields, [_verdict_line(verdict)])
+    if found.answers.after.report:
+        _report(call, found.answers.after, verdict)
+    call.screen.finish("rescue start", {"verdict": verdict.fields}, [_verdict_line(verdict)])
     _change(call, found.answers.after, verdict)
     return verdict.exit_code
 
@@ -139,7 +140,7 @@ def _report(call: Call, after: AfterAnswer, verdict: Verdict) -> None:
         lines = ()
     for path in lines:
         try:
-            with open(path, "a", encoding="utf-8") as file:
+            with open(os.path.join("/dev", path), "a", encoding="utf-8") as file:
                 file.write(f"\r\n{line}\r\n")
         except OSError as error:
             call.screen.warn(f"The verdict could not be written to {path}: {error.strerror}")

@@ -62,7 +62,7 @@ class DiskAnswer(Section, frozen=True, kw_only=True):
     def words(self) -> str:
         """As a person says it."""
         said = [f"{name} {value}" for name, value in _fields(self).items() if value]
-        return ", ".join(said) or "the only disk that can be meant"
+        return ", ".join(said) or "nothing was said of it"
 
 
 class RestoreAnswer(Section, frozen=True, kw_only=True):

@@ -10,13 +10,13 @@ from typing import Final, TypeVar
 
 from stillframe.errors import RepositoryNotFound, StillframeError, TargetError, UsageError
 from stillframe.rescue.answers import DiskAnswer, RepositoryAnswer
-from stillframe.rescue.places import FoundRepository, FoundVolume
+from stillframe.rescue.found import FoundRepository, FoundVolume
 from stillframe.rescue.records import DiskSeen, ImageSeen
 from stillframe.units import format_size, parse_size
 
 _T = TypeVar("_T")
 _SLACK: Final = 64
-"""Sizes that people write are rounded: a disk of ``500G`` may differ by one part in so many."""
+"""Sizes that people write are rounded: a disk of ``500GB`` may differ by one part in so many."""
 _SPACE_MIN: Final = 1 << 20
 
 
@@ -94,8 +94,9 @@ def choose_disk(disks: Sequence[Judged], wanted: DiskAnswer, *, what: str) -> Di
     usable = [one for one in found if not one.refusal]
     if len(usable) == 1 and asked:
         return usable[0].disk
-    many = "several disks are" if found else "no disk is"
-    raise TargetError(f"{many} {wanted.words}, which was asked for as {what}", hint=_choices(found or disks))
+    if not found:
+        raise TargetError(f"no disk of this computer can be the {what}: {wanted.words}", hint=_choices(disks))
+    raise TargetError(f"several disks can be the {what}: {wanted.words}", hint=_choices(found))
 
 
 def _choices(disks: Sequence[Judged]) -> str:
@@ -106,15 +107,20 @@ def _choices(disks: Sequence[Judged]) -> str:
 
 
 def _fits(disk: DiskSeen, wanted: DiskAnswer) -> bool:
-    if wanted.size:
-        size = parse_size(wanted.size)
-        if abs(disk.size - size) > size // _SLACK:
-            return False
+    if wanted.size and not any(abs(disk.size - size) <= size // _SLACK for size in _sizes(wanted.size)):
+        return False
     return (
         wanted.serial in ("", disk.serial)
         and wanted.path in ("", disk.path)
         and (not wanted.model or wanted.model.lower() in disk.model.lower())
     )
+
+
+def _sizes(text: str) -> tuple[int, int]:
+    """What a size may mean: units are powers of 1024 where programs write them, of 1000 on the box of a disk."""
+    size = parse_size(text)
+    power = next((number for number, unit in enumerate("kmgt", 1) if unit in text.lower()), 0)
+    return size, size * 1000**power // 1024**power
 
 
 def choose_repository(found: Sequence[FoundRepository], wanted: RepositoryAnswer) -> FoundRepository:

@@ -7,16 +7,12 @@ everything is closed.
 """
 
 import os
-import re
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Self
 
-from stillframe.block.file import open_file_reader
 from stillframe.errors import MachineRefusal, RepositoryNotFound, StillframeError
-from stillframe.fs.registry import identify
 from stillframe.host.attaching import Keeper
 from stillframe.host.places import free_space
 from stillframe.host.volume_places import (
@@ -30,80 +26,16 @@ from stillframe.host.volume_places import (
     mount_volume,
     require_root,
 )
-from stillframe.repo.identity import NAMES, read_identity
+from stillframe.rescue.found import (
+    Found,
+    FoundRepository,
+    FoundVolume,
+    find_repositories,
+    identify_volume,
+    volume_words,
+    why_not_read,
+)
 from stillframe.rescue.shares import Address
-from stillframe.store import LocalStore
-
-_DEPTH: Final = 2
-_FOLDERS_MAX: Final = 2000
-_FILES_MAX: Final = 100_000
-_IMAGE_NAME: Final = re.compile("[0-9a-f]{32}")  # docs/format/v1-draft.md, names of objects
-_NOT_SEARCHED: Final = frozenset(
-    {"windows", "program files", "program files (x86)", "system volume information", "$recycle.bin", "proc", "sys",
-     "dev", "run", "usr", "lib", "bin", "sbin", "etc", "lost+found"}
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundVolume:
-    """A volume of this machine that was looked at.
-
-    Attributes:
-        device: What the kernel calls it.
-        disk: The whole disk that it lies on.
-        partition: Its number, 0 for none.
-        filesystem: As ``blkid`` calls it.
-        label: Its name.
-        size: Bytes.
-        free: Bytes that are free; ``None`` when that could not be told.
-        writable: Whether files can be put there.
-        external: It can be taken away: USB, for instance.
-        refusal: Why it was not looked into; empty when it was.
-    """
-
-    device: str
-    disk: str
-    partition: int
-    filesystem: str
-    label: str
-    size: int
-    free: int | None = None
-    writable: bool = False
-    external: bool = False
-    refusal: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundRepository:
-    """A repository, by what stands in its identity file.
-
-    Attributes:
-        id: 32 hexadecimal digits.
-        folder: Where it is open now.
-        where: Where it is, in words: a share, or the volume and the folder in it.
-        encryption: ``aes256`` or ``none``.
-        volume: The volume that it lies on; ``None`` for a share or a folder.
-        address: Of a share or a folder.
-        images: How many images lie there, by their files.
-        refusal: Why it cannot be used; empty when it can.
-    """
-
-    id: str
-    folder: str
-    where: str
-    encryption: Literal["aes256", "none"] = "aes256"
-    volume: FoundVolume | None = None
-    address: Address | None = None
-    images: int = 0
-    refusal: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What a search brought."""
-
-    volumes: tuple[FoundVolume, ...] = ()
-    repositories: tuple[FoundRepository, ...] = ()
 
 
 class Places:
@@ -124,6 +56,11 @@ class Places:
     def __enter__(self) -> Self:
         self._keeper = Keeper().__enter__()
         return self
+
+    def _make_room(self) -> None:
+        if not os.path.isdir(self._folder):
+            os.makedirs(os.path.dirname(self._folder), mode=0o700, exist_ok=True)
+            self._kept().make_folder(self._folder)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -152,7 +89,7 @@ class Places:
         volumes, repositories = list[FoundVolume](), list[FoundRepository]()
         for device in list_volume_devices(loops=self._loops):
             check()
-            volume = _identify(device)
+            volume = identify_volume(device)
             if volume is None:
                 continue
             say(f"{volume.device} {volume.label}".rstrip())
@@ -189,6 +126,7 @@ class Places:
             self._close(address.words)
             self._share_number += 1
             place = f"{self._folder}/share-{self._share_number}"
+            self._make_room()
             mount_share(self._kept(), address.share, place, secret=secret, read_write=read_write)
             self._open[address.words] = place
             top = os.path.join(place, address.folder)
@@ -208,6 +146,7 @@ class Places:
             return usable[0]
         self._close(volume.device)
         place = f"{self._folder}/{volume.device.removeprefix('/dev/').replace('/', '-')}"
+        self._make_room()
         try:
             mount_volume(self._kept(), volume.device, volume.filesystem, place, how=how)
         except StillframeError:
@@ -242,12 +181,12 @@ class Places:
         if not found:
             raise RepositoryNotFound(f"there is no repository in {folder}", hint="Look again.")
         top = self._open.get(volume.device, os.path.dirname(folder))
-        return replace(found[0], where=_volume_words(volume, top, folder), volume=volume)
+        return replace(found[0], where=volume_words(volume, top, folder), volume=volume)
 
     def labelled(self, label: str) -> Iterator[str]:
         """The top folder of each volume with a label, one after the other."""
         for device in list_volume_devices(loops=self._loops):
-            volume = _identify(device)
+            volume = identify_volume(device)
             if volume is not None and volume.label.strip() == label and can_read(volume.filesystem):
                 try:
                     yield self.open_volume(volume, "look")
@@ -260,12 +199,12 @@ class Places:
 
     def _look_into(self, volume: FoundVolume) -> tuple[FoundVolume, list[FoundRepository]]:
         if not can_read(volume.filesystem):
-            return replace(volume, refusal=_why_not(volume.filesystem)), []
+            return replace(volume, refusal=why_not_read(volume.filesystem)), []
         try:
             top = self.open_volume(volume, "look")
             looked = replace(volume, free=_free(top), writable=can_write(volume.filesystem))
             found = [
-                replace(one, where=_volume_words(looked, top, one.folder), volume=looked)
+                replace(one, where=volume_words(looked, top, one.folder), volume=looked)
                 for one in find_repositories(top)
             ]
         except (StillframeError, OSError) as error:
@@ -295,72 +234,6 @@ class Places:
         self._kept().undo(place)
 
 
-def find_repositories(top: str) -> tuple[FoundRepository, ...]:
-    """The repositories in a folder and in the two levels of folders below it."""
-    return tuple(_read(folder) for folder in _search(top))
-
-
-def _search(top: str) -> Iterator[str]:
-    waiting, seen = deque([(top, 0)]), 0
-    while waiting and seen < _FOLDERS_MAX:
-        folder, depth = waiting.popleft()
-        seen += 1
-        try:
-            with os.scandir(folder) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
-        except OSError:
-            if depth == 0:
-                raise
-            continue
-        if any(entry.name in NAMES for entry in found):
-            yield folder
-        elif depth < _DEPTH:
-            waiting += [(entry.path, depth + 1) for entry in found if _is_searched(entry)]
-
-
-def _is_searched(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir(follow_symlinks=False) and entry.name.lower() not in _NOT_SEARCHED
-    except OSError:
-        return False
-
-
-def _read(folder: str) -> FoundRepository:
-    try:
-        identity = read_identity(LocalStore(folder), where=folder).identity
-    except StillframeError as error:
-        return FoundRepository(id="", folder=folder, where=folder, refusal=f"{error.message}. {error.hint}")
-    return FoundRepository(
-        id=identity.id, folder=folder, where=folder, encryption=identity.encryption, images=_count_images(folder)
-    )
-
-
-def _count_images(folder: str) -> int:
-    names = (name for _, _, files in os.walk(f"{folder}/images") for name in files)
-    return sum(1 for number, name in enumerate(names) if number < _FILES_MAX and _IMAGE_NAME.fullmatch(name))
-
-
-def _identify(device: VolumeDevice) -> FoundVolume | None:
-    """What is on a device; ``None`` when that is no file system of files."""
-    try:
-        with open_file_reader(device.path) as reader:
-            volume = identify(reader).volume
-    except (StillframeError, OSError):
-        return None
-    if not volume.filesystem or volume.filesystem == "swap":
-        return None
-    return FoundVolume(
-        device=device.path, disk=device.disk, partition=device.partition, filesystem=volume.filesystem,
-        label=volume.label, size=device.size, external=device.external,
-    )  # fmt: skip
-
-
-def _why_not(filesystem: str) -> str:
-    if filesystem in ("crypto_LUKS", "BitLocker"):
-        return "it is encrypted"
-    return f"files of {filesystem} cannot be read from here"
-
-
 def _free(top: str) -> int | None:
     try:
         return free_space(top)
@@ -376,12 +249,6 @@ def _same(found: Iterable[FoundRepository], wanted: FoundRepository) -> FoundRep
         f"the repository {wanted.id[:8]} is not at {wanted.where} any more",
         hint="Was the disk unplugged? Plug it in again and look again.",
     )
-
-
-def _volume_words(volume: FoundVolume, top: str, folder: str) -> str:
-    inside = os.path.relpath(folder, top)
-    called = f"{volume.label} " if volume.label else ""
-    return f"{called}({volume.device}){'' if inside == '.' else f', folder {inside}'}"
 
 
 def _words(address: Address, top: str, folder: str) -> str:

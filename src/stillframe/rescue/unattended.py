@@ -22,7 +22,7 @@ from stillframe.rescue.choosing import (
     judge_targets,
     propose_sources,
 )
-from stillframe.rescue.places import FoundRepository
+from stillframe.rescue.found import FoundRepository
 from stillframe.rescue.records import BackupSaid, DiskSeen, PlanSaid, RestoreSaid
 from stillframe.rescue.shares import parse_address
 from stillframe.rescue.world import Opened, RestoreWish, World, apply_restore
@@ -79,7 +79,6 @@ def carry_out(world: World, answers: Answers, say: Say) -> Verdict:
     try:
         return run.carry_out()
     except StillframeError as error:
-        say(f"Not done: {error.message}. {error.hint}".rstrip())
         return Verdict(
             verb=answers.verb, ok=False, exit_code=error.exit_code, message=error.message, hint=error.hint,
             facts={"code": error.code},

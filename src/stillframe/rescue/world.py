@@ -11,7 +11,8 @@ from stillframe.errors import StillframeError, TargetError
 from stillframe.host.network import NetworkWish, bring_up, is_up
 from stillframe.rescue.answers import Answers, NetworkAnswer
 from stillframe.rescue.calls import Doing, Ended, Progress, call_job
-from stillframe.rescue.places import FoundRepository, Places
+from stillframe.rescue.found import FoundRepository
+from stillframe.rescue.places import Places
 from stillframe.rescue.records import DiskSeen, DisksSaid, ImageSeen, ImagesSaid, PlanSaid, R, RestoreSaid, ShowSaid
 
 

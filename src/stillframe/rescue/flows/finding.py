@@ -11,8 +11,8 @@ from stillframe.errors import StillframeError, UsageError, WrongKey
 from stillframe.rescue.calls import Doing, Progress
 from stillframe.rescue.choosing import sentence
 from stillframe.rescue.flows.words import told, when
+from stillframe.rescue.found import Found, FoundRepository
 from stillframe.rescue.pages import Ask, Choose, Option, Outcome, Step, Work
-from stillframe.rescue.places import Found, FoundRepository
 from stillframe.rescue.records import ImageSeen
 from stillframe.rescue.shares import Address, parse_address
 from stillframe.rescue.world import Opened, World

@@ -15,8 +15,8 @@ from stillframe.rescue.calls import Doing, Ended, call_job
 from stillframe.rescue.choosing import Room, contents_words, disk_words, judge_rooms, propose_sources
 from stillframe.rescue.flows.finding import Unlocked, find_repository, search_page, unlock
 from stillframe.rescue.flows.words import told, verdict
+from stillframe.rescue.found import Found
 from stillframe.rescue.pages import Ask, Choose, Option, Outcome, Step, Tell, TypeWord, Work
-from stillframe.rescue.places import Found
 from stillframe.rescue.records import BackupSaid, DiskSeen, InitSaid, PlanSaid
 from stillframe.rescue.world import Opened, World
 from stillframe.units import format_duration, format_rate, format_size
