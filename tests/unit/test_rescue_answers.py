@@ -36,16 +36,18 @@ def test_every_answers_file_of_the_guide_is_understood() -> None:
 
 def test_options_of_a_restore_and_a_backup_are_those_of_the_command_line() -> None:
     answers = parse(
-        '[restore]\nfit = true\ndelta = true\nwipe = true\nadapt = true\nnew-identity = true\nsalvage = true\n'
+        "[restore]\nfit = true\ndelta = true\nwipe = true\nadapt = true\nnew-identity = true\nsalvage = true\n"
         'convert = "uefi"\ncontroller = ["8086:2922"]\ndrivers = "rst"\nleave-out = [4]\nresize = {3 = "max"}\n'
         'move = {5 = "keep"}\n'
     )
     assert answers.restore is not None
     options = build_parser().parse_args(["restore", "latest", "/dev/sdb", *answers.restore.options])
-    assert options.fit and options.delta and options.wipe and options.adapt and options.new_identity and options.salvage
+    flags = ("fit", "delta", "wipe", "adapt", "new_identity", "salvage")
+    assert [name for name in flags if not getattr(options, name)] == []
     assert (options.convert, options.controller, options.drivers) == (("uefi", None), ["8086:2922"], "rst")
     assert (options.leave_out, options.resize, options.move) == ([4], [(3, "max")], [(5, "keep")])
-    backup = parse('[backup]\nsystem = true\nname = "n"\nexclude = ["*.iso"]\nverify = false\nall-sectors = true').backup
+    words = 'system = true\nname = "n"\nexclude = ["*.iso"]\nverify = false\nall-sectors = true'
+    backup = parse(f"[backup]\n{words}").backup
     assert backup is not None
     options = build_parser().parse_args(["backup", "/dev/sda", *backup.options])
     assert (options.system, options.name, options.exclude, options.verify) == (True, "n", ["*.iso"], False)

@@ -24,7 +24,7 @@ SYSTEM = PartitionSeen(number=1, size=40 * GB, filesystem="ntfs", system="Window
 FIRST = DiskSeen(path="/dev/sda", size=100 * GB, model="Samsung SSD", serial="S1", partitions=(SYSTEM,))
 SECOND = DiskSeen(path="/dev/sdb", size=100 * GB, model="Samsung SSD", serial="S2")
 STICK = DiskSeen(path="/dev/sdc", size=500 * GB, model="USB", serial="U1", removable=True)
-DISKS = [Judged(disk=FIRST), Judged(disk=SECOND), Judged(disk=STICK, refusal="the repository is on it")]
+DISKS = [Judged(disk=FIRST), Judged(disk=SECOND), Judged(disk=STICK, refusal="the repository with the backups is on it")]
 STICK_VOLUME = FoundVolume(
     device="/dev/sdc1", disk="/dev/sdc", partition=1, filesystem="exfat", label="BACKUP", size=500 * GB,
     free=400 * GB, writable=True, external=True,
@@ -54,7 +54,7 @@ def test_a_disk_is_chosen_by_all_that_is_said() -> None:
         (DiskAnswer(), "several disks can be the target"),
         (DiskAnswer(size="100GB"), "several disks can be the target: size 100GB"),
         (DiskAnswer(serial="none"), "no disk of this computer can be the target: serial none"),
-        (DiskAnswer(serial="U1"), "the repository is on it"),
+        (DiskAnswer(serial="U1"), "the repository with the backups is on it"),
         (DiskAnswer(serial="S1", size="50GB"), "no disk"),
     ],
 )
@@ -71,7 +71,7 @@ def test_the_repositorys_disk_the_medium_and_disks_in_use_are_no_targets() -> No
         [FIRST, SECOND, STICK, used, shut], repository_disks=["/dev/sdc"], medium="/dev/sdb", is_installed=True
     )
     assert [one.refusal[:19] for one in said] == [
-        "", "this rescue system ", "the repository is o", "this system runs fr", "it is write-protect"
+        "", "this rescue system ", "the repository with t", "this system runs fr", "it is write-protect"
     ]  # fmt: skip
     assert "start the rescue medium" in said[3].refusal
     in_rescue = judge_targets([used], repository_disks=[], medium="", is_installed=False)
@@ -151,7 +151,8 @@ def test_a_source_is_neither_the_medium_nor_the_disk_with_the_backups() -> None:
 def test_addresses(text: str, kind: str, source: str, folder: str, user: str) -> None:
     address = parse_address(text)
     assert address.share is not None
-    assert (address.share.kind, address.share.source, address.folder, address.share.user) == (kind, source, folder, user)
+    assert (address.share.kind, address.share.source, address.share.user) == (kind, source, user)
+    assert address.folder == folder
     assert address.share.port == (2222 if "2222" in text else 0)
 
 

@@ -142,6 +142,14 @@ def call_job(words: Sequence[str], kind: type[R], doing: Doing, *, secret: str |
     )  # fmt: skip
 
 
+class Runs(Protocol):
+    """What runs a verb; ``call_job`` does."""
+
+    def __call__(self, words: Sequence[str], kind: type[R], doing: Doing, *, secret: str | None = None) -> Ended[R]:
+        """As ``call_job``."""
+        ...
+
+
 class _Follower:
     """Takes the lines of one job."""
 

@@ -65,7 +65,7 @@ def judge_targets(
 
 def _refusal(disk: DiskSeen, holding: frozenset[str], medium: str, *, is_installed: bool) -> str:
     if disk.path in holding:
-        return "the repository is on it"
+        return "the repository with the backups is on it"
     if medium and disk.path == medium:
         return "this rescue system runs from it"
     used = [place for part in disk.partitions for place in part.in_use_at]

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from stillframe.errors import Cancelled, RepositoryNotFound, StillframeError, UsageError
 from stillframe.host.places import disks_under
 from stillframe.rescue.answers import Answers, BackupAnswer, CloneAnswer, RestoreAnswer
-from stillframe.rescue.calls import Doing, Ended, Progress, call_job
+from stillframe.rescue.calls import Doing, Ended, Progress
 from stillframe.rescue.choosing import (
     Judged,
     choose_disk,
@@ -185,8 +185,8 @@ class _Run:
         self._say(f"Source: {disk_words(source)}")
         self._say(f"Target: {disk_words(target)}")
         words = ["clone", source.path, target.path, *wanted.options]
-        self._tell_plan(call_job([*words, "--dry-run"], PlanSaid, self._doing).result)
-        ended = call_job([*words, "--yes"], RestoreSaid, self._doing)
+        self._tell_plan(self._world.run([*words, "--dry-run"], PlanSaid, self._doing).result)
+        ended = self._world.run([*words, "--yes"], RestoreSaid, self._doing)
         return _restored("clone", ended, {"source": source.path})
 
     def _open(self, *, read_write: bool) -> Opened:
@@ -204,7 +204,7 @@ class _Run:
         else:
             repository = world.reopen(self._search(), read_write=read_write)
         self._say(f"Repository: {repository.id} on {repository.where}")
-        return Opened(repository=repository, secret=answers.secret.password or None)
+        return world.opened(repository, answers.secret.password or None)
 
     def _search(self) -> FoundRepository:
         """Look for the repository; disks may still be appearing."""

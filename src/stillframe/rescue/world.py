@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from stillframe.errors import StillframeError, TargetError
 from stillframe.host.network import NetworkWish, bring_up, is_up
 from stillframe.rescue.answers import Answers, NetworkAnswer
-from stillframe.rescue.calls import Doing, Ended, Progress, call_job
+from stillframe.rescue.calls import Doing, Ended, Progress, Runs, call_job
 from stillframe.rescue.found import FoundRepository
 from stillframe.rescue.places import Places
 from stillframe.rescue.records import DiskSeen, DisksSaid, ImageSeen, ImagesSaid, PlanSaid, R, RestoreSaid, ShowSaid
@@ -28,6 +28,7 @@ class World:
         settings: What was settled beforehand.
         secrets: The password of a share, by its address, for opening it once more.
         network_is_up: It was brought up before.
+        run: Runs a verb of Stillframe.
     """
 
     places: Places
@@ -37,18 +38,23 @@ class World:
     settings: Answers = field(default_factory=Answers)
     secrets: dict[str, str] = field(default_factory=dict)
     network_is_up: bool = False
+    run: Runs = call_job
+
+    def opened(self, repository: FoundRepository, secret: str | None) -> "Opened":
+        """A repository with what opens it."""
+        return Opened(repository=repository, secret=secret, run=self.run)
 
     def disks(self, doing: Doing) -> tuple[DiskSeen, ...]:
         """The disks of this machine, and those that were named besides."""
         doing.show(Progress(phase="looking at the disks"))
-        found = list(call_job(["disks"], DisksSaid, doing).result.disks)
+        found = list(self.run(["disks"], DisksSaid, doing).result.disks)
         for path in self.also:
-            found += call_job(["disks", path], DisksSaid, doing).result.disks
+            found += self.run(["disks", path], DisksSaid, doing).result.disks
         return tuple(found)
 
     def images(self, repository: FoundRepository, secret: str | None, doing: Doing) -> ImagesSaid:
         """All images of a repository, the newest first."""
-        said = call_job(["images", "--all", "--repo", repository.folder], ImagesSaid, doing, secret=secret).result
+        said = self.run(["images", "--all", "--repo", repository.folder], ImagesSaid, doing, secret=secret).result
         ordered = sorted(said.images, key=lambda image: image.created, reverse=True)
         return ImagesSaid(images=tuple(ordered), findings=said.findings)
 
@@ -90,11 +96,12 @@ class Opened:
 
     repository: FoundRepository
     secret: str | None
+    run: Runs = call_job
 
     def call(self, words: Sequence[str], kind: type[R], doing: Doing) -> Ended[R]:
         """Run a verb on it."""
         command = [*words, "--repo", self.repository.folder]
-        return call_job(command, kind, doing, secret=self.secret)
+        return self.run(command, kind, doing, secret=self.secret)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

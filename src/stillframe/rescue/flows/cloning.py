@@ -6,7 +6,7 @@ Answers: "what comes next until the copy is there?" Nothing is written before th
 from dataclasses import replace
 from typing import Final
 
-from stillframe.rescue.calls import call_job
+from stillframe.rescue.calls import Doing
 from stillframe.rescue.choosing import Judged, contents_words, disk_words
 from stillframe.rescue.flows.restoring import judged_disks
 from stillframe.rescue.flows.words import disk_option, restored_lines, told, verdict
@@ -34,9 +34,9 @@ def clone(world: World) -> Step:
             return then
 
 
-def _look(world: World, doing: object) -> tuple[Judged, ...]:
+def _look(world: World, doing: Doing) -> tuple[Judged, ...]:
     world.places.close_all()
-    return judged_disks(world, None, doing)  # type: ignore[arg-type]
+    return judged_disks(world, None, doing)
 
 
 def _choose_source(disks: tuple[Judged, ...]) -> Step:
@@ -71,7 +71,7 @@ def _copy(world: World, source: DiskSeen, target: DiskSeen) -> Step:
     outcome: Outcome = yield Work(
         title="Making the plan",
         lines=("The disks are looked at. Nothing is written.",),
-        do=lambda doing: call_job([*words, "--dry-run"], PlanSaid, doing).result,
+        do=lambda doing: world.run([*words, "--dry-run"], PlanSaid, doing).result,
     )
     if outcome.error is not None:
         yield told(outcome.error)
@@ -86,7 +86,7 @@ def _copy(world: World, source: DiskSeen, target: DiskSeen) -> Step:
         title="Copying the disk",
         lines=(f"{source.path} to {target.path}",),
         stop_words=_STOP,
-        do=lambda doing: call_job([*words, "--yes"], RestoreSaid, doing),
+        do=lambda doing: world.run([*words, "--yes"], RestoreSaid, doing),
     )
     if outcome.error is not None:
         yield told(outcome.error, title="The copy is not complete")

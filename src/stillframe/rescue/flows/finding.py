@@ -207,6 +207,6 @@ def _open_page(world: World, repository: FoundRepository, secret: str | None, *,
     def open_it(doing: Doing) -> Unlocked:
         ready = world.reopen(repository, read_write=read_write)
         said = world.images(ready, secret, doing)
-        return Unlocked(opened=Opened(repository=ready, secret=secret), images=said.images)
+        return Unlocked(opened=world.opened(ready, secret), images=said.images)
 
     return Work(title="Opening the backups", lines=(repository.where,), do=open_it)

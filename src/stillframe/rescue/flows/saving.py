@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from stillframe.errors import MachineRefusal, StillframeError
-from stillframe.rescue.calls import Doing, Ended, call_job
+from stillframe.rescue.calls import Doing, Ended
 from stillframe.rescue.choosing import Room, contents_words, disk_words, judge_rooms, propose_sources
 from stillframe.rescue.flows.finding import Unlocked, find_repository, search_page, unlock
 from stillframe.rescue.flows.words import told, verdict
 from stillframe.rescue.found import Found
 from stillframe.rescue.pages import Ask, Choose, Option, Outcome, Step, Tell, TypeWord, Work
 from stillframe.rescue.records import BackupSaid, DiskSeen, InitSaid, PlanSaid
-from stillframe.rescue.world import Opened, World
+from stillframe.rescue.world import World
 from stillframe.units import format_duration, format_rate, format_size
 
 _FOLDER: Final = "stillframe"
@@ -283,10 +283,10 @@ def _init(world: World, room: Room, secret: str, doing: Doing) -> tuple[Unlocked
     with tempfile.TemporaryDirectory(prefix="stillframe-", dir="/run") as room_of_kit:
         kit = os.path.join(room_of_kit, "kit.txt")
         words = ["init", folder, *(["--recovery-kit", kit] if secret else ["--encryption", "none"])]
-        call_job(words, InitSaid, doing, secret=secret or None)
+        world.run(words, InitSaid, doing, secret=secret or None)
         key = _read_key(kit) if secret else ""
     found = world.places.repository_in(room.volume, folder)
-    opened = Opened(repository=found, secret=secret or None)
+    opened = world.opened(found, secret or None)
     return Unlocked(opened=opened, images=()), key
 
 
