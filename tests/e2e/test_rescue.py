@@ -349,6 +349,7 @@ def test_answers_restore_without_a_person(saved: Computer) -> None:
     assert tree_of(saved.linux, saved.folder / "empty.img") == tree_of(saved.linux)
 
 
+@pytest.mark.slow
 def test_answers_that_cannot_be_carried_out_are_a_sentence(saved: Computer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stillframe.rescue.unattended._SETTLE_S", 0.0)
     key = f'[secret]\npassword = "{SECRET}"\n'

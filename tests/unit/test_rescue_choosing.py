@@ -24,7 +24,8 @@ SYSTEM = PartitionSeen(number=1, size=40 * GB, filesystem="ntfs", system="Window
 FIRST = DiskSeen(path="/dev/sda", size=100 * GB, model="Samsung SSD", serial="S1", partitions=(SYSTEM,))
 SECOND = DiskSeen(path="/dev/sdb", size=100 * GB, model="Samsung SSD", serial="S2")
 STICK = DiskSeen(path="/dev/sdc", size=500 * GB, model="USB", serial="U1", removable=True)
-DISKS = [Judged(disk=FIRST), Judged(disk=SECOND), Judged(disk=STICK, refusal="the repository with the backups is on it")]
+HELD = "the repository with the backups is on it"
+DISKS = [Judged(disk=FIRST), Judged(disk=SECOND), Judged(disk=STICK, refusal=HELD)]
 STICK_VOLUME = FoundVolume(
     device="/dev/sdc1", disk="/dev/sdc", partition=1, filesystem="exfat", label="BACKUP", size=500 * GB,
     free=400 * GB, writable=True, external=True,

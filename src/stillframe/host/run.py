@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,7 @@ from stillframe.host.linux import memory_file
 
 TIMEOUT_S: Final = 60.0
 WATCH_STEP_S: Final = 0.2
+Process = subprocess.Popen[bytes]
 _ERROR_LINES: Final = 3
 
 # Folders of administration programs: an ordinary user's PATH on Debian lacks them.
@@ -239,7 +240,8 @@ class Running:
 
     def last_words(self) -> str:
         """What it last wrote to its standard error, in one line."""
-        return _last_words(self._errors)
+        lines = _all_of(self._errors).decode("utf-8", "replace").strip().splitlines()[-_ERROR_LINES:]
+        return "; ".join(line.strip() for line in lines)
 
 
 @contextmanager
@@ -280,82 +282,19 @@ def start(arguments: Sequence[str], *, terminal: bool = False) -> Iterator[Runni
         os.close(errors)
 
 
-class Talking:
-    """A program that says what it does line by line, while it does it. ``start_talking`` makes it."""
-
-    def __init__(self, process: subprocess.Popen[bytes], errors: int) -> None:
-        self._process = process
-        self._errors = errors
-
-    def lines(self) -> Iterator[bytes]:
-        """What it writes, line by line, until it ends."""
-        if self._process.stdout is not None:
-            yield from self._process.stdout
-
-    def interrupt(self) -> None:
-        """Ask it to stop, as Ctrl-C does."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-
-    def end(self) -> int:
-        """Wait for its end; its exit code."""
-        return self._process.wait()
-
-    def last_words(self) -> str:
-        """What it last wrote to its standard error, in one line."""
-        return _last_words(self._errors)
-
-
-@contextmanager
-def start_talking(arguments: Sequence[str], *, given: bytes = b"") -> Iterator[Talking]:
-    """Run a program and read what it says meanwhile; a block that is left early asks it to stop, and waits.
-
-    When the thread that called this ends, the program is asked to stop as well.
-
-    Args:
-        arguments: Program and arguments.
-        given: What it reads on its standard input, at most as much as a pipe holds: a secret has its place here.
+def launch(arguments: Sequence[str], *, errors: int | None = None) -> Process:
+    """Start a program and go on: with pipes to it and from it, or, without ``errors``, on our own terminal.
 
     Raises:
         MissingProgram: It is not installed.
         MachineRefusal: It could not be started.
     """
     command = [find_program(arguments[0]), *arguments[1:]]
-    if sys.platform == "linux":
-        command = [find_program("setpriv"), "--pdeathsig", "TERM", *command]
-    errors, pipe = memory_file("errors"), subprocess.PIPE
+    pipe = None if errors is None else subprocess.PIPE
     try:
-        try:
-            process = subprocess.Popen(  # noqa: S603
-                command, stdin=pipe, stdout=pipe, stderr=errors, start_new_session=True
-            )
-        except OSError as error:
-            raise _not_started(command[0], error) from error
-        with process:
-            if process.stdin is not None:
-                with suppress(BrokenPipeError):
-                    process.stdin.write(given)
-                    process.stdin.close()
-            talking = Talking(process, errors)
-            try:
-                yield talking
-            except BaseException:
-                talking.interrupt()
-                raise
-    finally:
-        os.close(errors)
-
-
-def run_shown(arguments: Sequence[str]) -> int:
-    """Run a program that a person uses at this terminal, until it ends; its exit code.
-
-    Raises:
-        MissingProgram: It is not installed.
-        MachineRefusal: It could not be started.
-    """
-    command = [find_program(arguments[0]), *arguments[1:]]
-    try:
-        return subprocess.call(command)  # noqa: S603
+        return subprocess.Popen(  # noqa: S603
+            command, stdin=pipe, stdout=pipe, stderr=errors, start_new_session=errors is not None
+        )
     except OSError as error:
         raise _not_started(command[0], error) from error
 
@@ -379,11 +318,6 @@ def _wait_for(process: subprocess.Popen[bytes]) -> None:
             interrupted = error
     if interrupted is not None:
         raise interrupted
-
-
-def _last_words(errors: int) -> str:
-    lines = _all_of(errors).decode("utf-8", "replace").strip().splitlines()[-_ERROR_LINES:]
-    return "; ".join(line.strip() for line in lines)
 
 
 def _all_of(descriptor: int) -> bytes:

@@ -212,9 +212,15 @@ def mount_share(keeper: Keeper, share: NetworkShare, place: str, *, secret: str 
         ended = run(["mount", "-t", share.kind, "-o", ",".join(words), share.source, place], timeout_s=_SHARE_S)
     if ended.exit_code:
         raise MachineRefusal(
-            f"{share.source} cannot be reached: {last_line(ended.errors)}",
+            f"{share.source} cannot be reached: {_reason(ended.errors)}",
             hint="Is the network cable in, the other computer on, and are name and password right?",
         )
+
+
+def _reason(raw: bytes) -> str:
+    """The last words that are no pointer to a manual: mount.cifs ends with one."""
+    lines = [line for line in raw.splitlines() if not line.startswith(b"Refer to")]
+    return last_line(b"\n".join(lines))
 
 
 def _mount_sshfs(share: NetworkShare, place: str, secret: str, words: list[str]) -> Finished:

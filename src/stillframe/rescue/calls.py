@@ -30,7 +30,7 @@ from stillframe.errors import (
     UsageError,
     WrongKey,
 )
-from stillframe.host.run import Talking, start_talking
+from stillframe.host.talking import Talking, start_talking
 from stillframe.rescue.records import NoticeSaid, R, parse
 
 PASSWORD_FILE: Final = "/dev/stdin"  # noqa: S105 - where the secret comes from, not the secret

@@ -13,12 +13,6 @@ from stillframe.rescue.calls import Doing, Progress
 from stillframe.rescue.pages import Outcome, Work
 
 
-class Bug(StillframeError):
-    """Something that Stillframe did wrong itself."""
-
-    code = "bug"
-
-
 @dataclass(slots=True)
 class Watch(Doing):
     """How far work is, for a screen that looks now and then; and whether it is to stop."""
@@ -44,7 +38,7 @@ def do_work(page: Work, doing: Doing) -> Outcome:
         return Outcome(error=error)
     except Exception as error:  # noqa: BLE001 - whatever else arises is a bug of ours, and the screens go on
         words = f"this is a bug in Stillframe: {type(error).__name__}: {error}"
-        return Outcome(error=Bug(words, hint=f"Please report it with the file {_keep_traceback()}."))
+        return Outcome(error=StillframeError(words, hint=f"Please report it with the file {_keep_traceback()}."))
 
 
 def _keep_traceback() -> str:

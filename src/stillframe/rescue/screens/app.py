@@ -15,7 +15,7 @@ from textual.timer import Timer
 from textual.widgets import Static
 
 from stillframe.errors import Cancelled, MachineRefusal
-from stillframe.host.run import run_shown
+from stillframe.host.talking import run_shown
 from stillframe.rescue.pages import Ask, Choose, Leave, LeaveFor, Option, Outcome, Page, Tell, TypeWord, Work
 from stillframe.rescue.screens.reading import Entry, Reading, Rows, bar, printable, wrap
 from stillframe.rescue.talk import Talk
