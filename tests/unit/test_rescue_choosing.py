@@ -72,7 +72,7 @@ def test_the_repositorys_disk_the_medium_and_disks_in_use_are_no_targets() -> No
         [FIRST, SECOND, STICK, used, shut], repository_disks=["/dev/sdc"], medium="/dev/sdb", is_installed=True
     )
     assert [one.refusal[:19] for one in said] == [
-        "", "this rescue system ", "the repository with t", "this system runs fr", "it is write-protect"
+        "", "this rescue system ", "the repository with", "this system runs fr", "it is write-protect"
     ]  # fmt: skip
     assert "start the rescue medium" in said[3].refusal
     in_rescue = judge_targets([used], repository_disks=[], medium="", is_installed=False)

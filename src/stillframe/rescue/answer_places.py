@@ -7,8 +7,6 @@ Source: Linux Documentation/admin-guide/kernel-parameters.rst; QEMU docs/specs/f
 """
 
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -134,11 +132,13 @@ def _read(path: str) -> str | None:
 
 
 def _fetch(address: str, places: AnswerPlaces) -> str:
+    import urllib.request  # noqa: PLC0415 - it takes long to load, and is seldom needed
+
     places.bring_network()
     try:
         with urllib.request.urlopen(address, timeout=_FETCH_S) as answer:  # noqa: S310 - http, https
             return bytes(answer.read(_SIZE_MAX + 1)).decode("utf-8-sig")
-    except (OSError, ValueError, urllib.error.URLError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"{address} cannot be had: {error}", hint="Is the network cable in, and is the address right?"
         ) from error

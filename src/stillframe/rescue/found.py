@@ -1,7 +1,8 @@
 """What a search for repositories brings: volumes, and the repositories in their folders.
 
 Answers: "what is on this device, and which repository is in this folder?" A repository is known by the id in its
-identity file, never by the name of a folder or a disk.
+identity file, never by the name of a folder or a disk. What reads file systems and repositories is loaded when it is
+needed: the first screen must be there at once, also where a computer is slow.
 """
 
 import os
@@ -13,11 +14,8 @@ from typing import Final, Literal
 
 from stillframe.block.file import open_file_reader
 from stillframe.errors import StillframeError
-from stillframe.fs.registry import identify
 from stillframe.host.volume_places import VolumeDevice
-from stillframe.repo.identity import NAMES, read_identity
 from stillframe.rescue.shares import Address
-from stillframe.store import LocalStore
 
 _DEPTH: Final = 2
 _FOLDERS_MAX: Final = 2000
@@ -97,6 +95,8 @@ def find_repositories(top: str) -> tuple[FoundRepository, ...]:
 
 
 def _search(top: str) -> Iterator[str]:
+    from stillframe.repo.identity import NAMES  # noqa: PLC0415 - see above
+
     waiting, seen = deque([(top, 0)]), 0
     while waiting and seen < _FOLDERS_MAX:
         folder, depth = waiting.popleft()
@@ -122,6 +122,9 @@ def _is_searched(entry: os.DirEntry[str]) -> bool:
 
 
 def _read(folder: str) -> FoundRepository:
+    from stillframe.repo.identity import read_identity  # noqa: PLC0415 - see above
+    from stillframe.store import LocalStore  # noqa: PLC0415
+
     try:
         identity = read_identity(LocalStore(folder), where=folder).identity
     except StillframeError as error:
@@ -138,6 +141,8 @@ def _count_images(folder: str) -> int:
 
 def identify_volume(device: VolumeDevice) -> FoundVolume | None:
     """What is on a device; ``None`` when that is no file system of files."""
+    from stillframe.fs.registry import identify  # noqa: PLC0415 - see above
+
     try:
         with open_file_reader(device.path) as reader:
             volume = identify(reader).volume
