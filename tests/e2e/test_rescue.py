@@ -275,6 +275,20 @@ def test_a_backup_onto_an_empty_disk_with_a_new_passphrase(computer: Computer) -
 
 
 @pytest.mark.slow
+def test_a_backup_into_a_folder_that_has_none_yet_and_without_a_passphrase(computer: Computer) -> None:
+    (computer.folder / "nas").mkdir()
+    world = computer.world()
+    with world.places:
+        person = Person(lambda: menu(world))
+        person.answers([("Stillframe", "Back up this computer"), ("Back up", "Put it on a share")])
+        person.answers([("Where are", "Somewhere else"), ("Where are", str(computer.folder / "nas"))])
+        page = person.answers([("Protect", "No passphrase"), ("No passphrase", "none"), ("This is going", "Start")])
+        assert page.title == "Saved"
+    repository = computer.folder / "nas" / "stillframe"
+    assert len(call("images", "--all", "--repo", repository, "--json").result["images"]) == 1
+
+
+@pytest.mark.slow
 def test_files_onto_a_stick(saved: Computer) -> None:
     stick = saved.folder / "stick.img"
     stick.touch()

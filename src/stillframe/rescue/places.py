@@ -101,25 +101,19 @@ class Places:
     def open_address(
         self, address: Address, *, secret: str = "", read_write: bool = False
     ) -> tuple[FoundRepository, ...]:
-        """The repositories at an address.
+        """The repositories at an address; none when there are none.
 
         Raises:
             MachineRefusal: The share cannot be reached.
-            RepositoryNotFound: No repository is there.
+            RepositoryNotFound: The folder is not there.
         """
         top = self.open_folder(address, secret=secret, read_write=read_write)
-        found = tuple(
+        return tuple(
             replace(one, where=_words(address, top, one.folder), address=address) for one in find_repositories(top)
         )
-        if not found:
-            raise RepositoryNotFound(
-                f"there is no repository at {address.words}",
-                hint="Look at the address once more; the folder with the file stillframe.json is meant.",
-            )
-        return found
 
     def open_folder(self, address: Address, *, secret: str = "", read_write: bool = False) -> str:
-        """The folder at an address, its share mounted. Raises as ``open_address``, but for a missing repository."""
+        """The folder at an address, its share mounted. Raises as ``open_address``."""
         if address.share is None:
             top = address.folder
         else:
@@ -182,6 +176,14 @@ class Places:
             raise RepositoryNotFound(f"there is no repository in {folder}", hint="Look again.")
         top = self._open.get(volume.device, os.path.dirname(folder))
         return replace(found[0], where=volume_words(volume, top, folder), volume=volume)
+
+    def repository_at(self, address: Address, folder: str) -> FoundRepository:
+        """The repository in a folder of an open share, or of this system. Raises as ``repository_in``."""
+        found = [one for one in find_repositories(folder) if one.folder == folder]
+        if not found:
+            raise RepositoryNotFound(f"there is no repository in {folder}", hint="Look again.")
+        where = f"{address.words.rstrip('/')}/{os.path.basename(folder)}"
+        return replace(found[0], where=where, address=address)
 
     def labelled(self, label: str) -> Iterator[str]:
         """The top folder of each volume with a label, one after the other."""

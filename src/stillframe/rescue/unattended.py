@@ -200,6 +200,11 @@ class _Run:
             if address.share is not None:
                 world.bring_network()
             found = world.places.open_address(address, secret=answers.secret.share_password, read_write=read_write)
+            if not found:
+                raise RepositoryNotFound(
+                    f"there is no repository at {address.words}",
+                    hint="Look at the address once more; the folder with the file stillframe.json is meant.",
+                )
             repository = choose_repository(found, wanted)
         else:
             repository = world.reopen(self._search(), read_write=read_write)

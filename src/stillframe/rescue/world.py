@@ -105,6 +105,14 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unlocked:
+    """A repository that is open, and its images, the newest first."""
+
+    opened: Opened
+    images: tuple[ImageSeen, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreWish:
     """A restore, as it will be asked for."""
 

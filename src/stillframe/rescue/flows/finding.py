@@ -10,12 +10,12 @@ from typing import Final
 from stillframe.errors import StillframeError, UsageError, WrongKey
 from stillframe.rescue.calls import Doing, Progress
 from stillframe.rescue.choosing import sentence
+from stillframe.rescue.flows.beginning import Beginning, begin_repository
 from stillframe.rescue.flows.words import told, when
 from stillframe.rescue.found import Found, FoundRepository
 from stillframe.rescue.pages import Ask, Choose, Option, Outcome, Step, Work
-from stillframe.rescue.records import ImageSeen
 from stillframe.rescue.shares import Address, parse_address
-from stillframe.rescue.world import Opened, World
+from stillframe.rescue.world import Unlocked, World
 
 TRIES: Final = 3
 _RECOVERY: Final = (
@@ -28,14 +28,6 @@ _NONE_FOUND: Final = (
     "Plug in the disk with the backups, wait ten seconds, and choose 'Look again'.",
 )
 _SOME_FOUND: Final = ("These backups were found. Nothing was changed on any disk.",)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unlocked:
-    """A repository that is open, and its images, the newest first."""
-
-    opened: Opened
-    images: tuple[ImageSeen, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +48,7 @@ def search_page(world: World) -> Work:
 
 
 def find_repository(world: World, *, read_write: bool = False) -> Step:
-    """Lead to a repository; brings an ``Unlocked``."""
+    """Lead to a repository; brings an ``Unlocked``. Where one is to be written, it may be a new one on a share."""
     seen, fault = yield from _look(world)
     while True:
         lines = fault or (_SOME_FOUND if seen else _NONE_FOUND)
@@ -65,7 +57,11 @@ def find_repository(world: World, *, read_write: bool = False) -> Step:
             seen, fault = yield from _look(world)
             continue
         if chosen in ("share", "settled"):
-            added, fault = yield from _from_address(world, chosen)
+            added, fault, empty = yield from _from_address(world, chosen)
+            if empty is not None and read_write:
+                unlocked = yield from begin_repository(world, _on_address(world, empty))
+                if unlocked is not None:
+                    return unlocked
             seen = [*added, *(one for one in seen if one.repository.id not in {new.repository.id for new in added})]
             if len(added) != 1:
                 continue
@@ -114,7 +110,7 @@ def _summary(world: World, repository: FoundRepository, doing: Doing) -> str:
 
 
 def _from_address(world: World, chosen: str) -> Step:
-    """Repositories at an address that is typed, or was settled; and what went wrong."""
+    """Repositories at an address that is typed, or was settled; what went wrong; the address when none is there."""
     text = world.settings.repository.where
     if chosen == "share":
         text = yield Ask(
@@ -132,7 +128,7 @@ def _from_address(world: World, chosen: str) -> Step:
     try:
         address = parse_address(text)
     except UsageError as error:
-        return [], sentence(error)
+        return [], sentence(error), None
     secret = ""
     if address.wants_secret:
         secret = world.settings.secret.share_password or (
@@ -146,7 +142,20 @@ def _from_address(world: World, chosen: str) -> Step:
     outcome: Outcome = yield Work(
         title="Opening the share", lines=(address.words,), do=lambda doing: _open_address(world, address, secret, doing)
     )
-    return ([], sentence(outcome.error)) if outcome.error is not None else (outcome.value, ())
+    if outcome.error is not None:
+        return [], sentence(outcome.error), None
+    if not outcome.value:
+        return [], (f"There are no backups at {address.words}.", "Look at the address once more."), address
+    return outcome.value, (), None
+
+
+def _on_address(world: World, address: Address) -> Beginning:
+    secret = world.secrets.get(address.words, "")
+    return Beginning(
+        words=address.words,
+        open_top=lambda: world.places.open_folder(address, secret=secret, read_write=True),
+        describe=lambda folder: world.places.repository_at(address, folder),
+    )
 
 
 def _open_address(world: World, address: Address, secret: str, doing: Doing) -> list[_Seen]:

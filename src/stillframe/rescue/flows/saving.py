@@ -4,26 +4,22 @@ Answers: "what comes next until there is an image?" A proposal comes first, with
 changed. The disks that are saved are only read.
 """
 
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from stillframe.errors import MachineRefusal, StillframeError
 from stillframe.rescue.calls import Doing, Ended
 from stillframe.rescue.choosing import Room, contents_words, disk_words, judge_rooms, propose_sources
-from stillframe.rescue.flows.finding import Unlocked, find_repository, search_page, unlock
+from stillframe.rescue.flows.beginning import Beginning, begin_repository
+from stillframe.rescue.flows.finding import find_repository, search_page, unlock
 from stillframe.rescue.flows.words import told, verdict
 from stillframe.rescue.found import Found
-from stillframe.rescue.pages import Ask, Choose, Option, Outcome, Step, Tell, TypeWord, Work
-from stillframe.rescue.records import BackupSaid, DiskSeen, InitSaid, PlanSaid
-from stillframe.rescue.world import World
+from stillframe.rescue.pages import Choose, Option, Outcome, Step, Work
+from stillframe.rescue.records import BackupSaid, DiskSeen, PlanSaid
+from stillframe.rescue.world import Unlocked, World
 from stillframe.units import format_duration, format_rate, format_size
 
-_FOLDER: Final = "stillframe"
 _STOP: Final = "There is no image then. What was stored is used when you try again."
-_KIT_MARK: Final = "Recovery key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +149,7 @@ def _go(world: World, wish: _Wish, *, elsewhere: bool) -> Step:
     elif room.repository is not None:
         unlocked = yield from unlock(world, room.repository, read_write=True)
     else:
-        unlocked = yield from _make_repository(world, room)
+        unlocked = yield from begin_repository(world, _on_volume(world, room))
     if unlocked is None:
         return ""
     opened = unlocked.opened
@@ -218,81 +214,9 @@ def _is_bad(said: BackupSaid) -> bool:
     return said.read_back is not None and not said.read_back.ok
 
 
-def _make_repository(world: World, room: Room) -> Step:
-    """A new repository on a volume; an ``Unlocked``, or ``None``."""
-    how = yield Choose(
-        title="Protect the backups?",
-        lines=(f"New backups begin on {_room_words(room)}.", "Files that are there stay."),
-        options=(
-            Option(
-                key="aes256",
-                words="Protect them with a passphrase",
-                detail="without it nobody can read them, not even you",
-            ),
-            Option(key="none", words="No passphrase", detail="whoever finds the disk can read everything in them"),
-        ),
+def _on_volume(world: World, room: Room) -> Beginning:
+    return Beginning(
+        words=_room_words(room),
+        open_top=lambda: world.places.open_volume(room.volume, "write"),
+        describe=lambda folder: world.places.repository_in(room.volume, folder),
     )
-    secret = ""
-    if how == "none":
-        lines = ("Without a passphrase whoever finds the disk can read everything.",)
-        yield TypeWord(title="No passphrase?", lines=lines, word="none")
-    else:
-        secret = yield from _new_secret()
-    outcome: Outcome = yield Work(
-        title="Preparing the disk", lines=(_room_words(room),), do=lambda doing: _init(world, room, secret, doing)
-    )
-    if outcome.error is not None:
-        yield told(outcome.error)
-        return None
-    unlocked, key = outcome.value
-    if key:
-        yield Tell(
-            title="Write this key down",
-            is_final=True,
-            next_words="go on, it is written down",
-            lines=(
-                "This is the recovery key. It opens the backups when the passphrase is",
-                "forgotten. Write it on paper. It is not shown again.",
-                "",
-                f"   {key}",
-                "",
-                f"Repository {unlocked.opened.repository.id}",
-            ),
-        )
-    return unlocked
-
-
-def _new_secret() -> Step:
-    lines: tuple[str, ...] = ("Choose several words that you can remember. What you type is not shown.",)
-    while True:
-        first = yield Ask(title="A passphrase", lines=lines, question="Passphrase:", is_secret=True)
-        again = yield Ask(
-            title="The same once more", lines=("To be sure it is typed right.",), question="Once more:", is_secret=True
-        )
-        if first and first == again:
-            return first
-        lines = ("The two were different, or empty. Type it once more.",)
-
-
-def _init(world: World, room: Room, secret: str, doing: Doing) -> tuple[Unlocked, str]:
-    top = world.places.open_volume(room.volume, "write")
-    names = (f"{_FOLDER}-{number}" if number else _FOLDER for number in range(100))
-    folder = next((path for name in names if not os.path.lexists(path := os.path.join(top, name))), "")
-    if not folder:
-        raise MachineRefusal("no name is left for the folder of the backups", hint="Choose another disk.")
-    with tempfile.TemporaryDirectory(prefix="stillframe-", dir="/run") as room_of_kit:
-        kit = os.path.join(room_of_kit, "kit.txt")
-        words = ["init", folder, *(["--recovery-kit", kit] if secret else ["--encryption", "none"])]
-        world.run(words, InitSaid, doing, secret=secret or None)
-        key = _read_key(kit) if secret else ""
-    found = world.places.repository_in(room.volume, folder)
-    opened = world.opened(found, secret or None)
-    return Unlocked(opened=opened, images=()), key
-
-
-def _read_key(kit: str) -> str:
-    with open(kit, encoding="utf-8") as file:
-        for line in file:
-            if line.startswith(_KIT_MARK):
-                return line.removeprefix(_KIT_MARK).strip()
-    raise StillframeError("the recovery key was not written", hint="Make one later with 'stillframe recovery-kit'.")

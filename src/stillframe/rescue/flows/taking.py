@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from stillframe.rescue.calls import Doing
-from stillframe.rescue.flows.finding import Unlocked, find_repository, search_page
+from stillframe.rescue.flows.finding import find_repository, search_page
 from stillframe.rescue.flows.restoring import choose_disk_of, choose_image
 from stillframe.rescue.flows.words import told, verdict
 from stillframe.rescue.found import FoundVolume
 from stillframe.rescue.pages import Choose, Option, Outcome, Step, Work
 from stillframe.rescue.records import EntrySeen, FilesSaid, GetSaid, StoredPartitionSeen
-from stillframe.rescue.world import World
+from stillframe.rescue.world import Unlocked, World
 from stillframe.units import format_size
 
 _SHOWN_MAX: Final = 2000
