@@ -56,7 +56,7 @@ def _clone_as_it_is(call: Call, source: OpenSource, passphrases: Unlocking) -> i
         steps=plan.steps, lost=plan.lost, notices=plan.notices,
     )  # fmt: skip
     if options.dry_run:
-        screen.finish("clone", {"source": source.facts.path, **plan_fields(plan)}, lines)
+        screen.finish("clone", {"source": source.facts.path, **plan_fields(plan), "words": lines}, lines)
         return 0
     screen.say(*lines, "")
     if plan.target is not None:
@@ -79,7 +79,7 @@ def _clone_fitted(call: Call, source: OpenSource, passphrases: Unlocking) -> int
     title = f"Clone {source.facts.path} ({format_size(image.disk.layout.size)}) to"
     lines = planned_lines(title, plan, explain=options.explain)
     if options.dry_run:
-        screen.finish("clone", {"source": source.facts.path, **plan_fields(plan)}, lines)
+        screen.finish("clone", {"source": source.facts.path, **plan_fields(plan), "words": lines}, lines)
         return 0
     screen.say(*lines, "")
     if plan.target is not None:

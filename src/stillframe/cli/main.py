@@ -49,6 +49,7 @@ _VERBS: Final = {
     "prove": "starting",
     "rescue": "rescuing",
     "health": "health",
+    "ui": "rescue_screens",
 }
 """In which module a verb is; ``function_name`` is its function there. A module is loaded when its verb is asked for."""
 

@@ -60,7 +60,7 @@ def restore(call: Call) -> int:
     plan = planner.plan(wanted)
     lines = restore_lines(plan, look_at_image(repository, manifest), explain=options.explain)
     if options.dry_run:
-        fields = {"image": manifest.image, "disk": plan.source_disk.number, **plan_fields(plan)}
+        fields = {"image": manifest.image, "disk": plan.source_disk.number, **plan_fields(plan), "words": lines}
         screen.finish("restore", fields, lines)
         return 0
     screen.say(*lines, "")

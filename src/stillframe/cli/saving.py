@@ -42,7 +42,8 @@ def backup(call: Call) -> int:
         require_elsewhere(call.folder, sources)
         plan = _plan(repository, sources, call)
         if options.dry_run:
-            screen.finish("backup", backup_plan_fields(plan), backup_plan_lines(plan))
+            lines = backup_plan_lines(plan)
+            screen.finish("backup", backup_plan_fields(plan) | {"words": lines}, lines)
             return 0
         screen.say(*backup_plan_lines(plan), "")
         require_room(plan)

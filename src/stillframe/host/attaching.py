@@ -122,6 +122,12 @@ class Keeper:
         with contextlib.suppress(BrokenPipeError):
             os.write(self._pipe, f"back {mark}\n".encode())
 
+    def undo(self, thing: str) -> None:
+        """Undo what was done about one thing, such as a mount at a place; what it still needs is tried in vain."""
+        for step in reversed(self._done):
+            if step[1] == thing:
+                _undo(*step)
+
     def make_folder(self, path: str) -> str:
         """A new folder, for this user only."""
         self.will("folder", path)

@@ -36,5 +36,5 @@ def change_power(state: PowerState) -> None:
         MachineRefusal: The system refused, with its reason.
     """
     if state != "nothing":
-        hint = "The image is made; switch the computer off by hand."
+        hint = "What was to be done before is done; switch the computer off by hand."
         run(["systemctl", _VERBS[state]]).require_success(hint=hint)

@@ -19,6 +19,7 @@ from stillframe.host.linux import memory_file
 
 TIMEOUT_S: Final = 60.0
 WATCH_STEP_S: Final = 0.2
+Process = subprocess.Popen[bytes]
 _ERROR_LINES: Final = 3
 
 # Folders of administration programs: an ordinary user's PATH on Debian lacks them.
@@ -27,8 +28,8 @@ _SYSTEM_FOLDERS: Final = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "
 # Debian and Ubuntu packages of the programs we know.
 _PACKAGES: Final = {
     "addpart": "util-linux",
-    "btrfs": "btrfs-progs",
     "blockdev": "util-linux",
+    "btrfs": "btrfs-progs",
     "cryptsetup": "cryptsetup-bin",
     "dmsetup": "dmsetup",
     "e2fsck": "e2fsprogs",
@@ -38,9 +39,9 @@ _PACKAGES: Final = {
     "fusermount3": "fuse3",
     "grub-install": "grub2-common",
     "grub-mkimage": "grub-common",
-    "lvs": "lvm2",
     "lvcreate": "lvm2",
     "lvremove": "lvm2",
+    "lvs": "lvm2",
     "mcopy": "mtools",
     "mdadm": "mdadm",
     "mdel": "mtools",
@@ -55,8 +56,10 @@ _PACKAGES: Final = {
     "mmd": "mtools",
     "mmdebstrap": "mmdebstrap",
     "mount": "mount",
-    "newuidmap": "uidmap",
+    "mount.cifs": "cifs-utils",
+    "mount.nfs": "nfs-common",
     "nbd-client": "nbd-client",
+    "newuidmap": "uidmap",
     "ntfs-3g": "ntfs-3g",
     "ntfsfix": "ntfs-3g",
     "ntfsresize": "ntfs-3g",
@@ -69,10 +72,11 @@ _PACKAGES: Final = {
     "sfdisk": "fdisk",
     "sgdisk": "gdisk",
     "smartctl": "smartmontools",
+    "sshfs": "sshfs",
     "umount": "mount",
+    "unshare": "util-linux",
     "unsquashfs": "squashfs-tools",
     "vgs": "lvm2",
-    "unshare": "util-linux",
     "xfs_growfs": "xfsprogs",
     "xfs_repair": "xfsprogs",
     "xorriso": "xorriso",
@@ -295,6 +299,23 @@ def start(arguments: Sequence[str], *, terminal: bool = False) -> Iterator[Runni
             running.stop()
     finally:
         os.close(errors)
+
+
+def launch(arguments: Sequence[str], *, errors: int | None = None) -> Process:
+    """Start a program and go on: with pipes to it and from it, or, without ``errors``, on our own terminal.
+
+    Raises:
+        MissingProgram: It is not installed.
+        MachineRefusal: It could not be started.
+    """
+    command = [find_program(arguments[0]), *arguments[1:]]
+    pipe = None if errors is None else subprocess.PIPE
+    try:
+        return subprocess.Popen(  # noqa: S603
+            command, stdin=pipe, stdout=pipe, stderr=errors, start_new_session=errors is not None
+        )
+    except OSError as error:
+        raise _not_started(command[0], error) from error
 
 
 def _environment() -> dict[str, str]:

@@ -1,0 +1,250 @@
+"""Volumes of this machine, and shares of others, mounted so that a repository can be looked for on them.
+
+Answers: "which devices may hold a file system, and how does one get at its files?" To look changes no byte: no journal
+is replayed. To read is for a volume that a person chose: what a stick that was pulled out has only in its journal must
+be there. To write is for a backup. The keeper takes everything away again.
+
+Source: mount(8), ext4(5), xfs(5), btrfs(5), ntfs-3g(8), mount.cifs(8), nfs(5), sshfs(1).
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from stillframe.errors import MachineRefusal
+from stillframe.host.attaching import Keeper, last_line
+from stillframe.host.blocks import THIS_MACHINE, BlockNode, BlockTree, KernelPaths, read_number
+from stillframe.host.linux import is_root
+from stillframe.host.mounts import read_users
+from stillframe.host.run import Finished, run
+
+RUN_FOLDER: Final = "/run/stillframe/places"
+_SAFE: Final = "nosuid,nodev,noexec"
+_MOUNT_S: Final = 120.0
+_SHARE_S: Final = 60.0
+_IDLE_LOOPS: Final = "loop"
+_SECRET_FOLDER: Final = "/run"  # noqa: S105 - in memory: a secret never reaches a disk
+
+How = Literal["look", "read", "write"]
+# How each file system is mounted: to look (no journal is replayed), to read, to write.
+_WAYS: Final[dict[str, dict[How, str]]] = {
+    "ext2": {"look": "ro", "read": "ro", "write": "rw"},
+    "ext3": {"look": "ro,noload", "read": "ro", "write": "rw"},
+    "ext4": {"look": "ro,noload", "read": "ro", "write": "rw"},
+    "xfs": {"look": "ro,nouuid,norecovery", "read": "ro,nouuid", "write": "rw,nouuid"},
+    "btrfs": {"look": "ro,rescue=nologreplay", "read": "ro", "write": "rw"},
+    "vfat": {"look": "ro", "read": "ro", "write": "rw,flush"},
+    "exfat": {"look": "ro", "read": "ro", "write": "rw"},
+    "ntfs": {"look": "ro", "read": "ro", "write": "rw"},
+    "iso9660": {"look": "ro", "read": "ro"},
+}
+# Served by a program, where the kernel does not do it, or does not do it well.
+_PROGRAMS: Final[dict[str, str]] = {"ntfs": "ntfs-3g", "exfat": "mount.exfat-fuse"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeDevice:
+    """A device that may hold a file system.
+
+    Attributes:
+        path: The device.
+        size: Bytes.
+        disk: The whole disk that it is or lies on.
+        partition: Its number; 0 for a whole disk or a volume of LVM, RAID or encryption.
+        name: What the device mapper calls it, else empty.
+        mounted: Where its file system is mounted, the shortest path first.
+        read_write: Whether it is mounted to be written.
+        external: Its disk hangs on USB or FireWire, or its medium can be taken out.
+    """
+
+    path: str
+    size: int
+    disk: str
+    partition: int
+    name: str
+    mounted: tuple[str, ...]
+    read_write: bool
+    external: bool
+
+
+def list_volume_devices(*, loops: Sequence[str] = (), kernel: KernelPaths = THIS_MACHINE) -> tuple[VolumeDevice, ...]:
+    """Every device of this machine that nothing else rests on and that has no partitions of its own.
+
+    Args:
+        loops: Loop devices that count as disks; others are left out.
+        kernel: Whose devices.
+    """
+    users = read_users(kernel)
+    tree, found = users.tree, list[VolumeDevice]()
+    for node in sorted(tree.nodes.values(), key=lambda node: node.path):
+        if not node.size or node.holders or not _counts(node, tree, loops):
+            continue
+        if node.partition is None and tree.partitions_of(node):
+            continue
+        mounts = users.mounts_of(node.number)
+        found.append(
+            VolumeDevice(
+                path=node.path, size=node.size, disk=tree.disk_of(node).path, partition=node.partition or 0,
+                name=node.mapped_name, mounted=tuple(mount.where for mount in mounts),
+                read_write=any(mount.read_write for mount in mounts), external=_is_external(tree.disk_of(node)),
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def _counts(node: BlockNode, tree: BlockTree, loops: Sequence[str]) -> bool:
+    if node.name.startswith(("ram", "zram", "fd", "nbd", "mtdblock")):
+        return False
+    disk = tree.disk_of(node)
+    return not disk.name.startswith(_IDLE_LOOPS) or disk.path in loops
+
+
+def _is_external(disk: BlockNode) -> bool:
+    """By the way to it: a device behind a USB plug or FireWire has that in its path. Source: Linux sysfs-bus-usb."""
+    steps = os.path.realpath(disk.folder).split("/")
+    return any(step.startswith(("usb", "fw")) for step in steps) or read_number(f"{disk.folder}/removable") == 1
+
+
+def can_read(filesystem: str) -> bool:
+    """Whether there is a way to look into such a file system."""
+    return filesystem in _WAYS
+
+
+def can_write(filesystem: str) -> bool:
+    """Whether there is a way to write files into it."""
+    return "write" in _WAYS.get(filesystem, {})
+
+
+def mount_volume(keeper: Keeper, device: str, filesystem: str, place: str, *, how: How) -> None:
+    """Mount the file system of a device.
+
+    Args:
+        keeper: Takes it away.
+        device: The volume.
+        filesystem: As ``blkid`` calls it.
+        place: A folder, made when it is missing.
+        how: What for.
+
+    Raises:
+        MachineRefusal: That is not possible here.
+    """
+    require_root()
+    _make_room(keeper, place)
+    options = _WAYS[filesystem][how]
+    keeper.will("mount", place)
+    refusals = []
+    if filesystem != "ntfs":
+        ended = run(["mount", "-t", filesystem, "-o", f"{options},{_SAFE}", device, place], timeout_s=_MOUNT_S)
+        if ended.exit_code == 0:
+            return
+        refusals.append(last_line(ended.errors))
+    if filesystem in _PROGRAMS:
+        try:
+            ended = run([_PROGRAMS[filesystem], "-o", options, device, place], timeout_s=_MOUNT_S)
+        except MachineRefusal as error:
+            refusals.append(f"{error.message}. {error.hint}")
+        else:
+            if ended.exit_code == 0:
+                return
+            refusals.append(last_line(ended.errors))
+    raise MachineRefusal(
+        f"{device} ({filesystem}) cannot be opened: {refusals[-1].rpartition(': ')[2]}",
+        hint="Is it damaged, or was it not closed? Look at it on the computer that it comes from.",
+    )
+
+
+def require_root() -> None:
+    """Refuse where mounting is not allowed.
+
+    Raises:
+        MachineRefusal: This is not root.
+    """
+    if not is_root():
+        raise MachineRefusal("looking into disks needs root", hint="Run it again with sudo.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkShare:
+    """A share of another computer.
+
+    Attributes:
+        kind: ``cifs``, ``nfs`` or ``sshfs``.
+        source: As the program wants it: ``//host/share``, ``host:/path``.
+        user: Who logs in; empty for a guest.
+        port: Where the other side listens; 0 for the usual one.
+    """
+
+    kind: str
+    source: str
+    user: str = ""
+    port: int = 0
+
+
+def mount_share(keeper: Keeper, share: NetworkShare, place: str, *, secret: str = "", read_write: bool = False) -> None:
+    """Mount a share of another computer.
+
+    Args:
+        keeper: Takes it away.
+        share: Which one.
+        place: A folder, made when it is missing.
+        secret: The password. It goes by a file in memory or by a pipe, and never stands on a command line.
+        read_write: Not only to look.
+
+    Raises:
+        MachineRefusal: That is not possible here, or the other side refuses.
+    """
+    require_root()
+    _make_room(keeper, place)
+    keeper.will("mount", place)
+    words = ["rw" if read_write else "ro", _SAFE]
+    if share.kind == "sshfs":
+        ended = _mount_sshfs(share, place, secret, words)
+    elif share.kind == "cifs":
+        words += [f"port={share.port}"] if share.port else []
+        with _credentials(share.user, secret) as file:
+            words = [f"credentials={file}" if share.user else "guest", *words]
+            ended = run(["mount", "-t", "cifs", "-o", ",".join(words), share.source, place], timeout_s=_SHARE_S)
+    else:
+        words = ["soft", "timeo=100", "retrans=2", "nolock", *words, *([f"port={share.port}"] if share.port else [])]
+        ended = run(["mount", "-t", share.kind, "-o", ",".join(words), share.source, place], timeout_s=_SHARE_S)
+    if ended.exit_code:
+        raise MachineRefusal(
+            f"{share.source} cannot be reached: {_reason(ended.errors)}",
+            hint="Is the network cable in, the other computer on, and are name and password right?",
+        )
+
+
+def _reason(raw: bytes) -> str:
+    """The last words that are no pointer to a manual: mount.cifs ends with one."""
+    lines = [line for line in raw.splitlines() if not line.startswith(b"Refer to")]
+    return last_line(b"\n".join(lines))
+
+
+def _mount_sshfs(share: NetworkShare, place: str, secret: str, words: list[str]) -> Finished:
+    words = [*words, "reconnect", "ServerAliveInterval=15", "ConnectTimeout=20", "StrictHostKeyChecking=accept-new"]
+    words += ["password_stdin"] if secret else ["BatchMode=yes"]
+    source = f"{share.user}@{share.source}" if share.user else share.source
+    port = ["-p", str(share.port)] if share.port else []
+    command = ["sshfs", *port, "-o", ",".join(words), source, place]
+    return run(command, given=f"{secret}\n".encode() if secret else b"", timeout_s=_SHARE_S)
+
+
+@contextlib.contextmanager
+def _credentials(user: str, secret: str) -> Iterator[str]:
+    """A file for mount.cifs, in memory, for root alone, and gone afterwards."""
+    descriptor, path = tempfile.mkstemp(prefix="stillframe-", dir=_SECRET_FOLDER)  # made with mode 600
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"username={user}\npassword={secret}\n")
+        yield path
+    finally:
+        os.unlink(path)
+
+
+def _make_room(keeper: Keeper, place: str) -> None:
+    os.makedirs(os.path.dirname(place), mode=0o700, exist_ok=True)
+    if not os.path.isdir(place):
+        keeper.make_folder(place)

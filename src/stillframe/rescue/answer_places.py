@@ -1,0 +1,144 @@
+"""Where an answers file may come from, and which one counts.
+
+Answers: "was somebody here before, and left answers?" The first that is found wins; the others are not looked at: the
+kernel's command line, QEMU's ``fw_cfg``, a volume labelled ``STILLFRAME``, the medium, and what was built into it.
+
+Source: Linux Documentation/admin-guide/kernel-parameters.rst; QEMU docs/specs/fw_cfg.rst; live-boot(7).
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from stillframe.errors import UsageError
+from stillframe.rescue.answers import Answers, parse_answers
+
+KERNEL_WORD: Final = "stillframe.answers="
+LABEL: Final = "STILLFRAME"
+FILE_NAME: Final = "rescue.toml"
+_SIZE_MAX: Final = 65_536
+_FETCH_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerPlaces:
+    """Where to look; the medium's own places by default.
+
+    Attributes:
+        command_line: The file with the kernel's command line.
+        firmware: What QEMU's fw_cfg shows.
+        medium: The folder in which the medium is mounted.
+        settings: What was built into the medium.
+        labelled: The top folders of volumes that are labelled ``STILLFRAME``.
+        bring_network: Called before an address is asked.
+    """
+
+    command_line: str = "/proc/cmdline"
+    firmware: str = "/sys/firmware/qemu_fw_cfg/by_name/opt/stillframe/answers/raw"
+    medium: str = "/run/live/medium/rescue.toml"
+    settings: str = "/stillframe/settings/rescue.toml"
+    labelled: Callable[[], Iterable[str]] = tuple
+    bring_network: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundAnswers:
+    """An answers file: where it was found, its folder (empty where it has none), and what it says."""
+
+    where: str
+    folder: str
+    answers: Answers
+
+
+def find_answers(places: AnswerPlaces) -> FoundAnswers | None:
+    """The answers that count; ``None`` when there are none.
+
+    Raises:
+        UsageError: Those that count cannot be had, or are wrong. Others are not taken instead: nobody guesses.
+    """
+    named = kernel_word(_read(places.command_line) or "")
+    if named:
+        text = _fetch(named, places) if named.startswith(("http://", "https://")) else _read(named)
+        if text is None:
+            raise UsageError(f"{KERNEL_WORD}{named}: there is no such file", hint="Correct the kernel's command line.")
+        return _found(text, named)
+    text = _read(places.firmware)
+    if text is not None:
+        return _found(text, places.firmware, has_folder=False)
+    for folder in places.labelled():
+        text = _read(os.path.join(folder, FILE_NAME))
+        if text is not None:
+            return _found(text, os.path.join(folder, FILE_NAME))
+    for path in (places.medium, places.settings):
+        text = _read(path)
+        if text is not None:
+            return _found(text, path)
+    return None
+
+
+def kernel_word(command_line: str) -> str:
+    """What ``stillframe.answers=`` says; the last one counts, as for the kernel. Empty when it is not there."""
+    words = [word for word in command_line.split() if word.startswith(KERNEL_WORD)]
+    return words[-1].removeprefix(KERNEL_WORD) if words else ""
+
+
+def serial_lines(command_line: str) -> tuple[str, ...]:
+    """The serial lines that the kernel was told to use, as devices."""
+    names = [
+        word.removeprefix("console=").partition(",")[0] for word in command_line.split() if word.startswith("console=")
+    ]
+    return tuple(f"/dev/{name}" for name in dict.fromkeys(names) if name.startswith(("ttyS", "ttyAMA", "hvc")))
+
+
+def _found(text: str, where: str, *, has_folder: bool = True) -> FoundAnswers:
+    is_path = has_folder and "://" not in where
+    folder = os.path.dirname(where) if is_path else ""
+    return FoundAnswers(
+        where=where, folder=folder, answers=_with_secrets(parse_answers(text, where=where), folder, where)
+    )
+
+
+def _with_secrets(answers: Answers, folder: str, where: str) -> Answers:
+    """The answers with what stands in the files of secrets: the volume is closed afterwards."""
+    secret = answers.secret
+    read = {"password": secret.password, "share_password": secret.share_password}
+    for name, file in (("password", secret.password_file), ("share_password", secret.share_password_file)):
+        if not file:
+            continue
+        text = _read(os.path.join(folder, file)) if folder or file.startswith("/") else None
+        line = (text or "").split("\n")[0].rstrip("\r")
+        if not line:
+            raise UsageError(
+                f"{where}: {name.replace('_', '-')}-file: there is no {file}, or its first line is empty",
+                hint="It is looked for beside the answers file.",
+            )
+        read[name] = line
+    kept = msgspec.structs.replace(secret, **read, password_file="", share_password_file="")
+    return msgspec.structs.replace(answers, secret=kept)
+
+
+def _read(path: str) -> str | None:
+    """A small text file; ``None`` when it is not there or cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(_SIZE_MAX + 1).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not text", hint="Write it as UTF-8.") from error
+    except OSError:
+        return None
+
+
+def _fetch(address: str, places: AnswerPlaces) -> str:
+    import urllib.request  # noqa: PLC0415 - it takes long to load, and is seldom needed
+
+    places.bring_network()
+    try:
+        with urllib.request.urlopen(address, timeout=_FETCH_S) as answer:  # noqa: S310 - http, https
+            return bytes(answer.read(_SIZE_MAX + 1)).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{address} cannot be had: {error}", hint="Is the network cable in, and is the address right?"
+        ) from error

@@ -1,0 +1,94 @@
+"""Copy one disk to another, without a backup in between.
+
+Answers: "what comes next until the copy is there?" Nothing is written before the word.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+from stillframe.rescue.calls import Doing
+from stillframe.rescue.choosing import Judged, contents_words, disk_words
+from stillframe.rescue.flows.restoring import judged_disks
+from stillframe.rescue.flows.words import disk_option, restored_lines, told, verdict
+from stillframe.rescue.pages import Choose, Option, Outcome, Step, TypeWord, Work
+from stillframe.rescue.records import DiskSeen, PlanSaid, RestoreSaid
+from stillframe.rescue.world import World
+
+_STOP: Final = "The copy is not complete then, and does not start. The disk that is copied is not touched."
+
+
+def clone(world: World) -> Step:
+    """From the disks to the verdict; brings what is to happen then."""
+    outcome: Outcome = yield Work(
+        title="Looking at the disks", lines=("Nothing is changed.",), do=lambda doing: _look(world, doing)
+    )
+    if outcome.error is not None:
+        yield told(outcome.error)
+        return "menu"
+    disks: tuple[Judged, ...] = outcome.value
+    while True:
+        source = yield from _choose_source(disks)
+        target = yield from _choose_target(disks, source)
+        then = yield from _copy(world, source, target)
+        if then:
+            return then
+
+
+def _look(world: World, doing: Doing) -> tuple[Judged, ...]:
+    world.places.close_all()
+    return judged_disks(world, None, doing)
+
+
+def _choose_source(disks: tuple[Judged, ...]) -> Step:
+    chosen = yield Choose(
+        title="Which disk is copied?",
+        lines=("The OLD disk. It is only read.",),
+        options=tuple(
+            Option(key=one.disk.path, words=disk_words(one.disk), detail=contents_words(one.disk)) for one in disks
+        ),
+    )
+    return next(one.disk for one in disks if one.disk.path == chosen)
+
+
+def _choose_target(disks: tuple[Judged, ...], source: DiskSeen) -> Step:
+    judged = [replace(one, refusal=one.refusal or _refusal(one.disk, source)) for one in disks]
+    chosen = yield Choose(
+        title="Onto which disk?",
+        lines=("The NEW disk. EVERYTHING on it is going to be lost. Nothing is written yet.",),
+        options=tuple(disk_option(one) for one in judged),
+    )
+    return next(one.disk for one in disks if one.disk.path == chosen)
+
+
+def _refusal(disk: DiskSeen, source: DiskSeen) -> str:
+    if disk.path == source.path:
+        return "it is the disk that is copied"
+    return "it is smaller: make a backup, and restore that" if disk.size < source.size else ""
+
+
+def _copy(world: World, source: DiskSeen, target: DiskSeen) -> Step:
+    words = ["clone", source.path, target.path]
+    outcome: Outcome = yield Work(
+        title="Making the plan",
+        lines=("The disks are looked at. Nothing is written.",),
+        do=lambda doing: world.run([*words, "--dry-run"], PlanSaid, doing).result,
+    )
+    if outcome.error is not None:
+        yield told(outcome.error)
+        return ""
+    yield TypeWord(
+        title="This is going to be done",
+        word="clone",
+        picture=outcome.value.words,
+        lines=(f"From: {disk_words(source)}", f"Onto: {disk_words(target)}"),
+    )
+    outcome = yield Work(
+        title="Copying the disk",
+        lines=(f"{source.path} to {target.path}",),
+        stop_words=_STOP,
+        do=lambda doing: world.run([*words, "--yes"], RestoreSaid, doing),
+    )
+    if outcome.error is not None:
+        yield told(outcome.error, title="The copy is not complete")
+        return ""
+    return (yield from verdict(world, "Copied", restored_lines(outcome.value), skipped=outcome.value.skipped))

@@ -1,0 +1,262 @@
+"""Where repositories may be, and which are there.
+
+Answers: "on which volumes, shares and folders is a repository, and which one is it?" A repository is known by the id
+in its identity file, never by the name of a folder or a disk. Volumes are looked into one after the other, read-only;
+what holds no repository is closed again at once. ``Places`` is a context: at its end, and when this process is killed,
+everything is closed.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from stillframe.errors import MachineRefusal, RepositoryNotFound, StillframeError
+from stillframe.host.attaching import Keeper
+from stillframe.host.places import free_space
+from stillframe.host.volume_places import (
+    RUN_FOLDER,
+    How,
+    VolumeDevice,
+    can_read,
+    can_write,
+    list_volume_devices,
+    mount_share,
+    mount_volume,
+    require_root,
+)
+from stillframe.rescue.found import (
+    Found,
+    FoundRepository,
+    FoundVolume,
+    find_repositories,
+    identify_volume,
+    volume_words,
+    why_not_read,
+)
+from stillframe.rescue.shares import Address
+
+
+class Places:
+    """Opens volumes and shares, and closes them again.
+
+    Args:
+        loops: Loop devices that count as disks.
+        folder: Below which volumes are mounted.
+    """
+
+    def __init__(self, *, loops: Sequence[str] = (), folder: str = RUN_FOLDER) -> None:
+        self._loops = tuple(loops)
+        self._folder = f"{folder}/{os.getpid()}"  # the screens of another terminal open the same volumes
+        self._keeper: Keeper | None = None
+        self._open: dict[str, str] = {}
+        self._share_number = 0
+
+    def __enter__(self) -> Self:
+        self._keeper = Keeper().__enter__()
+        return self
+
+    def _make_room(self) -> None:
+        if not os.path.isdir(self._folder):
+            os.makedirs(os.path.dirname(self._folder), mode=0o700, exist_ok=True)
+            self._kept().make_folder(self._folder)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._keeper is not None:
+            self._keeper.__exit__(kind, error, trace)
+
+    def close_all(self, *, but: str = "") -> None:
+        """Close every volume and share, but not the one that a folder lies in."""
+        kept = {name: place for name, place in self._open.items() if but and _is_in(but, place)}
+        for name in [name for name in self._open if name not in kept]:
+            self._close(name)
+
+    def search(self, say: Callable[[str], None] = lambda _: None, *, check: Callable[[], None] = lambda: None) -> Found:
+        """Look into every volume of this machine.
+
+        Args:
+            say: Told which volume is looked into.
+            check: Asked before each volume; what it raises ends the search.
+
+        Raises:
+            MachineRefusal: This is not root.
+        """
+        require_root()
+        self.close_all()
+        volumes, repositories = list[FoundVolume](), list[FoundRepository]()
+        for device in list_volume_devices(loops=self._loops):
+            check()
+            volume = identify_volume(device)
+            if volume is None:
+                continue
+            say(f"{volume.device} {volume.label}".rstrip())
+            looked, found = self._look_into(volume)
+            volumes.append(looked)
+            repositories += found
+        return Found(volumes=tuple(volumes), repositories=tuple(repositories))
+
+    def open_address(
+        self, address: Address, *, secret: str = "", read_write: bool = False
+    ) -> tuple[FoundRepository, ...]:
+        """The repositories at an address; none when there are none.
+
+        Raises:
+            MachineRefusal: The share cannot be reached.
+            RepositoryNotFound: The folder is not there.
+        """
+        top = self.open_folder(address, secret=secret, read_write=read_write)
+        return tuple(
+            replace(one, where=_words(address, top, one.folder), address=address) for one in find_repositories(top)
+        )
+
+    def open_folder(self, address: Address, *, secret: str = "", read_write: bool = False) -> str:
+        """The folder at an address, its share mounted. Raises as ``open_address``."""
+        if address.share is None:
+            top = address.folder
+        else:
+            self._close(address.words)
+            self._share_number += 1
+            place = f"{self._folder}/share-{self._share_number}"
+            self._make_room()
+            mount_share(self._kept(), address.share, place, secret=secret, read_write=read_write)
+            self._open[address.words] = place
+            top = os.path.join(place, address.folder)
+        if not os.path.isdir(top):
+            raise RepositoryNotFound(f"there is no folder {address.words}", hint="Look at the address once more.")
+        return top
+
+    def open_volume(self, volume: FoundVolume, how: How) -> str:
+        """The top folder of a volume; mounted where it is not.
+
+        Raises:
+            MachineRefusal: It cannot be mounted.
+        """
+        device = self._device(volume.device)
+        usable = [where for where in device.mounted if where not in self._open.values()]
+        if usable and (device.read_write or how != "write"):
+            return usable[0]
+        self._close(volume.device)
+        place = f"{self._folder}/{volume.device.removeprefix('/dev/').replace('/', '-')}"
+        self._make_room()
+        try:
+            mount_volume(self._kept(), volume.device, volume.filesystem, place, how=how)
+        except StillframeError:
+            self._forget(place)
+            raise
+        self._open[volume.device] = place
+        return place
+
+    def reopen(self, repository: FoundRepository, *, read_write: bool, secret: str = "") -> FoundRepository:
+        """The same repository, where it can be written or only be read; everything else is closed.
+
+        Raises:
+            MachineRefusal: It cannot be opened so.
+            RepositoryNotFound: It is gone, or another one is there now.
+        """
+        if repository.volume is None:
+            if repository.address is not None and repository.address.share is not None and read_write:
+                return _same(self.open_address(repository.address, secret=secret, read_write=True), repository)
+            return repository
+        below = os.path.relpath(repository.folder, self._top_of(repository))
+        top = self.open_volume(repository.volume, "write" if read_write else "read")
+        self.close_all(but=top)
+        return _same(find_repositories(os.path.normpath(os.path.join(top, below))), repository)
+
+    def repository_in(self, volume: FoundVolume, folder: str) -> FoundRepository:
+        """The repository in a folder of an open volume.
+
+        Raises:
+            RepositoryNotFound: There is none.
+        """
+        found = [one for one in find_repositories(folder) if one.folder == folder]
+        if not found:
+            raise RepositoryNotFound(f"there is no repository in {folder}", hint="Look again.")
+        top = self._open.get(volume.device, os.path.dirname(folder))
+        return replace(found[0], where=volume_words(volume, top, folder), volume=volume)
+
+    def repository_at(self, address: Address, folder: str) -> FoundRepository:
+        """The repository in a folder of an open share, or of this system. Raises as ``repository_in``."""
+        found = [one for one in find_repositories(folder) if one.folder == folder]
+        if not found:
+            raise RepositoryNotFound(f"there is no repository in {folder}", hint="Look again.")
+        where = f"{address.words.rstrip('/')}/{os.path.basename(folder)}"
+        return replace(found[0], where=where, address=address)
+
+    def labelled(self, label: str) -> Iterator[str]:
+        """The top folder of each volume with a label, one after the other."""
+        for device in list_volume_devices(loops=self._loops):
+            volume = identify_volume(device)
+            if volume is not None and volume.label.strip() == label and can_read(volume.filesystem):
+                try:
+                    yield self.open_volume(volume, "look")
+                except StillframeError:
+                    continue
+
+    def _top_of(self, repository: FoundRepository) -> str:
+        tops = [*self._open.values(), *(self._device(repository.volume.device).mounted if repository.volume else ())]
+        return max((top for top in tops if _is_in(repository.folder, top)), key=len, default="/")
+
+    def _look_into(self, volume: FoundVolume) -> tuple[FoundVolume, list[FoundRepository]]:
+        if not can_read(volume.filesystem):
+            return replace(volume, refusal=why_not_read(volume.filesystem)), []
+        try:
+            top = self.open_volume(volume, "look")
+            looked = replace(volume, free=_free(top), writable=can_write(volume.filesystem))
+            found = [
+                replace(one, where=volume_words(looked, top, one.folder), volume=looked)
+                for one in find_repositories(top)
+            ]
+        except (StillframeError, OSError) as error:
+            self._close(volume.device)
+            return replace(volume, refusal=str(error)), []
+        if not found:
+            self._close(volume.device)
+        return looked, found
+
+    def _device(self, path: str) -> VolumeDevice:
+        for device in list_volume_devices(loops=self._loops):
+            if device.path == path:
+                return device
+        raise MachineRefusal(f"{path} is not there any more", hint="Was it unplugged? Plug it in again and look again.")
+
+    def _kept(self) -> Keeper:
+        if self._keeper is None:
+            raise AssertionError("Places is used as a context")
+        return self._keeper
+
+    def _close(self, name: str) -> None:
+        place = self._open.pop(name, None)
+        if place is not None:
+            self._forget(place)
+
+    def _forget(self, place: str) -> None:
+        self._kept().undo(place)
+
+
+def _free(top: str) -> int | None:
+    try:
+        return free_space(top)
+    except OSError:
+        return None
+
+
+def _same(found: Iterable[FoundRepository], wanted: FoundRepository) -> FoundRepository:
+    for one in found:
+        if one.id == wanted.id:
+            return replace(one, where=wanted.where, volume=wanted.volume, address=wanted.address)
+    raise RepositoryNotFound(
+        f"the repository {wanted.id[:8]} is not at {wanted.where} any more",
+        hint="Was the disk unplugged? Plug it in again and look again.",
+    )
+
+
+def _words(address: Address, top: str, folder: str) -> str:
+    inside = os.path.relpath(folder, top)
+    return address.words if inside == "." else f"{address.words.rstrip('/')}/{inside}"
+
+
+def _is_in(path: str, top: str) -> bool:
+    return path == top or path.startswith(f"{top.rstrip('/')}/")

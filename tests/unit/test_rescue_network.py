@@ -1,0 +1,83 @@
+"""The network of the rescue system: what is written for systemd-networkd and iwd, and what is said when it fails."""
+
+from pathlib import Path
+
+import pytest
+
+from stillframe.errors import MachineRefusal, UsageError
+from stillframe.host import network
+from stillframe.host.network import NetworkPaths, NetworkWish, bring_up, is_up, network_unit, wifi_file_name
+from stillframe.host.run import Finished
+
+ROUTES = "Iface\tDestination\tGateway\neth0\t00000000\t0100A8C0\n"
+
+
+def paths(folder: Path, *, cable: int | None = 1, routes: str = "Iface\n") -> NetworkPaths:
+    if cable is not None:
+        (folder / "net" / "eth0").mkdir(parents=True)
+        (folder / "net" / "eth0" / "carrier").write_text(f"{cable}\n")
+    (folder / "net" / "lo").mkdir(parents=True)
+    (folder / "route").write_text(routes)
+    (folder / "route6").write_text("fe80 00 lo\n")
+    return NetworkPaths(
+        units=str(folder / "units"), iwd=str(folder / "iwd"), interfaces=str(folder / "net"),
+        routes=str(folder / "route"), routes6=str(folder / "route6"),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    commands = list[tuple[str, ...]]()
+
+    def run(arguments: list[str]) -> Finished:
+        commands.append(tuple(arguments))
+        return Finished(arguments=tuple(arguments), exit_code=0, output=b"", errors=b"")
+
+    monkeypatch.setattr(network, "run", run)
+    return commands
+
+
+def test_dhcp_and_an_address_by_hand() -> None:
+    assert network_unit(NetworkWish()) == "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n"
+    by_hand = NetworkWish(interface="enp3s0", address="192.168.1.20/24", gateway="192.168.1.1", dns=("9.9.9.9", "::1"))
+    assert network_unit(by_hand) == (
+        "[Match]\nName=enp3s0\n\n[Network]\nAddress=192.168.1.20/24\nGateway=192.168.1.1\nDNS=9.9.9.9\nDNS=::1\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        NetworkWish(address="192.168.1.20"), NetworkWish(address="300.1.1.1/24"), NetworkWish(gateway="here"),
+        NetworkWish(dns=("x\nDHCP=yes",)), NetworkWish(interface="a b\n[Network]"),
+    ],
+)  # fmt: skip
+def test_what_is_no_address_is_refused(wish: NetworkWish) -> None:
+    with pytest.raises(UsageError):
+        network_unit(wish)
+
+
+def test_the_network_comes_up(tmp_path: Path, started: list[tuple[str, ...]]) -> None:
+    where = paths(tmp_path, routes=ROUTES)
+    assert is_up(where)
+    bring_up(NetworkWish(), where)
+    assert (tmp_path / "units" / "05-stillframe.network").read_text() == network_unit(NetworkWish())
+    assert ("networkctl", "reload") in started
+
+
+def test_a_wireless_password_is_in_a_file_for_root_alone(tmp_path: Path, started: list[tuple[str, ...]]) -> None:
+    wish = NetworkWish(wifi="my net", wifi_password="correct horse")  # noqa: S106 - this is the test
+    bring_up(wish, paths(tmp_path, routes=ROUTES))
+    file = tmp_path / "iwd" / "my net.psk"
+    assert file.read_text() == "[Security]\nPassphrase=correct horse\n"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert not any("correct horse" in word for command in started for word in command)
+    assert wifi_file_name("Café") == f"={'Café'.encode().hex()}.psk"
+
+
+@pytest.mark.parametrize(("cable", "words"), [(0, "no cable"), (1, "within 0 seconds"), (None, "no network card")])
+def test_what_is_missing_is_said(tmp_path: Path, started: list[tuple[str, ...]], cable: int | None, words: str) -> None:
+    with pytest.raises(MachineRefusal, match=words) as caught:
+        bring_up(NetworkWish(wait_s=0), paths(tmp_path, cable=cable))
+    assert caught.value.hint
+    assert started or cable is None

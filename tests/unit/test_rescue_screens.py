@@ -1,0 +1,244 @@
+"""The screens, driven by keys in 80 x 24; what they show stands in the guide."""
+
+import asyncio
+import os
+import re
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+import stillframe
+from stillframe.errors import DeviceError, StillframeError
+from stillframe.rescue.flows.menu import menu
+from stillframe.rescue.pages import LeaveFor, Option
+from stillframe.rescue.screens.app import RescueApp
+from stillframe.rescue.screens.reading import Rows, bar, printable, wrap
+from stillframe.rescue.talk import Talk
+from stillframe.testing.rescue_world import SECRET, MadeUpJobs, make_world
+
+GUIDE = Path(stillframe.__file__).parents[2] / "docs" / "guide" / "rescue.md"
+CONSOLE = re.compile(r"[\x20-\x7e]*")
+Shots = dict[str, str]
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    monkeypatch.setenv("TERM", "vt100")
+    __import__("time").tzset()
+
+
+def shot(app: RescueApp) -> str:
+    """What the terminal shows."""
+    lines = [strip.text.rstrip() for strip in app.screen._compositor.render_strips()]
+    assert len(lines) == 24
+    for line in lines:
+        assert len(line) <= 80
+        assert CONSOLE.fullmatch(line), f"a character that a console font may not have: {line!r}"
+    return re.sub(r"\S+( min \S+)? s so far", "5 min 08 s so far", "\n".join(lines)).rstrip()
+
+
+async def press(pilot: Pilot[LeaveFor], *keys: str) -> None:
+    for key in keys:
+        await pilot.press(key)
+        await pilot.pause()
+        for _ in range(200):
+            if pilot.app._work is None:  # type: ignore[attr-defined]
+                break
+            await asyncio.sleep(0.01)
+        await pilot.pause()
+
+
+async def write(pilot: Pilot[LeaveFor], text: str) -> None:
+    await press(pilot, *("space" if char == " " else char for char in text), "enter")
+
+
+def drive(app: RescueApp, steps: Callable[[Pilot[LeaveFor]], Awaitable[None]]) -> LeaveFor | None:
+    async def run() -> None:
+        async with app.run_test(size=(80, 24)) as pilot:
+            await pilot.pause()
+            await steps(pilot)
+
+    asyncio.run(run())
+    return app.return_value
+
+
+def make_app(jobs: MadeUpJobs, *, has_backups: bool = True) -> RescueApp:
+    world = make_world(jobs, has_backups=has_backups)
+    return RescueApp(Talk(lambda: menu(world)))
+
+
+def take_shots() -> Shots:
+    """Every screen of a restore and the first ones of a backup."""
+    shots, gate = Shots(), threading.Event()
+    jobs = MadeUpJobs()
+    app = make_app(jobs)
+
+    def hold() -> None:
+        gate.wait(20)
+
+    async def steps(pilot: Pilot[LeaveFor]) -> None:
+        shots["menu"] = shot(app)
+        await press(pilot, "enter")
+        shots["backup"] = shot(app)
+        await press(pilot, "escape", "2", "enter")
+        shots["where"] = shot(app)
+        await press(pilot, "enter")
+        shots["unlock"] = shot(app)
+        await write(pilot, SECRET)
+        shots["images"] = shot(app)
+        await press(pilot, "enter")
+        shots["target"] = shot(app)
+        await press(pilot, "2", "enter", "enter")
+        shots["larger"] = shot(app)
+        await press(pilot, "enter")
+        shots["plan"] = shot(app)
+        jobs.wait = hold
+        for key in (*"restore", "enter"):
+            await pilot.press(key)
+        await pilot.pause(0.6)
+        shots["work"] = shot(app)
+        await pilot.press("escape")
+        await pilot.pause()
+        shots["stop"] = shot(app)
+        await pilot.press("x")
+        gate.set()
+        await press(pilot, "x")
+        shots["done"] = shot(app)
+
+    drive(app, steps)
+    return shots
+
+
+def test_the_guide_shows_what_the_screens_show() -> None:
+    shots, text = take_shots(), GUIDE.read_text()
+    for name, shown in shots.items():
+        mark = f"<!-- screen: {name} -->\n```text\n"
+        before, found, after = text.partition(mark)
+        assert found, f"{GUIDE.name} has no screen {name}"
+        kept, end, rest = after.partition("\n```\n")
+        if os.environ.get("STILLFRAME_WRITE_GUIDE"):
+            text = f"{before}{mark}{shown}{end}{rest}"
+        else:
+            assert kept == shown, name
+    if os.environ.get("STILLFRAME_WRITE_GUIDE"):
+        GUIDE.write_text(text)
+
+
+def test_a_restore_asks_for_what_was_chosen_and_ends_with_a_restart() -> None:
+    jobs = MadeUpJobs()
+
+    async def steps(pilot: Pilot[LeaveFor]) -> None:
+        await press(pilot, "2", "enter", "enter")
+        await write(pilot, SECRET)
+        await press(pilot, "enter", "2", "enter", "down", "enter", "2", "enter")
+        await write(pilot, "yes")
+        assert not any("--yes" in words for words in jobs.asked)
+        await write(pilot, "restore")
+        await press(pilot, "enter")
+
+    assert drive(make_app(jobs), steps) == "restart"
+    image = "3fa9c2d1" * 4
+    wanted = ("restore", image, "/dev/sda", "--adapt", "--fit", "--yes", "--repo")
+    assert jobs.asked[-1][: len(wanted)] == wanted
+
+
+def test_what_cannot_be_chosen_is_not_taken() -> None:
+    jobs = MadeUpJobs()
+
+    async def steps(pilot: Pilot[LeaveFor]) -> None:
+        await press(pilot, "2", "enter", "enter")
+        await write(pilot, SECRET)
+        await press(pilot, "enter", "3", "enter")
+        assert "Onto which disk?" in shot(pilot.app)  # type: ignore[arg-type]
+        assert "NOT POSSIBLE: the repository with the backups is on it" in shot(pilot.app)  # type: ignore[arg-type]
+        assert "> 3" in shot(pilot.app)  # type: ignore[arg-type]
+
+    drive(make_app(jobs), steps)
+    assert not any(words[0] == "restore" for words in jobs.asked)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(DeviceError("/dev/sdb1 failed to read", hint="Is the disk still plugged in?"), "Is the disk still plugged in?")],
+)
+def test_an_error_is_a_sentence_and_a_way_on(error: StillframeError, words: str) -> None:
+    jobs = MadeUpJobs(fails={"restore": error})
+    app = make_app(jobs)
+
+    async def steps(pilot: Pilot[LeaveFor]) -> None:
+        await press(pilot, "2", "enter", "enter")
+        await write(pilot, SECRET)
+        await press(pilot, "enter", "2", "enter", "enter", "enter")
+        await write(pilot, "restore")
+        assert words in shot(app)
+        assert "Go on where it stopped" in shot(app)
+        jobs.fails.clear()
+        await press(pilot, "enter")
+        assert "Restored" in shot(app)
+
+    drive(app, steps)
+    assert "--delta" in jobs.asked[-1]
+
+
+def test_a_fault_of_ours_does_not_end_the_screens() -> None:
+    jobs = MadeUpJobs()
+    app = make_app(jobs)
+
+    def break_it() -> None:
+        raise ZeroDivisionError("broken")
+
+    async def steps(pilot: Pilot[LeaveFor]) -> None:
+        await press(pilot, "2", "enter", "enter")
+        await write(pilot, SECRET)
+        await press(pilot, "enter", "2", "enter", "enter", "enter")
+        jobs.wait = break_it
+        await write(pilot, "restore")
+        assert "This is a bug in Stillframe: ZeroDivisionError: broken" in shot(app)
+
+    drive(app, steps)
+
+
+def test_nothing_found_says_what_to_do() -> None:
+    app = make_app(MadeUpJobs(), has_backups=False)
+
+    async def steps(pilot: Pilot[LeaveFor]) -> None:
+        await press(pilot, "2", "enter")
+        assert "No backups were found" in shot(app)
+        await press(pilot, "enter")
+        assert "smb://NAME@SERVER/SHARE/FOLDER" in shot(app)
+        await write(pilot, "nonsense")
+        assert "'nonsense' is no place" in shot(app)
+
+    drive(app, steps)
+
+
+def test_text_is_wrapped_and_cannot_steer_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\u2026") == "a\\x1b[2Jb..."
+    assert wrap(["  a long line of words", ""], 10) == ["  a long", "  line of", "  words", ""]
+    assert bar(1, 2) == f"[{'#' * 25}{'.' * 25}]"
+    assert bar(5, 0) == ""
+
+
+def test_a_long_list_shows_what_is_marked() -> None:
+    class Holder(RescueApp):
+        pass
+
+    app = Holder(Talk(lambda: menu(make_world(MadeUpJobs()))))
+
+    async def steps(pilot: Pilot[LeaveFor]) -> None:
+        rows = app.query_one("#rows", Rows)
+        rows.show([Option(key=str(number), words=f"line {number}") for number in range(100)])
+        rows.styles.height = 10
+        await pilot.pause()
+        assert "more below" in shot(app)
+        await pilot.press("end")
+        await pilot.pause()
+        assert "> " in shot(app)
+        assert "line 99" in shot(app)
+        assert "more above" in shot(app)
+
+    drive(app, steps)

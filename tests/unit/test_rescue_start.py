@@ -1,0 +1,121 @@
+"""``rescue start``: answers are carried out once, by one terminal, and end as they say; ``ui`` wants a terminal."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stillframe.cli import rescue_screens
+from stillframe.errors import UsageError
+from stillframe.rescue.answer_places import FoundAnswers
+from stillframe.rescue.answers import Answers, parse_answers
+from stillframe.rescue.unattended import Verdict
+from stillframe.rescue.world import World
+from stillframe.testing.command_line import call
+
+GOOD = Verdict(verb="restore", ok=True, exit_code=0, message="all is well", facts={"target": "/dev/sdb"})
+BAD = Verdict(verb="restore", ok=False, exit_code=22, message="the target is too small", hint="Choose a larger one.")
+
+
+class Machine:
+    """What a start does here: which answers, how they end, and what becomes of the power."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.report = folder / "serial"
+        self.report.touch()
+        self.runs, self.power, self.shown = 0, list[str](), list[tuple[str, ...]]()
+        self.verdict = GOOD
+        self.text = "[restore]\n"
+        monkeypatch.setattr(rescue_screens, "_RUN", str(folder / "run"))
+        (folder / "cmdline").write_text("quiet")
+        monkeypatch.setattr(rescue_screens, "_COMMAND_LINE", str(folder / "cmdline"))
+        monkeypatch.setattr(rescue_screens, "_find", self.find)
+        monkeypatch.setattr(rescue_screens, "carry_out", self.carry_out)
+        monkeypatch.setattr(rescue_screens, "change_power", self.power.append)
+        monkeypatch.setattr(rescue_screens, "_screens", self.show)
+
+    def find(self, _world: World) -> FoundAnswers | None:
+        if not self.text:
+            return None
+        return FoundAnswers(where="here", folder="", answers=parse_answers(self.text, where="here"))
+
+    def carry_out(self, _world: World, _answers: Answers, _say: object) -> Verdict:
+        self.runs += 1
+        return self.verdict
+
+    def show(self, _call: object, _world: World, notes: tuple[str, ...]) -> int:
+        self.shown.append(notes)
+        return 0
+
+    @property
+    def said(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.report.read_text().splitlines() if line]
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(tmp_path, monkeypatch)
+
+
+def test_answers_are_carried_out_once_and_the_verdict_is_a_line_of_json(machine: Machine) -> None:
+    machine.text = f'[restore]\n[after]\nthen = "poweroff"\nreport = "{machine.report}"\n'
+    assert call("rescue", "start").exit_code == 0
+    assert (machine.runs, machine.power, machine.shown) == (1, ["shutdown"], [])
+    assert machine.said == [
+        {"type": "verdict", "verb": "restore", "ok": True, "exit_code": 0, "message": "all is well", "hint": "",
+         "target": "/dev/sdb"}
+    ]  # fmt: skip
+    call("rescue", "start")
+    assert (machine.runs, machine.shown) == (1, [()])
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "power"), [("screens", []), ("poweroff", ["shutdown"]), ("restart", ["restart"])]
+)
+def test_a_failure_ends_as_the_answers_say(machine: Machine, on_failure: str, power: list[str]) -> None:
+    machine.verdict = BAD
+    machine.text = f'[restore]\n[after]\nthen = "poweroff"\non-failure = "{on_failure}"\nreport = "{machine.report}"\n'
+    assert call("rescue", "start").exit_code == 0
+    assert machine.power == power
+    assert machine.said[0]["exit_code"] == 22
+    shown = [line for notes in machine.shown for line in notes]
+    assert ("The target is too small." in shown) == (not power)
+    assert ("Choose a larger one." in shown) == (not power)
+
+
+def test_wrong_answers_are_a_verdict_and_then_the_screens(machine: Machine) -> None:
+    machine.text = "[bogus]\n"
+    done = call("rescue", "start")
+    assert (done.exit_code, machine.runs) == (0, 0)
+    assert json.loads(done.output)["exit_code"] == 2
+    assert any("there is no section [bogus]" in line for line in machine.shown[0])
+
+
+def test_answers_without_a_verb_settle_things_for_the_screens(machine: Machine) -> None:
+    machine.text = '[repository]\nwhere = "nfs://nas/x"\n'
+    assert call("rescue", "start").exit_code == 0
+    assert (machine.runs, machine.shown) == (0, [()])
+
+
+def test_a_second_terminal_says_that_the_first_is_at_it(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with rescue_screens._lock(str(tmp_path / "run" / "answers.lock")) as is_ours:
+        assert is_ours
+        assert call("rescue", "start").exit_code == 0
+    assert machine.runs == 0
+    assert "another screen" in machine.shown[0][0]
+
+
+def test_without_a_terminal_the_screens_are_an_error() -> None:
+    for words in (["ui"], ["ui", "--json"]):
+        done = call(*words)
+        assert done.exit_code == UsageError.exit_code
+        assert "need a terminal" in done.output + done.errors
+
+
+def test_without_textual_the_screens_are_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "stillframe.rescue.screens.app", None)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    done = call("ui", typed=[])
+    assert done.exit_code == 20
+    assert "textual" in done.errors
