@@ -165,16 +165,6 @@ def test_a_volume_by_itself(tmp_path: Path, kind: str, size: int, room: int) -> 
     assert hash_file(volume) == before
 
 
-@pytest.mark.parametrize("wipe", [False, True])
-def test_what_the_larger_volume_does_not_use_is_written_only_with_wipe(tmp_path: Path, wipe: bool) -> None:
-    files = make_late_volume(tmp_path / "volume", "ext4", 32 * MIB)
-    target = used_file(tmp_path / "target", 96 * MIB)
-    result = clone_fitted(tmp_path / "volume", target, RestoreOptions(fit=True, wipe=wipe))
-    assert (b"\xff" * 65_536 in target.read_bytes()) is not wipe
-    assert (result.bytes_written < 32 * MIB) is not wipe
-    judge_late_volume("ext4", target, files)
-
-
 @pytest.mark.slow
 def test_a_disk_file_of_a_virtual_machine(disks: Disks, tmp_path: Path) -> None:
     disk = disks("gpt", 512)

@@ -1,4 +1,4 @@
-"""The verb ``clone``: as it is, or made to fit its target."""
+"""The verb ``clone``."""
 
 import argparse
 import os

@@ -18,7 +18,6 @@ from stillframe.disk import Layout, Patch, fit_table, moved_layout, new_identity
 from stillframe.disk.new_table import build_table
 from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
-from stillframe.fs.registry import identify, read_used_map
 from stillframe.host.target import create_target_file, open_target
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.conversions.planning import front_of
@@ -254,8 +253,7 @@ def _place_partitions(
     placer.place([*maps, *others])
     for part in parts:
         if part.number in views:
-            view = views[part.number]
-            placer.place_view(view, plan.place_of(part).start, read_used_map(view, identify(view)).extents)
+            placer.place_view(views[part.number], plan.place_of(part).start)
 
 
 def _patches(

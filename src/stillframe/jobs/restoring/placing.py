@@ -134,13 +134,8 @@ class Placer:
                     for task in self._tasks(placed, span):
                         workers.put(task)
 
-    def place_view(self, view: BlockReader, offset: int, used: ExtentSet) -> None:
-        """Write a volume that is shown by a reader, as an image of it would be written.
-
-        Args:
-            view: The volume. What it does not have is zeros.
-            offset: Where its first byte goes on the target.
-            used: Bytes of it that are in use: of the others, what it does not have stays as it is, without ``wipe``.
+    def place_view(self, view: BlockReader, offset: int) -> None:
+        """Write all of a volume that is shown by a reader. What it does not have becomes zeros, whoever left it out.
 
         Raises:
             DamagedError: A chunk below it cannot be had.
@@ -149,19 +144,14 @@ class Placer:
         for known in view.known_extents(Extent(0, view.size)):
             start, end = known.extent.start, known.extent.end
             if known.kind is not ExtentKind.DATA:
-                self._leave_or_clear(known.extent, offset, used)
+                if self._options.is_zero:
+                    self.written.add(skipped=end - start)
+                else:
+                    self.clear(Extent(offset + start, offset + end))
                 continue
             for here in range(start, end, _VIEW_STEP):
                 self._context.cancel.check()
                 self._write_there(view.read_at(here, min(_VIEW_STEP, end - here)), offset + here)
-
-    def _leave_or_clear(self, extent: Extent, offset: int, used: ExtentSet) -> None:
-        """Of a volume's range without data, make zeros what has to be."""
-        needed = used.clipped(extent) if not self._options.wipe else ExtentSet.of(extent)
-        needed = ExtentSet.empty() if self._options.is_zero else needed
-        self.written.add(skipped=extent.size - needed.size)
-        for part in needed:
-            self.clear(part.shifted(offset))
 
     def _write_there(self, data: bytes, offset: int) -> None:
         if self._options.delta and self.target.read_at(offset, len(data)) == data:
@@ -174,9 +164,9 @@ class Placer:
     def write_chunk(self, data: bytes, offset: int, placed: PlacedMap) -> None:
         """Write one chunk where that is allowed."""
         extent = Extent(offset, offset + len(data))
-        is_zeros = self._options.is_zero and not np.frombuffer(data, np.uint8).any()
+        is_there = self._options.is_zero and not np.frombuffer(data, np.uint8).any()
         for part in _allowed(extent, placed):
-            if is_zeros:  # a disk that stands for its image does not know which chunks are zeros
+            if is_there:  # a disk that stands for its image does not know which chunks are zeros
                 self.written.add(skipped=part.size)
                 continue
             self.target.write_at(part.start, memoryview(data)[part.start - offset : part.end - offset])
