@@ -184,7 +184,8 @@ def test_an_error_is_a_sentence_and_a_way_on(error: StillframeError, words: str)
     assert "--delta" in jobs.asked[-1]
 
 
-def test_a_fault_of_ours_does_not_end_the_screens() -> None:
+def test_a_fault_of_ours_does_not_end_the_screens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     jobs = MadeUpJobs()
     app = make_app(jobs)
 

@@ -1,5 +1,9 @@
 """The order of pages: answers, the way back, and work that is done once."""
 
+from pathlib import Path
+
+import pytest
+
 from stillframe.errors import UsageError
 from stillframe.rescue.pages import Ask, Choose, Flow, Leave, Option, Outcome, Page, Tell, Work
 from stillframe.rescue.talk import Talk
@@ -77,7 +81,9 @@ def test_a_talk_ends() -> None:
     assert talk.back() is None
 
 
-def test_an_error_of_ours_is_an_outcome_and_so_is_a_bug() -> None:
+def test_an_error_of_ours_is_an_outcome_and_so_is_a_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
     def fails(_doing: object) -> None:
         raise UsageError("wrong", hint="right")
 
@@ -87,3 +93,5 @@ def test_an_error_of_ours_is_an_outcome_and_so_is_a_bug() -> None:
     assert bug.error is not None
     assert "bug in Stillframe: ZeroDivisionError" in bug.error.message
     assert isinstance(bug, Outcome)
+    (kept,) = tmp_path.iterdir()
+    assert "ZeroDivisionError" in kept.read_text()
