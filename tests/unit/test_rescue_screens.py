@@ -243,3 +243,35 @@ def test_a_long_list_shows_what_is_marked() -> None:
         assert "more above" in shot(app)
 
     drive(app, steps)
+
+
+def test_disks_say_how_they_are() -> None:
+    jobs = MadeUpJobs()
+    app = make_app(jobs)
+
+    async def steps(pilot: Pilot[LeaveFor]) -> None:
+        await press(pilot, "5", "enter")
+        assert "This disk reports 12 sectors it could not read" in shot(app)
+        assert "sectors that could not be read: 12" in shot(app)
+        await press(pilot, "enter")
+        assert "Back up this computer" in shot(app)
+
+    drive(app, steps)
+    assert jobs.asked == [("health",)]
+
+
+def test_a_copy_onto_a_smaller_disk_is_made_to_fit() -> None:
+    jobs = MadeUpJobs()
+    app = make_app(jobs)
+
+    async def steps(pilot: Pilot[LeaveFor]) -> None:
+        await press(pilot, "4", "enter", "enter")
+        page = shot(app)
+        number = next(line.strip(" >").split()[0] for line in page.splitlines() if "/dev/sdc" in line)
+        await press(pilot, number, "enter")
+        assert "This is going to be done" in shot(app)
+        await write(pilot, "clone")
+        assert "Copied" in shot(app)
+
+    drive(app, steps)
+    assert jobs.asked[-1] == ("clone", "/dev/nvme0n1", "/dev/sdc", "--fit", "--yes")

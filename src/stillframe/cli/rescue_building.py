@@ -13,6 +13,7 @@ from stillframe.clock import SystemClock, rfc3339
 from stillframe.rescue.medium.building import BuildResult, apply_build
 from stillframe.rescue.medium.plan import MediumPlan, MediumWishes, plan_build
 from stillframe.rescue.medium.settings import SettingWishes
+from stillframe.rescue.noting import note_rescue
 from stillframe.units import format_duration, format_size
 
 _QUESTION = "Everything on the stick that is listed above will be overwritten."
@@ -31,6 +32,8 @@ def build(call: Call) -> int:
         screen.confirm(_QUESTION, "write", yes=call.options.yes)
     with running(screen) as context:
         result = apply_build(plan, clock, context)
+    made = os.path.abspath(plan.wishes.iso) if plan.wishes.iso else plan.wishes.usb or plan.wishes.pieces
+    note_rescue(made, clock=clock)
     screen.finish("rescue build", _result_fields(plan, result), list(_result_lines(plan, result)))
     return 0
 

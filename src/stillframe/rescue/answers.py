@@ -129,13 +129,16 @@ class CloneAnswer(Section, frozen=True, kw_only=True):
 
     source: DiskAnswer
     target: DiskAnswer
+    fit: bool = False
     new_identity: bool = False
+    adapt: bool = False
     wipe: bool = False
 
     @property
     def options(self) -> tuple[str, ...]:
         """As ``stillframe clone`` wants them."""
-        return tuple(f"--{name.replace('_', '-')}" for name in ("new_identity", "wipe") if getattr(self, name))
+        named = ("fit", "new_identity", "adapt", "wipe")
+        return tuple(f"--{name.replace('_', '-')}" for name in named if getattr(self, name))
 
 
 class AfterAnswer(Section, frozen=True, kw_only=True):

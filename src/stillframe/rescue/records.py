@@ -62,6 +62,30 @@ class DisksSaid(Record, frozen=True, kw_only=True):
     disks: tuple[DiskSeen, ...]
 
 
+class MeasureSeen(Record, frozen=True, kw_only=True):
+    """A number that a disk tells of itself."""
+
+    name: str
+    value: int | str
+
+
+class HealthSeen(Record, frozen=True, kw_only=True):
+    """How a disk is."""
+
+    path: str
+    size: int
+    verdict: str
+    condition: str
+    model: str = ""
+    measures: tuple[MeasureSeen, ...] = ()
+
+
+class HealthSaid(Record, frozen=True, kw_only=True):
+    """The result of ``health``."""
+
+    disks: tuple[HealthSeen, ...]
+
+
 class ImageSeen(Record, frozen=True, kw_only=True):
     """An image in a list."""
 

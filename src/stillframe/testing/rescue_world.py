@@ -67,6 +67,13 @@ _PLAN: Final = {
 }  # fmt: skip
 
 
+HEALTH: Final[dict[str, Any]] = {
+    "path": "/dev/sda", "size": 512 * GB, "model": "Old Disk", "condition": "failing",
+    "verdict": "This disk reports 12 sectors it could not read: save what is on it now, then replace it.",
+    "measures": [{"name": "sectors that could not be read", "value": 12, "means": "bad"}],
+}  # fmt: skip
+
+
 class MadeUpPlaces(Places):
     """Places that were found already."""
 
@@ -137,6 +144,7 @@ def _said(words: Sequence[str]) -> dict[str, Any]:
         "backup": {"image": "91c4aa02" * 4, "bytes_read": 181 * GB, "bytes_added": 6 * GB, "seconds": 1320.0,
                    "read_back": {"ok": True}},
         "verify": {"ok": True},
+        "health": {"disks": [HEALTH]},
     }  # fmt: skip
     return said[words[0]]
 

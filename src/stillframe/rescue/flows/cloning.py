@@ -8,12 +8,13 @@ from typing import Final
 
 from stillframe.rescue.calls import Doing
 from stillframe.rescue.choosing import Judged, contents_words, disk_words
-from stillframe.rescue.flows.restoring import judged_disks
+from stillframe.rescue.flows.restoring import ask_to_fill, judged_disks
 from stillframe.rescue.flows.words import disk_option, restored_lines, told, verdict
 from stillframe.rescue.pages import Choose, Option, Outcome, Step, TypeWord, Work
 from stillframe.rescue.records import DiskSeen, PlanSaid, RestoreSaid
 from stillframe.rescue.world import World
 
+_SMALLER: Final = ("The new disk is smaller: what is in use may fit, and partitions are made smaller (--fit).",)
 _STOP: Final = "The copy is not complete then, and does not start. The disk that is copied is not touched."
 
 
@@ -61,20 +62,22 @@ def _choose_target(disks: tuple[Judged, ...], source: DiskSeen) -> Step:
 
 
 def _refusal(disk: DiskSeen, source: DiskSeen) -> str:
-    if disk.path == source.path:
-        return "it is the disk that is copied"
-    return "it is smaller: make a backup, and restore that" if disk.size < source.size else ""
+    return "it is the disk that is copied" if disk.path == source.path else ""
 
 
 def _copy(world: World, source: DiskSeen, target: DiskSeen) -> Step:
     words = ["clone", source.path, target.path]
+    if target.size < source.size:
+        words.append("--fit")
+    else:
+        words += yield from ask_to_fill(target.size, source.size, "the one that is copied has")
     outcome: Outcome = yield Work(
         title="Making the plan",
-        lines=("The disks are looked at. Nothing is written.",),
+        lines=("The disks are looked at. Nothing is written.", *(_SMALLER if target.size < source.size else ())),
         do=lambda doing: world.run([*words, "--dry-run"], PlanSaid, doing).result,
     )
     if outcome.error is not None:
-        yield told(outcome.error)
+        yield told(outcome.error, title="Not onto this disk")
         return ""
     yield TypeWord(
         title="This is going to be done",

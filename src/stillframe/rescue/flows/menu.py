@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from stillframe.rescue.flows.cloning import clone
+from stillframe.rescue.flows.health import ask_health
 from stillframe.rescue.flows.restoring import restore
 from stillframe.rescue.flows.saving import back_up
 from stillframe.rescue.flows.taking import take_files
@@ -18,6 +19,7 @@ _FLOWS: Final[dict[str, Callable[[World], Step]]] = {
     "restore": restore,
     "files": take_files,
     "clone": clone,
+    "health": ask_health,
 }
 _LEAVES: Final[dict[str, LeaveFor]] = {
     "shell": "shell",
@@ -52,6 +54,7 @@ def menu_page(world: World, notes: tuple[str, ...]) -> Choose:
         Option(key="restore", words="Restore this computer", detail="put an image back onto a disk"),
         Option(key="files", words="Take files out of a backup", detail="onto a USB stick or a disk"),
         Option(key="clone", words="Copy one disk to another", detail="without a backup in between"),
+        Option(key="health", words="Are the disks well?", detail="what they say of themselves; nothing is changed"),
         Option(key="shell", words="A shell", detail="for who knows commands; 'exit' comes back here"),
     ]
     if world.is_installed:

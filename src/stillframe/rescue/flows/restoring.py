@@ -177,19 +177,23 @@ def _choose_options(chosen: _Chosen) -> Step:
         ),
     )
     options += ["--adapt"] if same == "other" else []
-    if target.size > chosen.source.disk.size * _ROOM:
-        fit = yield Choose(
-            title="The disk is larger",
-            lines=(
-                f"The disk has {format_size(target.size)}, the image's had {format_size(chosen.source.disk.size)}.",
-            ),
-            options=(
-                Option(key="keep", words="Keep the sizes as they were", detail="the rest stays free"),
-                Option(key="fit", words="Use the whole disk", detail="partitions are made larger (--fit)"),
-            ),
-        )
-        options += ["--fit"] if fit == "fit" else []
+    options += yield from ask_to_fill(target.size, chosen.source.disk.size, "the image's had")
     return tuple(options)
+
+
+def ask_to_fill(size: int, before: int, words: str) -> Step:
+    """What is done with the rest of a disk that is larger than another one was; brings options."""
+    if size <= before * _ROOM:
+        return []
+    fit = yield Choose(
+        title="The disk is larger",
+        lines=(f"The disk has {format_size(size)}, {words} {format_size(before)}.",),
+        options=(
+            Option(key="keep", words="Keep the sizes as they were", detail="the rest stays free"),
+            Option(key="fit", words="Use the whole disk", detail="partitions are made larger (--fit)"),
+        ),
+    )
+    return ["--fit"] if fit == "fit" else []
 
 
 def _plan_and_apply(world: World, chosen: _Chosen) -> Step:

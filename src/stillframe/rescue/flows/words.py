@@ -15,6 +15,7 @@ from stillframe.rescue.world import World
 from stillframe.units import format_duration, format_rate, format_size
 
 _RUNGS: Final = {
+    "rehearsed": "proven: the medium brought it back in a trial",
     "booted": "proven: it started in a trial",
     "sampled": "good: files were compared",
     "checked": "good: checked",

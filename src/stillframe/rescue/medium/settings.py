@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from stillframe.errors import UsageError
 from stillframe.jobs.starts.driver_folder import list_packages
+from stillframe.rescue.answers import parse_answers
 
 ANSWERS: Final = "settings/rescue.toml"
 _TEXT_MAX: Final = 1 << 20
@@ -125,6 +126,7 @@ def _answers(wishes: SettingWishes) -> bytes:
                 hint="Leave one of them out.",
             )
         text += f"\n[repository]\nwhere = {json.dumps(wishes.repository, ensure_ascii=False)}\n"
+    parse_answers(text, where=wishes.answers or "--repo")
     return text.encode()
 
 
