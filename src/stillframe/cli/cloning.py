@@ -1,4 +1,4 @@
-"""The verb ``clone``."""
+"""The verb ``clone``: as it is, or made to fit its target."""
 
 import argparse
 import os

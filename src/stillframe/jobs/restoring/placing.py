@@ -164,9 +164,9 @@ class Placer:
     def write_chunk(self, data: bytes, offset: int, placed: PlacedMap) -> None:
         """Write one chunk where that is allowed."""
         extent = Extent(offset, offset + len(data))
-        is_there = self._options.is_zero and not np.frombuffer(data, np.uint8).any()
+        is_zeros = self._options.is_zero and not np.frombuffer(data, np.uint8).any()
         for part in _allowed(extent, placed):
-            if is_there:  # a disk that stands for its image does not know which chunks are zeros
+            if is_zeros:  # a disk that stands for its image does not know which chunks are zeros
                 self.written.add(skipped=part.size)
                 continue
             self.target.write_at(part.start, memoryview(data)[part.start - offset : part.end - offset])

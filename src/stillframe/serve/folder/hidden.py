@@ -22,7 +22,7 @@ def _same_folder() -> Iterator[Callable[[], None]]:
     Paths that a person wrote without their folder would mean others from then on. Source: libfuse lib/helper.c,
     ``fuse_daemonize``.
     """
-    here = os.open(".", os.O_RDONLY)
+    here = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))  # whoever may be there need not be able to list it
     try:
         yield lambda: os.chdir(here)
     finally:
