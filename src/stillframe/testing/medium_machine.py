@@ -91,8 +91,11 @@ class MediumMachine:
 class RunningMedium:
     """A machine that runs. ``start_medium`` makes it."""
 
-    def __init__(self, machine: MediumMachine, port: int, line: socket.socket) -> None:
+    def __init__(
+        self, machine: MediumMachine, port: int, line: socket.socket, process: "subprocess.Popen[bytes]"
+    ) -> None:
         self._machine = machine
+        self._process = process
         self._port = port
         self._line = line
         self.began: Final = time.monotonic()
@@ -117,6 +120,13 @@ class RunningMedium:
             assert time.monotonic() < deadline, f"not said in {limit_s:g} s: {pattern}\n{self.said[-_SHOWN:]}"
             time.sleep(_STEP_S)
         return time.monotonic() - self.began
+
+    def wait_for_end(self, *, limit_s: float) -> None:
+        """Wait until it has switched itself off."""
+        try:
+            assert self._process.wait(limit_s) == 0
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it is still on after {limit_s:g} s\n{self.said[-_SHOWN:]}") from None
 
     def send(self, text: str) -> None:
         """Type on the serial line."""
@@ -151,7 +161,7 @@ def start_medium(machine: MediumMachine) -> Iterator[RunningMedium]:
     line = socket.socket(getattr(socket, "AF_UNIX"))  # noqa: B009 - Windows has none, for the checker of types
     try:
         _connect(line, machine.folder / "line", process)
-        yield RunningMedium(machine, port, line)
+        yield RunningMedium(machine, port, line, process)
     finally:
         process.kill()
         process.wait()

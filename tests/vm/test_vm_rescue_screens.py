@@ -1,0 +1,130 @@
+"""A computer comes back through the screens of the medium: keys and words over the serial line, as a person types them.
+
+The disk that comes back says from inside that all of it did. The screens stand in the output of the test (``pytest
+-s``).
+"""
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyte
+import pytest
+
+from stillframe.store.local import LocalStore
+from stillframe.testing.boot_layouts import PLAIN, SIZE, layout_disk
+from stillframe.testing.boot_reports import RIGHT, start_and_report
+from stillframe.testing.command_line import call
+from stillframe.testing.debian_guest import cache, make_disk
+from stillframe.testing.job_runs import backup_paths, make_repository
+from stillframe.testing.medium_machine import MediumMachine, RunningMedium, start_medium
+from stillframe.testing.virtual_machine import Drive
+from stillframe.testing.volumes_windows import run_tool
+
+pytestmark = [pytest.mark.root, pytest.mark.vm]
+PASSPHRASE = "four words on paper"  # noqa: S105 - of a test
+LIMIT_S = 1200
+MIB = 1 << 20
+ENTER = "\r"
+
+
+class Watcher:
+    """Looks at the serial line as a terminal of 80 by 24 does."""
+
+    def __init__(self, machine: RunningMedium, log: Path) -> None:
+        self.machine = machine
+        self._log = log
+        self._seen = 0
+        self._screen = pyte.Screen(80, 24)
+        self._stream = pyte.ByteStream(self._screen)
+
+    @property
+    def text(self) -> str:
+        """What stands on the screen now."""
+        raw = self._log.read_bytes()
+        self._stream.feed(raw[self._seen :])
+        self._seen = len(raw)
+        return "\n".join(line.rstrip() for line in self._screen.display)
+
+    def wait(self, pattern: str) -> str:
+        """The screen, once it shows this and has come to rest."""
+        deadline, before = time.monotonic() + LIMIT_S, ""
+        while True:
+            now = self.text
+            if re.search(pattern, now) and now == before:
+                print(now, "\n", "-" * 80, sep="")  # noqa: T201 - pytest -s shows it
+                return now
+            assert time.monotonic() < deadline, f"not shown in {LIMIT_S} s: {pattern}\n{now}"
+            before = now
+            time.sleep(1)
+
+    def choose(self, title: str, line: str) -> None:
+        """Wait for a page, go down to a line, and take it."""
+        shown = self.wait(title)
+        options = re.findall(r"(?m)^ (?:>| ) +(\d+) (.*(?:\n {5}.*)*)", shown)
+        number = next((number for number, words in options if line in words), "")
+        assert number, f"no line with {line!r}\n{shown}"
+        self.machine.send(number)
+        time.sleep(1)
+        self.machine.send(ENTER)
+
+    def write(self, title: str, words: str) -> None:
+        """Wait for a page that asks, type, and go on."""
+        self.wait(title)
+        for letter in words:
+            self.machine.send(letter)
+            time.sleep(0.05)
+        self.machine.send(ENTER)
+
+
+def fat_disk(path: Path, folder: Path) -> Path:
+    """A disk with a FAT32 volume that holds a folder."""
+    make_disk(path, 1024 * MIB)
+    run_tool("sgdisk", "-n1:2048:0", "-t1:0700", str(path))
+    volume = f"{path}@@1M"
+    run_tool("mkfs.fat", "-F32", "-n", "BACKUP", "--offset", "2048", str(path), str((1024 - 2) * 1024))
+    run_tool("mcopy", "-s", "-i", volume, str(folder), "::/stillframe")
+    return path
+
+
+@contextmanager
+def medium(tmp_path: Path) -> Iterator[Path]:
+    """An ISO, made here; its base is made once."""
+    iso = tmp_path / "rescue.iso"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STILLFRAME_CACHE_DIR", str(cache() / "media"))
+        outcome = call("rescue", "build", iso, "--serial", "--yes")
+    assert outcome.exit_code == 0, outcome.output[-3000:]
+    yield iso
+    iso.unlink()
+
+
+def test_a_computer_comes_back_by_keys_over_the_serial_line(tmp_path: Path) -> None:
+    folder = tmp_path / "repository"
+    repository = make_repository(LocalStore(str(folder)), chunk_size=262_144, passphrase=PASSPHRASE)
+    backup_paths(repository, layout_disk(PLAIN))
+    backups, empty = fat_disk(tmp_path / "backups.img", folder), make_disk(tmp_path / "empty.img", SIZE)
+    machines = tmp_path / "m"
+    machines.mkdir()
+    disks = [Drive(file=empty, serial="empty"), Drive(file=backups, serial="backups")]
+    with medium(tmp_path) as iso:
+        machine = MediumMachine(
+            folder=machines, medium=iso, plugged="usb", firmware="uefi", key=tmp_path / "none", disks=disks
+        )
+        with start_medium(machine) as running:
+            watcher = Watcher(running, machines / "serial.log")
+            watcher.choose("Back up this computer", "Restore this computer")
+            watcher.choose("Where are the backups", "BACKUP")
+            watcher.write("Unlock the backups", PASSPHRASE)
+            watcher.choose("Which state do you want back", "")
+            watcher.choose("Onto which disk", "serial empty")
+            watcher.choose("same computer", "Yes")
+            watcher.write("This is going to be done", "restore")
+            watcher.choose("Restored", "Switch it off")
+            running.wait_for_end(limit_s=LIMIT_S)
+    report = start_and_report(tmp_path, empty, firmware="uefi")
+    assert report.code == RIGHT, report.log
+    assert subprocess.run(["mdir", "-i", f"{backups}@@1M", "::/stillframe"], check=False).returncode == 0
