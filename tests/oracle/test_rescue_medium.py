@@ -99,6 +99,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_stillframe_is_added_to_the_file_system_and_runs_from_there(base: Base, tmp_path: Path) -> None:
     settings = Settings(texts=(("settings/rescue.toml", b"[restore]\n"),), copies=(("drivers/a.inf", __file__),))
     made = make_filesystem(base, settings, str(tmp_path), new_step(tmp_path))
