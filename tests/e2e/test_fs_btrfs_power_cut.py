@@ -187,8 +187,8 @@ def test_a_frozen_volume_is_read_while_it_is_mounted(tmp_path: Path, options: st
         plain_files(root, promised)
         (root / "not synced").write_bytes(b"new" * 100_000)
         promised["not synced"] = hashlib.sha256(b"new" * 100_000).hexdigest()
-        run_tool("fsfreeze", "--freeze", str(root))
-        try:
+        try:  # also when it is stopped right after it froze: nobody could unmount it then
+            run_tool("fsfreeze", "--freeze", str(root))
             used = read_frozen_map(MemoryDisk(image.read_bytes()))
             keep_only(image, used.extents, copy)
         finally:
