@@ -77,6 +77,17 @@ def iso(key: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_microsoft_and_debian_signed_what_starts(iso: Path, tmp_path: Path) -> None:
+    signers = {
+        "EFI/BOOT/BOOTX64.EFI": "Microsoft Windows UEFI Driver Publisher", "EFI/BOOT/grubx64.efi": "Debian Secure Boot",
+        "EFI/BOOT/mmx64.efi": "Debian Secure Boot", "live/vmlinuz": "Debian Secure Boot",
+    }  # fmt: skip
+    for path, signer in signers.items():
+        file = tmp_path / Path(path).name
+        run_tool("osirrox", "-indev", str(iso), "-extract", f"/{path}", str(file))
+        assert signer in run_tool("sbverify", "--list", str(file)), path
+
+
 def unclean_disk(folder: Path) -> Path:
     """A computer's disk that was not shut down: an ext4 whose journal must be replayed, swap, and a volume group."""
     disk = make_disk(folder / "own.img", 300 << 20)
