@@ -5,7 +5,9 @@ device, and leaves out what LUKS, LVM or RAID need. So it is told of them, and w
 kernel's drivers and, where ``initramfs-tools`` keeps one, the line for each encrypted volume.
 
 Sources: crypttab(5) (option ``initramfs``, of Debian's cryptsetup-initramfs; ``/cryptroot/crypttab`` in the image),
-initramfs-tools(7) (``RESUME``), kernel-parameters.txt (``resume=``); kbuild.rst (``modules.builtin``).
+initramfs-tools(7) (``RESUME``), kernel-parameters.txt (``resume=``); dracut.cmdline(7) (``rd.lvm.lv=``,
+``rd.luks.uuid=``, ``rd.md.uuid=``; ``rd.auto``: nothing is opened unasked); systemd-cryptsetup-generator(8)
+(``rd.luks.name=``); kbuild.rst (``modules.builtin``).
 """
 
 import re
@@ -13,10 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from stillframe.disk.luks import read_header
+from stillframe.disk.md import read_member
 from stillframe.errors import MachineRefusal
 from stillframe.host.root_files import RootFiles
 from stillframe.jobs.starts.linux_parts import DiskPart, find_part, noted_locks
-from stillframe.jobs.starts.volume_stack import VolumeStack
+from stillframe.jobs.starts.volume_stack import LuksLayer, VolumeStack
 from stillframe.systems.fstab import parse_name
 from stillframe.systems.initrd import EarlyFiles, read_early_files
 from stillframe.systems.linux_ids import iter_paths
@@ -46,10 +50,12 @@ class EarlyNeeds:
     Attributes:
         layers: ``raid``, ``luks``, ``lvm``, as far as root, ``/usr`` or what it resumes from lie in them.
         targets: Names in ``crypttab`` of encrypted volumes that these lie in.
+        arguments: The same as words of a kernel's command line, for an early user space that opens what it is told.
     """
 
     layers: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
 
     def covers(self, files: RootFiles) -> Mapping[str, str]:
         """Texts that the program that makes an initramfs is shown: ``crypttab`` that asks for these volumes."""
@@ -72,11 +78,36 @@ def early_needs(
     """
     early = [mounted[folder] for folder in ("/", "/usr") if folder in mounted]
     early += [part for name in _resumed(files) if (part := find_part(name, parts)) is not None]
-    locks = [lock.header.uuid for part in early if part.nested is not None for lock in part.nested.locks]
-    return EarlyNeeds(
-        layers=tuple(dict.fromkeys(layer for part in early for layer in part.layers)),
-        targets=tuple(name for name, lock in noted_locks(files, stack).items() if lock.header.uuid in locks),
+    nested = [part.nested for part in early if part.nested is not None]
+    locks = [lock for volume in nested for lock in volume.locks]
+    noted = {name: lock for name, lock in noted_locks(files, stack).items() if lock in locks}
+    names = frozenset[str]().union(*(one.names for one in (*nested, *locks)))
+    layers = tuple(dict.fromkeys(layer for volume in nested for layer in volume.layers))
+    arguments = dict.fromkeys(
+        (*_array_arguments(stack, layers), *_lock_arguments(locks, noted), *_group_arguments(stack, names))
     )
+    return EarlyNeeds(layers=layers, targets=tuple(noted), arguments=tuple(arguments))
+
+
+def _array_arguments(stack: VolumeStack, layers: Sequence[str]) -> Iterator[str]:
+    for array in stack.arrays if "raid" in layers else ():
+        member = read_member(array.members[0][0])  # its id may be another one since it was opened
+        if member is not None:
+            yield f"rd.md.uuid={':'.join(member.array[at : at + 8] for at in range(0, 32, 8))}"
+
+
+def _lock_arguments(locks: Sequence[LuksLayer], noted: Mapping[str, LuksLayer]) -> Iterator[str]:
+    for lock in locks:
+        header = read_header(lock.writer)
+        if header is not None:
+            yield f"rd.luks.uuid=luks-{header.uuid}"
+            yield from (f"rd.luks.name={header.uuid}={name}" for name, one in noted.items() if one is lock)
+
+
+def _group_arguments(stack: VolumeStack, names: frozenset[str]) -> Iterator[str]:
+    for whole in stack.groups:
+        paths = (f"{whole.group.name}/{volume.name}" for volume in whole.group.logical)
+        yield from (f"rd.lvm.lv={path}" for path in paths if f"/dev/{path}" in names)
 
 
 def require_early(files: RootFiles, name: str, needs: EarlyNeeds) -> None:

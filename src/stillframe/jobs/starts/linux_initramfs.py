@@ -5,7 +5,7 @@ installed. It is always made for any machine: what the program would find here i
 Nor can it find out here that its root lies in LUKS, LVM or RAID, as there is no device mapper: it is told, and what it
 made is looked into (``linux_early``).
 
-Sources: update-initramfs(8), initramfs.conf(5) (``MODULES=most``), dracut(8) (``--no-hostonly``, ``--add``),
+Sources: update-initramfs(8), initramfs.conf(5) (``MODULES=most``), dracut(8) (``--no-hostonly``, ``--add``, ``--kernel-cmdline``),
 mkinitcpio(8) and mkinitcpio.conf(5) (``autodetect``).
 """
 
@@ -83,7 +83,7 @@ def _for_debian(linux: MountedLinux) -> Iterator[str]:
 def _by_dracut(linux: MountedLinux) -> Iterator[str]:
     program = next(path for path in _DRACUT if linux.files.is_program(path))
     wanted = [_DRACUT_MODULES[layer] for layer in linux.early.layers]
-    more = ["--add", " ".join(wanted)] if wanted else []
+    more = ["--add", " ".join(wanted), "--kernel-cmdline", " ".join(linux.early.arguments)] if wanted else []
     for name, version in images_of(linux.files):
         _make(linux, name, [program, "--force", "--no-hostonly", *more, f"/boot/{name}", version])
         yield name
