@@ -184,6 +184,27 @@ def test_its_initramfs_opens_what_its_root_lies_in(tmp_path: Path, stack: Stack)
     assert {"sbin/lvm", "sbin/mdadm", "sbin/cryptsetup"} <= set(after.early)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stack", ["lvm-luks", "lvm-raid", "luks-lvm"])
+def test_dracut_is_told_what_to_open(tmp_path: Path, stack: Stack) -> None:
+    """By the ids that are on the target, not those of the source."""
+    disk, target = make_nested_linux(tmp_path / "source", stack, dracut=True), tmp_path / "target"
+    result, _ = restored(disk, target, RestoreOptions(adapt=True, new_identity=True))
+    assert not result.may_not_start
+    after = look(disk, target)
+    modules, words = after.early["etc/told"].strip().split(" | ")
+    array = after.ids.get("array", "")
+    expected = {
+        "lvm-luks": ("crypt lvm", [f"rd.luks.uuid=luks-{after.ids.get('luks')}",
+                                   f"rd.luks.name={after.ids.get('luks')}={TARGET}", f"rd.lvm.lv={GROUP}/root"]),
+        "luks-lvm": ("lvm crypt", [f"rd.luks.uuid=luks-{after.ids.get('luks')}",
+                                   f"rd.luks.name={after.ids.get('luks')}={TARGET}", f"rd.lvm.lv={GROUP}/root"]),
+        "lvm-raid": ("mdraid lvm", [f"rd.md.uuid={':'.join(array[at : at + 8] for at in range(0, 32, 8))}",
+                                    f"rd.lvm.lv={GROUP}/root"]),
+    }[stack]  # fmt: skip
+    assert (modules, words.split()) == expected
+
+
 def left_over() -> list[str]:
     """Loop devices and mounts of workbenches of this process."""
     ours = f"stillframe-{os.getpid()}-"

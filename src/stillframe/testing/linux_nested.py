@@ -35,6 +35,16 @@ _PROGRAMS: Final = (
     "/bin/sh", "/usr/bin/env", "/bin/cat", "/bin/gzip", "/bin/ls", "/bin/mkdir", "/bin/cp", "/bin/rm", "/usr/bin/cpio",
     "/usr/bin/find",
 )  # fmt: skip
+_DRACUT: Final = """#!/bin/sh
+# dracut --force --no-hostonly --add MODULES --kernel-cmdline WORDS IMAGE VERSION
+set -e
+mkdir -p /run/e/sbin /run/e/etc
+cp /usr/sbin/lvm /usr/sbin/mdadm /usr/sbin/cryptsetup /run/e/sbin/
+echo "$4 | $6" > /run/e/etc/told
+cd /run/e
+find . | cpio -o -H newc --quiet | gzip > "$7"
+rm -r /run/e
+"""
 _MAKER: Final = """#!/bin/sh
 # update-initramfs -u -k VERSION: as Debian's hooks decide where no root is on a device mapper
 set -e
@@ -71,7 +81,9 @@ class NestedLinux:
     ids: dict[str, str]
 
 
-def make_nested_linux(path: Path, stack: Stack, *, without: str = "", waits: bool = False) -> NestedLinux:
+def make_nested_linux(
+    path: Path, stack: Stack, *, without: str = "", waits: bool = False, dracut: bool = False
+) -> NestedLinux:
     """ESP, ``/boot`` (ext4), and what the root lies in; of a RAID 1 both members.
 
     Args:
@@ -79,6 +91,7 @@ def make_nested_linux(path: Path, stack: Stack, *, without: str = "", waits: boo
         stack: What the root lies in.
         without: A file of the root that is not there.
         waits: Whether ``update-initramfs`` only waits, in place of doing its work.
+        dracut: Whether a script in place of ``dracut`` makes the initramfs; it notes what it was told.
     """
     folder = path.with_name(f"{path.name}.parts")
     folder.mkdir()
@@ -94,6 +107,10 @@ def make_nested_linux(path: Path, stack: Stack, *, without: str = "", waits: boo
         _fill_root(place, stack, ids)
         if without:
             (place / without).unlink()
+        if dracut:
+            (place / "usr/sbin/update-initramfs").unlink()
+            (place / "usr/bin/dracut").write_text(_DRACUT)
+            (place / "usr/bin/dracut").chmod(0o755)
         if waits:
             (place / "usr/sbin/update-initramfs").write_text("#!/bin/sh\nread -r _ < /dev/zero\n")
     content = _wrap(folder, root, stack, ids)

@@ -81,7 +81,7 @@ def early_needs(
     nested = [part.nested for part in early if part.nested is not None]
     locks = [lock for volume in nested for lock in volume.locks]
     noted = {name: lock for name, lock in noted_locks(files, stack).items() if lock in locks}
-    names = frozenset[str]().union(*(one.names for one in (*nested, *locks)))
+    names = frozenset(name for volume in nested for name in volume.names) | {n for lock in locks for n in lock.names}
     layers = tuple(dict.fromkeys(layer for volume in nested for layer in volume.layers))
     arguments = dict.fromkeys(
         (*_array_arguments(stack, layers), *_lock_arguments(locks, noted), *_group_arguments(stack, names))

@@ -5,8 +5,8 @@ installed. It is always made for any machine: what the program would find here i
 Nor can it find out here that its root lies in LUKS, LVM or RAID, as there is no device mapper: it is told, and what it
 made is looked into (``linux_early``).
 
-Sources: update-initramfs(8), initramfs.conf(5) (``MODULES=most``), dracut(8) (``--no-hostonly``, ``--add``, ``--kernel-cmdline``),
-mkinitcpio(8) and mkinitcpio.conf(5) (``autodetect``).
+Sources: update-initramfs(8), initramfs.conf(5) (``MODULES=most``), dracut(8) (``--no-hostonly``, ``--add``,
+``--kernel-cmdline``), mkinitcpio(8) and mkinitcpio.conf(5) (``autodetect``).
 """
 
 import re
