@@ -106,6 +106,17 @@ def test_a_second_terminal_says_that_the_first_is_at_it(machine: Machine, tmp_pa
     assert "another screen" in machine.shown[0][0]
 
 
+@pytest.mark.parametrize("text", ["", '[repository]\nwhere = "nfs://nas/x"\n'])
+def test_two_terminals_without_anything_to_carry_out_say_nothing_of_it(
+    machine: Machine, tmp_path: Path, text: str
+) -> None:
+    machine.text = text
+    (tmp_path / "run").mkdir()
+    with rescue_screens._lock(str(tmp_path / "run" / "answers.lock")):
+        assert call("rescue", "start").exit_code == 0
+    assert machine.shown == [()]
+
+
 def test_without_a_terminal_the_screens_are_an_error() -> None:
     for words in (["ui"], ["ui", "--json"]):
         done = call(*words)

@@ -77,23 +77,25 @@ def _places_of_one(path: str) -> AnswerPlaces:
 def _unattended(call: Call, world: World) -> tuple[str, ...] | None:
     """Carry out what was left; what a person should read then, ``None`` when there is nothing more to do here."""
     os.makedirs(_RUN, mode=0o700, exist_ok=True)
-    stamp = f"{_RUN}/answers-done"
-    with _lock(f"{_RUN}/answers.lock") as is_ours:
+    stamp, lock = f"{_RUN}/answers-done", f"{_RUN}/answers.lock"
+    try:
+        found = _find(world)  # on each screen: what they only settle counts for all of them
+    except StillframeError as error:
+        verdict = Verdict(verb="", ok=False, exit_code=error.exit_code, message=error.message, hint=error.hint)
+        with _lock(lock) as is_ours:
+            if is_ours and not os.path.exists(stamp):
+                _touch(stamp)
+                _report(call, AfterAnswer(), verdict)
+        return ("Answers were left for this computer, and were not carried out:", *sentence(error), "")
+    if found is None:
+        return ()
+    world.settings = found.answers
+    if not found.answers.verb:
+        return ()
+    with _lock(lock) as is_ours:
         if not is_ours:
             return _ELSEWHERE
         if os.path.exists(stamp):
-            return ()
-        try:
-            found = _find(world)
-        except StillframeError as error:
-            _touch(stamp)
-            verdict = Verdict(verb="", ok=False, exit_code=error.exit_code, message=error.message, hint=error.hint)
-            _report(call, AfterAnswer(), verdict)
-            return ("Answers were left for this computer, and were not carried out:", *sentence(error), "")
-        if found is None:
-            return ()
-        world.settings = found.answers
-        if not found.answers.verb:
             return ()
         _touch(stamp)
         call.screen.say(f"Answers: {found.where}")
