@@ -28,7 +28,11 @@ from stillframe.testing.volumes_windows import run_tool
 pytestmark = pytest.mark.root
 MIB = 1 << 20
 SIZE = 128 * MIB
-OURS = f"stillframe-{os.getpid()}-"
+
+
+def ours() -> str:
+    """How names of what this process makes begin; asked when it is needed, for tests run in forked processes."""
+    return f"stillframe-{os.getpid()}-"
 
 
 @pytest.fixture
@@ -80,7 +84,7 @@ def test_every_write_discard_and_zeroing_is_seen_and_proven(device: Path) -> Non
         expected = [Extent(8 * MIB, 8 * MIB + 65_536), Extent(40 * MIB, 41 * MIB), Extent(60 * MIB, 61 * MIB)]
         assert trace.changed.changed() == ExtentSet.of(*expected)
         assert trace.shortfall() == ""
-    assert not [name for name in os.listdir(f"{tracefs.TRACEFS}/instances") if name.startswith(OURS)]
+    assert not [name for name in os.listdir(f"{tracefs.TRACEFS}/instances") if name.startswith(ours())]
 
 
 def test_a_partition_is_followed_on_its_disk(device: Path) -> None:
@@ -140,12 +144,12 @@ def test_the_trace_file_system_is_mounted_and_leftovers_of_a_killed_run_go(devic
             for one in (trace, second):
                 one.drain()
                 assert one.changed.changed() == ExtentSet.of(Extent(5 * MIB, 5 * MIB + 4096))
-    assert not [name for name in os.listdir(f"{tracefs.TRACEFS}/instances") if name.startswith(OURS)]
+    assert not [name for name in os.listdir(f"{tracefs.TRACEFS}/instances") if name.startswith(ours())]
 
 
 def test_writes_that_the_trace_does_not_show_are_noticed(device: Path) -> None:
     with open_trace(leaf_of(device)) as trace:
-        (instance,) = (name for name in os.listdir(f"{tracefs.TRACEFS}/instances") if name.startswith(OURS))
+        (instance,) = (name for name in os.listdir(f"{tracefs.TRACEFS}/instances") if name.startswith(ours()))
         Path(tracefs.TRACEFS, "instances", instance, tracing._EVENT, "enable").write_text("0")
         write(device, 0, 4096)
         trace.drain()
