@@ -85,7 +85,10 @@ class Watcher:
 
 
 def _loosely(words: str) -> str:
-    """A pattern for words in which letters come twice: QEMU's serial line does so when the machine is busy."""
+    """A pattern for words in which letters come twice: QEMU's serial line does so when the machine is busy.
+
+    What it does to a code of the terminal can hide a line, so each page is known by one of two.
+    """
     return re.sub(r"([A-Za-z])", r"\1{1,2}", words)
 
 
@@ -126,13 +129,13 @@ def test_a_computer_comes_back_by_keys_over_the_serial_line(tmp_path: Path) -> N
         with start_medium(machine) as running:
             watcher = Watcher(running, machines / "serial.log")
             watcher.choose("Back up this computer", "Restore this computer")
-            watcher.choose("Where are the backups", "BACKUP")
-            watcher.write("Unlock the backups", PASSPHRASE)
-            watcher.choose("Which state do you want back", "")
-            watcher.choose("Onto which disk", "serial empty")
-            watcher.choose("same computer", "Yes")
-            watcher.write("This is going to be done", "restore")
-            watcher.choose("Restored", "Switch it off")
+            watcher.choose("Where are the backups|backups were found", "BACKUP")
+            watcher.write("Unlock the backups|What you type is not shown", PASSPHRASE)
+            watcher.choose("Which state do you want back|the newest first", "")
+            watcher.choose("Onto which disk|EVERYTHING on it is", "serial empty")
+            watcher.choose("same computer|made ready for another", "Yes")
+            watcher.write("This is going to be done|Onto:", "restore")
+            watcher.choose("Restored|Take the rescue medium out", "Switch it off")
             running.wait_for_end(limit_s=LIMIT_S)
     report = start_and_report(tmp_path, empty, firmware="uefi")
     assert report.code == RIGHT, report.log
