@@ -262,7 +262,7 @@ def _sum_up(place: _Place, result: DemoResult) -> None:
     if result.kept_in:
         place.say(f"The disks and the repository are in {result.kept_in}; its passphrase is '{PASSPHRASE}'.")
     place.say(
-        "\nFor your own computer (a Linux stays on while it is saved; for a Windows start from a live system):\n"
+        "\nFor your own computer (a Linux stays on while it is saved; for a Windows start from the rescue medium):\n"
         "    stillframe disks\n"
         "    stillframe init /media/BACKUP/stillframe --recovery-kit kit.txt\n"
         "    stillframe backup /dev/DISK --repo /media/BACKUP/stillframe\n"
