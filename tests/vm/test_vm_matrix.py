@@ -136,7 +136,7 @@ def restore_with_key(saved: Saved, layout: BootLayout, target: Path, options: Re
 
 
 def be_patient(target: Path) -> None:
-    """Let dracut wait longer for a root in LVM: by emulation on a busy machine, 30 seconds go by before udev is done."""
+    """Let dracut wait longer for a root in LVM: by emulation, 30 seconds may go by before udev has looked at disks."""
     raw = target.read_bytes()
     assert raw.count(b"rd.timeout=30") == 1, "in its boot menu"
     target.write_bytes(raw.replace(b"rd.timeout=30", b"rd.timeout=99"))
