@@ -14,7 +14,7 @@ from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository
 from stillframe.rescue.trying.rehearsing import Medium, RehearsalOptions, RehearsalResult, plan_rehearsal, rehearse
 from stillframe.store.local import LocalStore
-from stillframe.testing.debian_disk import make_debian_disk
+from stillframe.testing.debian_disk import make_debian_disk, use_signed_loader
 from stillframe.testing.debian_guest import cache
 from stillframe.testing.fake_medium import make_fake_medium
 from stillframe.testing.job_runs import backup_paths, job_context, make_repository
@@ -29,6 +29,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Repository, Manifes
     """An image of a Debian in an encrypted repository."""
     folder = tmp_path_factory.mktemp("saved")
     disk = make_debian_disk(folder / "disk.img")
+    use_signed_loader(disk)  # without which Secure Boot, rightly, does not start it
     repository = make_repository(LocalStore(str(folder / "repo")), chunk_size=262_144, passphrase=PASSPHRASE)
     manifest = backup_paths(repository, disk).manifest
     disk.unlink()
