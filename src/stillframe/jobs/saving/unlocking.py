@@ -4,8 +4,9 @@ Answers: "which passphrase opens which partition?" Passphrases come from files o
 command line; they and the keys stay in memory, and nothing of them is written anywhere.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from stillframe.capture import LeftOutPart, OpenSource, find_partitions
@@ -35,6 +36,17 @@ class Unlocking:
     def is_wanted(self) -> bool:
         """Whether anything is to be unlocked."""
         return self.asks or bool(self.files)
+
+    def require_person(self) -> None:
+        """Refuse to ask where nobody is.
+
+        Raises:
+            UsageError: So it is.
+        """
+        if self.asks and self.ask is None:
+            raise UsageError(
+                "'--unlock' asks for a passphrase, and there is nobody to ask", hint="Use '--unlock-file'."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +78,7 @@ def unlock_sources(
     """
     if not wanted.is_wanted:
         return ()
-    if wanted.asks and wanted.ask is None:
-        raise UsageError("'--unlock' asks for a passphrase, and there is nobody to ask", hint="Use '--unlock-file'.")
+    wanted.require_person()
     secrets = [(path, tuple(read_secrets(path))) for path in wanted.files]
     left_out = {(part.disk, part.place) for part in without}
     found = [one for one in _iter_locked(sources) if (one.path, one.volume.partition.extent) not in left_out]
@@ -116,20 +127,37 @@ def _ask_for_all(found: Sequence[_Found], keys: dict[int, VolumeKey], ask: Ask) 
     for number, one in enumerate(found):
         if number in keys or _opens(number, one, typed, keys):
             continue
+        refusal = WrongKey(
+            f"the passphrase opens no key slot of {_named([one])}",
+            hint="Nothing was written. Without '--unlock' all of it is kept, encrypted.",
+        )
         question = f"Passphrase of {one.name}, or Enter alone to keep all of it: "
-        for tries_left in reversed(range(_TRIES)):
-            secret = ask(question).encode("utf-8", "surrogateescape")
-            if not secret:
-                break
-            if _opens(number, one, [secret], keys):
-                typed.append(secret)
-                break
-            if not tries_left:
-                raise WrongKey(
-                    f"the passphrase opens no key slot of {_named([one])}",
-                    hint="Nothing was written. Without '--unlock' all of it is kept, encrypted.",
-                )
-            question = f"That opens no key slot of {one.name}. Once more: "
+        secret = ask_until_it_opens(ask, one.name, question, partial(_opens_by, number, one, keys), refusal)
+        typed += [secret] if secret else []
+
+
+def ask_until_it_opens(
+    ask: Ask, name: str, question: str, opens: Callable[[bytes], bool], refusal: WrongKey
+) -> bytes:  # fmt: skip
+    """The passphrase of a volume that a person typed; empty where it was passed over.
+
+    Args:
+        ask: Asks the person.
+        name: Of the volume.
+        question: What is asked first.
+        opens: Whether a passphrase opens it.
+        refusal: Raised when it did not, three times.
+    """
+    for _ in range(_TRIES):
+        secret = ask(question).encode("utf-8", "surrogateescape")
+        if not secret or opens(secret):
+            return secret
+        question = f"That opens no key slot of {name}. Once more: "
+    raise refusal
+
+
+def _opens_by(number: int, found: _Found, keys: dict[int, VolumeKey], secret: bytes) -> bool:
+    return _opens(number, found, [secret], keys)
 
 
 def _named(found: Sequence[_Found]) -> str:

@@ -5,6 +5,7 @@ or RAID. Passphrases come from files or from the person, as for a backup (``unlo
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NoReturn
 
 from stillframe.block import BlockReader
@@ -15,11 +16,10 @@ from stillframe.errors import UsageError, WrongKey
 from stillframe.extents import Extent
 from stillframe.jobs.exposing import expose
 from stillframe.jobs.restoring.plan import RestorePlan, outside_reader, stored_layout
-from stillframe.jobs.saving.unlocking import Unlocking, read_secrets
+from stillframe.jobs.saving.unlocking import Unlocking, ask_until_it_opens, read_secrets
 from stillframe.jobs.starts.volume_stack import LuksLayer, open_stack
 from stillframe.repo.repository import Repository
 
-_TRIES = 3
 Look = Callable[[Sequence[VolumeKey]], Sequence[LuksLayer]]
 """The encrypted volumes that these keys leave locked."""
 
@@ -52,8 +52,7 @@ def unlock_disk(
     """
     if not wanted.is_wanted:
         return ()
-    if wanted.asks and wanted.ask is None:
-        raise UsageError("'--unlock' asks for a passphrase, and there is nobody to ask", hint="Use '--unlock-file'.")
+    wanted.require_person()
     view = _Unwritten(disk)
 
     def look(keys: Sequence[VolumeKey]) -> Sequence[LuksLayer]:
@@ -94,23 +93,23 @@ def _ask_for_all(look: Look, keys: list[VolumeKey], ask: Callable[[str], str]) -
     """
     passed = set[str]()
     while (lock := next((one for one in look(keys) if one.word not in passed), None)) is not None:
+        refusal = WrongKey(
+            f"the passphrase opens no key slot of {lock.word}",
+            hint="Nothing was written. Without '--unlock' what is in it comes back as it was.",
+        )
         question = f"Passphrase of {lock.word}, or Enter alone to leave what is in it as it is: "
-        for tries_left in reversed(range(_TRIES)):
-            secret = ask(question).encode("utf-8", "surrogateescape")
-            if not secret:
-                passed.add(lock.word)
-                break
-            key = lock.opens(secret)
-            if key is not None:
-                keys.append(key)
-                _try_all(look, (secret,), keys)
-                break
-            if not tries_left:
-                raise WrongKey(
-                    f"the passphrase opens no key slot of {lock.word}",
-                    hint="Nothing was written. Without '--unlock' what is in it comes back as it was.",
-                )
-            question = f"That opens no key slot of {lock.word}. Once more: "
+        secret = ask_until_it_opens(ask, lock.word, question, partial(_opens, lock, keys), refusal)
+        if secret:
+            _try_all(look, (secret,), keys)
+        else:
+            passed.add(lock.word)
+
+
+def _opens(lock: LuksLayer, keys: list[VolumeKey], secret: bytes) -> bool:
+    """Whether a passphrase opens a volume, whose key is noted."""
+    key = lock.opens(secret)
+    keys += [key] if key is not None else []
+    return key is not None
 
 
 class _Unwritten(WrappedReader):
