@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 
 from stillframe.capture import OpenSource
+from stillframe.cli import rescue_trying
 from stillframe.cli.saving import _tell_of_medium
 from stillframe.events import Notice, RecordedEvents
 from stillframe.host.blocks import KernelPaths
@@ -15,6 +16,7 @@ from stillframe.host.disks import DiskFacts
 from stillframe.jobs.backup import BackupResult
 from stillframe.rescue.noting import RescueNote, note_rescue, rescue_noted, should_tell
 from stillframe.testing.clocks import FakeClock
+from stillframe.testing.command_line import call
 from stillframe.testing.machine_trees import MachineTree
 
 DISK = DiskFacts(path="/dev/sda", kind="disk", size=1 << 30, is_hardware=True)
@@ -82,3 +84,11 @@ def test_backup_tells_after_a_good_image_of_a_drive(
         _tell_of_medium([source], result, events)
     codes = [event.code for event in events.events if isinstance(event, Notice)]
     assert codes == (["no-rescue-medium"] if told else [])
+
+
+def test_a_stick_that_was_made_last_is_named_and_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rescue_trying, "rescue_noted", lambda: RescueNote(medium="/dev/sdc"))
+    outcome = call("rescue", "check")
+    assert outcome.exit_code == 2
+    assert "is a stick (/dev/sdc)" in outcome.errors
+    assert "--medium FILE.iso" in outcome.errors

@@ -32,8 +32,7 @@ def build(call: Call) -> int:
         screen.confirm(_QUESTION, "write", yes=call.options.yes)
     with running(screen) as context:
         result = apply_build(plan, clock, context)
-    made = os.path.abspath(plan.wishes.iso) if plan.wishes.iso else plan.wishes.usb or plan.wishes.pieces
-    note_rescue(made, clock=clock)
+    note_rescue(os.path.abspath(plan.wishes.iso or plan.wishes.pieces or plan.wishes.usb), clock=clock)
     screen.finish("rescue build", _result_fields(plan, result), list(_result_lines(plan, result)))
     return 0
 

@@ -30,6 +30,8 @@ from stillframe.rescue.trying.sheet_file import gather_sheet, write_sheet
 MISSING: Final = 3
 _NO_MEDIUM: Final = "Make one with 'stillframe rescue build FILE.iso', or name it: '--medium FILE.iso'."
 
+_OF_STICK: Final = "'stillframe rescue build FILE.iso' makes the same as a file in seconds; then '--medium FILE.iso'."
+
 
 def check(call: Call) -> int:
     """Compare the medium with this computer."""
@@ -86,11 +88,13 @@ def _medium(options: argparse.Namespace) -> str:
     """The medium that was named, or the one that was built here last.
 
     Raises:
-        UsageError: There is neither.
+        UsageError: There is neither, or the one that was built here last is a stick, which is not looked into.
     """
     path: str = options.medium or rescue_noted().medium
     if not path:
         raise UsageError("no rescue medium is known", hint=_NO_MEDIUM)
+    if not options.medium and path.startswith("/dev/"):
+        raise UsageError(f"the medium that was built here last is a stick ({path}), and not a file", hint=_OF_STICK)
     if not os.path.exists(path):
         raise UsageError(f"there is no medium {path}", hint=_NO_MEDIUM)
     return path
