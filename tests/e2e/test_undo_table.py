@@ -42,6 +42,18 @@ def test_the_table_of_a_target_comes_back(tmp_path: Path) -> None:
     assert not check_repository(repository, events=RecordedEvents()).findings
 
 
+def test_a_partition_that_goes_onto_a_whole_disk_costs_its_table_and_it_comes_back(tmp_path: Path) -> None:
+    disk, wrong = build_disk(tmp_path), build_disk(tmp_path, seed=2, label="dos").path
+    repository = make_repository(MemoryStore())
+    manifest = backup_paths(repository, disk.path).manifest
+    before, listed = wrong.read_bytes(), run_tool("sfdisk", "--dump", str(wrong))
+    restore(repository, manifest, wrong, options=RestoreOptions(partition=3))
+    assert wrong.read_bytes()[:MIB] != before[:MIB]
+    apply_undo(plan_undo(repository, str(wrong), repository_folder="", lost=()), repository.clock, job_context())
+    assert run_tool("sfdisk", "--dump", str(wrong)) == listed
+    assert wrong.read_bytes()[:MIB] == before[:MIB]
+
+
 @pytest.mark.slow
 def test_a_restore_that_was_cut_off_does_not_hide_what_was_there(tmp_path: Path) -> None:
     disk = build_disk(tmp_path)
