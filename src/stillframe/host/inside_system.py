@@ -29,10 +29,9 @@ _MEMORY_NODES: Final = (("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("
 
 # $1: the root; $2: how many devices follow, each as NAME MAJOR MINOR; then how many links, each as NAME TARGET;
 # then how many files in whose place others are seen, each as PLACE CONTENTS; then the program.
-# Devices of memory are major 1.
+# Devices of memory are major 1. A slave: what is unmounted meanwhile outside is not held mounted in here.
 _SCRIPT: Final = f"""set -e
 root=$1; count=$2; shift 2
-mount --make-rprivate /
 mount -t proc -o nosuid,nodev,noexec proc "$root/proc"
 mount -t sysfs -o ro,nosuid,nodev,noexec sysfs "$root/sys"
 mount -t tmpfs -o mode=755,size=16m,nosuid tmpfs "$root/dev"
@@ -119,7 +118,7 @@ def run_inside(
     nodes = [word for device in seen.devices for word in _node(device)]
     links = [word for name in sorted(seen.links) for word in (name, os.path.basename(seen.links[name]))]
     covers = [word for path, text in seen.covers.items() for word in (files.place(path), text)]
-    apart = ["--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child=KILL"]
+    apart = ["--mount", "--propagation=slave", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child=KILL"]
     command = ["unshare", *apart, "sh", "-c", _SCRIPT, "inside", files.root, str(len(seen.devices)), *nodes]
     command += [str(len(seen.links)), *links, str(len(seen.covers)), *covers, *arguments]
     try:

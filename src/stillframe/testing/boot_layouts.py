@@ -25,7 +25,7 @@ from stillframe.testing.boot_reports import digest_of, install_report, reporting
 from stillframe.testing.debian_disk import BIOS_BOOT, BIOS_MODULES, fill_esp, install_for_bios, partitions
 from stillframe.testing.debian_guest import GUEST, cache, make_disk, run_job
 from stillframe.testing.virtual_machine import Drive
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.volumes_windows import run_tool, unmount
 
 MIB: Final = 1 << 20
 SIZE: Final = 2 << 30
@@ -221,7 +221,7 @@ def _mounted(layout: BootLayout, place: Path, root: str, device: str) -> Iterato
             run_tool("mount", "-o", f"subvol={_SUBVOLUME}", root, str(place))
         else:
             run_tool("mount", root, str(place))
-        stack.callback(run_tool, "umount", str(place))
+        stack.callback(unmount, place)
         if "boot" in layout.parts:
             (place / "boot").mkdir()
             run_tool("mount", f"{device}p{layout.number('boot')}", str(place / "boot"))

@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 from stillframe.extents import Extent
 from stillframe.testing.debian_guest import cache, mirror
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.volumes_windows import run_tool, unmount
 
 _PACKAGES: Final = (
     "systemd-sysv", "udev", "dbus", "login", "passwd", "kmod", "e2fsprogs", "initramfs-tools", "zstd",
@@ -78,7 +78,7 @@ def make_debian_disk(path: Path, *, serial: bool = True, size: int = 2 << 30) ->
             run_tool("tar", "-xpf", str(tar), "-C", str(place), "--xattrs", "--numeric-owner")
             _configure(place, root_id, esp_id, serial=serial)
         finally:
-            run_tool("umount", str(place))
+            unmount(place)
             place.rmdir()
         early = path.with_suffix(".early.cfg")
         early.write_text(
@@ -132,7 +132,7 @@ def make_debian_for(firmware: Literal["bios", "uefi"], path: Path, *, size: int 
             _configure(place, root_id, esp_id, serial=True)
             _name_by(place, name, root_id, has_esp=firmware == "uefi", number=root)
         finally:
-            run_tool("umount", str(place))
+            unmount(place)
             place.rmdir()
     if firmware == "bios":
         install_for_bios(path, early, BIOS_MODULES, Extent(512, 1 << 20))
@@ -207,7 +207,7 @@ def root_of(disk: Path) -> Iterator[Path]:
         try:
             yield place
         finally:
-            run_tool("umount", str(place))
+            unmount(place)
             place.rmdir()
 
 

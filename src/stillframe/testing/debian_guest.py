@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from stillframe.testing.virtual_machine import Drive, Machine
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.volumes_windows import run_tool, unmount
 
 PROJECT: Final = Path(__file__).parents[3]
 GUEST: Final = PROJECT / "tests" / "vm" / "guest"
@@ -141,7 +141,7 @@ def mounted(disk: Path, *options: str) -> Iterator[Path]:
     try:
         yield place
     finally:
-        run_tool("umount", str(place))
+        unmount(place)
         place.rmdir()
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from stillframe.testing.volumes_windows import hash_tree, run_tool
+from stillframe.testing.volumes_windows import hash_tree, run_tool, unmount
 
 MIB: Final = 1 << 20
 KERNEL: Final = "6.1.0-18-amd64"
@@ -141,9 +141,9 @@ def _mounted(disk: LinuxDisk, device: str) -> Iterator[Path]:
         try:
             yield root
         finally:
-            run_tool("umount", str(root / "boot"))
+            unmount(root / "boot")
     finally:
-        run_tool("umount", str(place))
+        unmount(place)
         place.rmdir()
 
 

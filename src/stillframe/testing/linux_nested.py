@@ -20,7 +20,7 @@ from stillframe.testing.linux_disks import KERNEL, copy_programs
 from stillframe.testing.volumes_luks import HEAD_SIZE, decrypt2, encrypt2
 from stillframe.testing.volumes_lvm import GROUP, LvmTools, lvm_on
 from stillframe.testing.volumes_raid import MemberPlan, build_member
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.volumes_windows import run_tool, unmount
 
 MIB: Final = 1 << 20
 Stack = Literal["lvm", "luks", "lvm-luks", "lvm-raid", "luks-lvm"]
@@ -240,7 +240,7 @@ def _mounted(file: Path, place: Path) -> Iterator[Path]:
     try:
         yield place
     finally:
-        run_tool("umount", str(place))
+        unmount(place)
 
 
 def _fill_root(root: Path, stack: Stack, ids: dict[str, str]) -> None:

@@ -17,7 +17,7 @@ from typing import BinaryIO, Final
 from stillframe.extents import Extent, ExtentSet
 from stillframe.testing import volumes_windows
 from stillframe.testing.disks_partitioned import make_disk
-from stillframe.testing.volumes_windows import fill_tree, hash_tree, run_tool
+from stillframe.testing.volumes_windows import fill_tree, hash_tree, run_tool, unmount
 
 MIB: Final = 1 << 20
 PAGING: Final = b"what was in memory "
@@ -218,7 +218,7 @@ def mounted_kernel(image: Path, place: Path, *, options: str = "rw") -> Iterator
     try:
         yield place
     finally:
-        run_tool("umount", str(place))
+        unmount(place)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Final
 
 from stillframe.crc32c import crc32c
 from stillframe.extents import Extent, ExtentSet
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.volumes_windows import run_tool, unmount
 
 SUPERBLOCK: Final = 64 << 10
 _MIRROR: Final = 64 << 20
@@ -47,7 +47,7 @@ def mounted_btrfs(image: Path, place: Path, options: str = "rw") -> Iterator[Pat
         try:
             yield place
         finally:
-            run_tool("umount", str(place))
+            unmount(place)
             # It has nothing to forget when the kernel did so by itself.
             run_tool("btrfs", "device", "scan", "--forget", loop, accept=(0, 1))
     finally:

@@ -12,7 +12,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +38,27 @@ def run_tool(*command: str, accept: Sequence[int] = (0,)) -> str:
     if result.returncode not in accept:
         raise AssertionError(f"{command}: exit code {result.returncode}\n{output}")
     return output
+
+
+def unmount(place: Path) -> None:
+    """Unmount, and wait until it is unmounted for others too.
+
+    A mount namespace that began meanwhile, as that of a test beside this one, holds each mount for as long as it lives.
+    """
+    device = run_tool("findmnt", "--noheadings", "--output", "MAJ:MIN", "--mountpoint", str(place)).split()[-1]
+    run_tool("umount", str(place))
+    until = time.monotonic() + _TOOL_TIMEOUT_S
+    while _is_mounted_anywhere(device):
+        assert time.monotonic() < until, f"{place} is unmounted, and something still holds it mounted"
+        time.sleep(0.05)
+
+
+def _is_mounted_anywhere(device: str) -> bool:
+    for mounts in Path("/proc").glob("[0-9]*/mountinfo"):
+        with suppress(OSError):
+            if any(line.split(" ", 3)[2] == device for line in mounts.read_text(errors="replace").splitlines()):
+                return True
+    return False
 
 
 def make_ntfs(image: Path, *, size: int, cluster_size: int = 4096, sector_size: int = 512, label: str = "") -> None:
@@ -100,7 +121,7 @@ def _mounted(command: Sequence[str], place: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            run_tool("umount", str(place))
+            unmount(place)
             process.wait(timeout=_TOOL_TIMEOUT_S)
     finally:
         if process.poll() is None:

@@ -28,9 +28,9 @@ BASE_SIZE: Final = 2_500_000_000
 """Room in the cache while one is made."""
 _FACTS: Final = "base.json"
 NAMESPACES: Final = (
-    "unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc",
+    "unshare", "--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child", "--mount-proc",
 )  # fmt: skip
-"""Of mounts and of processes: they end with the program that is started in them."""
+"""Of mounts and of processes: they end with what is started in them. What is unmounted outside is not held mounted."""
 _COMPRESSION: Final = ("-comp", "zstd", "-Xcompression-level", "6", "-b", "256K")
 _LOG: Final = "last-build.log"
 _STEP_S: Final = 0.3
