@@ -35,7 +35,7 @@ for program in %s; do command -v "$program" >/dev/null || echo "missing: $progra
 stillframe --version
 stillframe disks --json | tee /dev/ttyS0 | tail -n 1
 echo "failed: $(systemctl list-units --failed --no-legend --plain | cut -d ' ' -f 1 | tr '\n' ' ')"
-echo "medium: $(findmnt -no FSTYPE,OPTIONS /run/live/medium)"
+echo "medium: $(findmnt -rno FSTYPE,OPTIONS /run/live/medium)"
 echo "secure: $(od -An -tu1 -j4 -N1 /sys/firmware/efi/efivars/SecureBoot-* 2>/dev/null | tr -d ' ')"
 echo "lockdown: $(cat /sys/kernel/security/lockdown)"
 echo "mounted: $(findmnt -rno SOURCE | grep -c '^/dev/vd')"
