@@ -6,9 +6,10 @@ import pytest
 
 from stillframe.errors import MachineRefusal, UsageError
 from stillframe.host import network
-from stillframe.host.network import NetworkPaths, NetworkWish, bring_up, is_up, network_unit, wifi_file_name
+from stillframe.host.network import NetworkPaths, NetworkWish, bring_up, is_up, network_unit, read_card, wifi_file_name
 from stillframe.host.run import Finished
 
+NAMES = "MulticastDNS=resolve\nLLMNR=resolve\n"
 ROUTES = "Iface\tDestination\tGateway\neth0\t00000000\t0100A8C0\n"
 
 
@@ -38,10 +39,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 
 
 def test_dhcp_and_an_address_by_hand() -> None:
-    assert network_unit(NetworkWish()) == "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n"
+    assert network_unit(NetworkWish()) == f"[Match]\nType=ether\n\n[Network]\nDHCP=yes\n{NAMES}"
     by_hand = NetworkWish(interface="enp3s0", address="192.168.1.20/24", gateway="192.168.1.1", dns=("9.9.9.9", "::1"))
     assert network_unit(by_hand) == (
-        "[Match]\nName=enp3s0\n\n[Network]\nAddress=192.168.1.20/24\nGateway=192.168.1.1\nDNS=9.9.9.9\nDNS=::1\n"
+        f"[Match]\nName=enp3s0\n\n[Network]\nAddress=192.168.1.20/24\n{NAMES}Gateway=192.168.1.1\nDNS=9.9.9.9\nDNS=::1\n"
     )
 
 
@@ -81,3 +82,21 @@ def test_what_is_missing_is_said(tmp_path: Path, started: list[tuple[str, ...]],
         bring_up(NetworkWish(wait_s=0), paths(tmp_path, cable=cable))
     assert caught.value.hint
     assert started or cable is None
+
+
+def test_the_card_that_leads_out_is_that_of_the_best_way(tmp_path: Path) -> None:
+    rows = [
+        "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT",
+        "eth1\t0000A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0",
+        "wlan0\t00000000\t0100A8C0\t0003\t0\t0\t2048\t00000000\t0\t0\t0",
+        "eth0\t00000000\t0100A8C0\t0003\t0\t0\t1024\t00000000\t0\t0\t0",
+    ]
+    where = paths(tmp_path, routes="\n".join(rows) + "\n")
+    for number, name in enumerate(("eth0", "eth1", "wlan0")):
+        (tmp_path / "net" / name).mkdir(exist_ok=True)
+        (tmp_path / "net" / name / "address").write_text(f"52:54:00:00:00:0{number}\n")
+    assert read_card(where) == "52:54:00:00:00:00"
+    (tmp_path / "route").write_text("\n".join(rows[:2]) + "\n")
+    assert read_card(where) == "52:54:00:00:00:01"
+    (tmp_path / "route").write_text(rows[0] + "\n")
+    assert read_card(where) == "", "fe80 on lo is no way out"

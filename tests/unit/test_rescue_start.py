@@ -24,7 +24,7 @@ class Machine:
         self.report = folder / "serial"
         self.report.touch()
         self.runs, self.power, self.shown = 0, list[str](), list[tuple[str, ...]]()
-        self.verdict = GOOD
+        self.verdict, self.again = GOOD, list[bool]()
         self.text = "[restore]\n"
         monkeypatch.setattr(rescue_screens, "_RUN", str(folder / "run"))
         (folder / "cmdline").write_text("quiet")
@@ -34,7 +34,8 @@ class Machine:
         monkeypatch.setattr(rescue_screens, "change_power", self.power.append)
         monkeypatch.setattr(rescue_screens, "_screens", self.show)
 
-    def find(self, _world: World) -> FoundAnswers | None:
+    def find(self, _call: object, _world: World, *, is_again: bool) -> FoundAnswers | None:
+        self.again.append(is_again)
         if not self.text:
             return None
         return FoundAnswers(where="here", folder="", answers=parse_answers(self.text, where="here"))
@@ -67,6 +68,7 @@ def test_answers_are_carried_out_once_and_the_verdict_is_a_line_of_json(machine:
     ]  # fmt: skip
     call("rescue", "start")
     assert (machine.runs, machine.shown) == (1, [()])
+    assert machine.again == [False, True], "a web server is not waited for once more"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from stillframe.errors import MachineRefusal, StillframeError, UsageError
 from stillframe.host.linux import lock_whole
 from stillframe.host.places import disks_under
 from stillframe.host.power import PowerState, change_power
-from stillframe.rescue.answer_places import LABEL, AnswerPlaces, FoundAnswers, find_answers, serial_lines
+from stillframe.rescue.answer_places import LABEL, PATIENCE_S, AnswerPlaces, FoundAnswers, find_answers, serial_lines
 from stillframe.rescue.answers import AfterAnswer, Answers, RepositoryAnswer
 from stillframe.rescue.choosing import sentence
 from stillframe.rescue.places import Places
@@ -79,7 +79,8 @@ def _unattended(call: Call, world: World) -> tuple[str, ...] | None:
     os.makedirs(_RUN, mode=0o700, exist_ok=True)
     stamp, lock = f"{_RUN}/answers-done", f"{_RUN}/answers.lock"
     try:
-        found = _find(world)  # on each screen: what they only settle counts for all of them
+        # On each screen: what they only settle counts for all of them.
+        found = _find(call, world, is_again=os.path.exists(stamp))
     except StillframeError as error:
         verdict = Verdict(verb="", ok=False, exit_code=error.exit_code, message=error.message, hint=error.hint)
         with _lock(lock) as is_ours:
@@ -99,6 +100,8 @@ def _unattended(call: Call, world: World) -> tuple[str, ...] | None:
             return ()
         _touch(stamp)
         call.screen.say(f"Answers: {found.where}")
+        for notice in found.notices:
+            call.screen.warn(notice.message, notice.hint)
         verdict = carry_out(world, found.answers, call.screen.say)
     _report(call, found.answers.after, verdict)
     if _change(call, found.answers.after, verdict):
@@ -124,8 +127,11 @@ def _lock(path: str) -> Iterator[bool]:
             os.close(descriptor)
 
 
-def _find(world: World) -> FoundAnswers | None:
-    places = AnswerPlaces(labelled=lambda: world.places.labelled(LABEL), bring_network=world.bring_network)
+def _find(call: Call, world: World, *, is_again: bool) -> FoundAnswers | None:
+    places = AnswerPlaces(
+        labelled=lambda: world.places.labelled(LABEL), bring_network=world.bring_network, say=call.screen.say,
+        patience_s=0.0 if is_again else PATIENCE_S,
+    )  # fmt: skip
     try:
         return find_answers(places)
     finally:

@@ -21,6 +21,9 @@ from stillframe.host.run import run
 
 _STEP_S: Final = 0.5
 _SSID_PLAIN: Final = re.compile(r"[A-Za-z0-9 _-]+")
+_ANYWHERE: Final = "00000000"
+_LOCAL6: Final = ("fe80", "ff00")
+_CARD: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _UP_HINT: Final = "Is the network cable in? Without DHCP an address must be given: 'address' in [network]."
 
 
@@ -77,6 +80,7 @@ def network_unit(wish: NetworkWish) -> str:
     match = f"Name={wish.interface}" if wish.interface else f"Type={'wlan' if wish.wifi else 'ether'}"
     lines = ["[Match]", match, "", "[Network]"]
     lines += [f"Address={wish.address}"] if wish.address else ["DHCP=yes"]
+    lines += ["MulticastDNS=resolve", "LLMNR=resolve"]  # a NAS is known by its own word: nas.local
     lines += [f"Gateway={wish.gateway}"] if wish.gateway else []
     lines += [f"DNS={server}" for server in wish.dns]
     return "\n".join(lines) + "\n"
@@ -121,11 +125,23 @@ def is_up(paths: NetworkPaths = NetworkPaths()) -> bool:
     """
     routes = [line.split()[0] for line in read_text(paths.routes).splitlines()[1:] if line.split()]
     routes6 = [
-        line.split()[-1]
-        for line in read_text(paths.routes6).splitlines()
-        if line.split() and line[:4] not in ("fe80", "ff00")
+        line.split()[-1] for line in read_text(paths.routes6).splitlines() if line.split() and line[:4] not in _LOCAL6
     ]
     return any(name != "lo" for name in (*routes, *routes6))
+
+
+def read_card(paths: NetworkPaths = NetworkPaths()) -> str:
+    """The number (MAC) of the network card that leads out of this computer; empty when none does.
+
+    Source: Linux net/ipv4/fib_trie.c, fib_route_seq_show: name, destination, gateway, flags, two counts, metric.
+    """
+    rows = [line.split() for line in read_text(paths.routes).splitlines()[1:]]
+    ways = sorted((row[1] != _ANYWHERE, int(row[6]), row[0]) for row in rows if len(row) > 7 and row[0] != "lo")
+    names = [name for _, _, name in ways] or [
+        line.split()[-1] for line in read_text(paths.routes6).splitlines() if line.split() and line[:4] not in _LOCAL6
+    ]
+    numbers = [read_text(f"{paths.interfaces}/{name}/address").strip().lower() for name in names if name != "lo"]
+    return next((number for number in numbers if _CARD.fullmatch(number)), "")
 
 
 def has_cable(paths: NetworkPaths = NetworkPaths(), interface: str = "") -> bool:

@@ -139,8 +139,8 @@ def _steps(
     kind = "for all computers" if base.kernel == "generic" else "for virtual machines"
     if age is None:
         steps.append(
-            f"make a Debian 12 {kind} from {', '.join(line.split()[1] for line in base.sources.lines)} (some minutes; "
-            f"kept in {media_cache()})"
+            f"make a Debian 12 {kind} from {', '.join(dict.fromkeys(line.split()[1] for line in base.sources.lines))} "
+            f"(some minutes; kept in {media_cache()})"
         )
     else:
         days = "today" if age == 0 else f"{age} day{'' if age == 1 else 's'} ago"
