@@ -28,6 +28,7 @@ _MOUNT_S: Final = 120.0
 _SHARE_S: Final = 60.0
 _IDLE_LOOPS: Final = "loop"
 _SECRET_FOLDER: Final = "/run"  # noqa: S105 - in memory: a secret never reaches a disk
+_SSH: Final = "ssh"
 
 How = Literal["look", "read", "write"]
 # How each file system is mounted: to look (no journal is replayed), to read, to write.
@@ -212,7 +213,7 @@ def _mount_sshfs(share: NetworkShare, place: str, secret: str, words: list[str])
     source = f"{share.user}@{share.source}" if share.user else share.source
     port = ["-p", str(share.port)] if share.port else []
     with tempfile.NamedTemporaryFile(prefix="stillframe-", dir=_SECRET_FOLDER) as log:
-        words.append(f"ssh_command=ssh -E {log.name}")
+        words.append(f"ssh_command={_SSH} -E {log.name}")
         command = ["sshfs", *port, "-o", ",".join(words), source, place]
         ended = run(command, given=f"{secret}\n".encode() if secret else b"", timeout_s=_SHARE_S)
         return log.read() + ended.errors if ended.exit_code else None
