@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from stillframe.host.qemu import Firmware, find_firmware
+from stillframe.host.qmp import QmpConnection
 from stillframe.testing.virtual_machine import PROCESSOR, Drive
 
 _SSH: Final = (
@@ -62,7 +63,7 @@ class MediumMachine:
             "qemu-xhci", "-chardev", line,
             "-serial", "chardev:line", "-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{port}-:22", "-device",
             "virtio-net-pci,netdev=net", "-object", "rng-random,id=rng,filename=/dev/urandom", "-device",
-            "virtio-rng-pci,rng=rng",
+            "virtio-rng-pci,rng=rng", "-qmp", f"unix:{self.folder}/qmp,server=on,wait=off",
         ]  # fmt: skip
         found = find_firmware(self.firmware)
         if found is not None:
@@ -131,6 +132,14 @@ class RunningMedium:
     def send(self, text: str) -> None:
         """Type on the serial line."""
         self._line.sendall(text.encode())
+
+    def set_cable(self, *, is_in: bool) -> None:
+        """Put the network cable in, or take it out."""
+        with socket.socket(getattr(socket, "AF_UNIX")) as line:  # noqa: B009 - as below
+            line.connect(str(self._machine.folder / "qmp"))
+            connection = QmpConnection(line)
+            connection.greet()
+            connection.execute("set_link", name="net", up=is_in)
 
     def ask(self, script: str, *, limit_s: float = 120) -> str:
         """Run a script of a shell in it as root, once it lets people in; what it wrote."""
