@@ -28,7 +28,8 @@ _ELSEWHERE: Final = ("Answers were left for this computer. They are carried out 
 
 def start(call: Call) -> int:
     """What the medium runs."""
-    with _world(call, is_installed=bool(call.options.answers)) as world:
+    # Answers that are named on the medium are those of a medium: the network is brought up, its own disk is no target.
+    with _world(call, is_installed=bool(call.options.answers) and not os.path.isdir(_MEDIUM)) as world:
         if call.options.answers:
             return _answered(call, world)
         notes = _unattended(call, world)
