@@ -141,18 +141,18 @@ class RunningMedium:
             connection.greet()
             connection.execute("set_link", name="net", up=is_in)
 
-    def ask(self, script: str, *, limit_s: float = 120) -> str:
-        """Run a script of a shell in it as root, once it lets people in; what it wrote."""
+    def ask(self, script: str, *, limit_s: float = 120, given: bytes = b"") -> str:
+        """Run a script of a shell in it as root, once it lets people in; what it wrote. ``given`` is what it reads."""
         deadline = time.monotonic() + limit_s
         command = [*_SSH, "-i", str(self._machine.key), "-p", str(self._port), "root@127.0.0.1", script]
         while True:
             left = max(1.0, deadline - time.monotonic())
             with contextlib.suppress(subprocess.TimeoutExpired):
                 done = subprocess.run(  # noqa: S603 - made here
-                    command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=left
+                    command, check=False, input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=left
                 )
                 if done.returncode != 255:  # what ssh itself says when it could not get in
-                    return done.stdout
+                    return done.stdout.decode(errors="replace")
             assert time.monotonic() < deadline, f"nobody answers by SSH\n{self.said[-_SHOWN:]}"
             time.sleep(1)
 
