@@ -16,6 +16,8 @@ _HINT: Final = (
 )
 _PLAIN: Final = "\\;"
 _KINDS: Final = {"smb": "cifs", "cifs": "cifs", "nfs": "nfs", "sftp": "sshfs", "ssh": "sshfs"}
+SCHEMES: Final = frozenset(_KINDS)
+"""Of addresses of shares."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
