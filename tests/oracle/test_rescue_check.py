@@ -117,11 +117,17 @@ def test_a_laptop_with_wifi_alone_needs_firmware(medium: MediumContents, tmp_pat
     assert found["Wi-Fi wlp2s0"].code == "wifi-firmware"
     assert found["Wi-Fi wlp2s0"].verdict == "no"
     assert WIFI_FIRMWARE[0] in found["Wi-Fi wlp2s0"].words
+    assert "non-free-firmware" in found["Wi-Fi wlp2s0"].hint
     assert found["Network"].code == "wifi-only"
     assert found["Secure Boot"].verdict == "note"
     (tmp_path / "medium").mkdir()
     made = make_small_medium(tmp_path / "medium", firmware=(WIFI_FIRMWARE[1],))
     assert answers(open_medium(str(made)), tree)["Wi-Fi wlp2s0"].verdict == "yes"
+    (tmp_path / "without").mkdir()
+    made = make_small_medium(tmp_path / "without", firmware=(WIFI_FIRMWARE[1],), without=("iwd",))
+    answer = answers(open_medium(str(made)), tree)["Wi-Fi wlp2s0"]
+    assert (answer.code, answer.verdict) == ("wifi-program", "no")
+    assert "--wifi" in answer.hint
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,10 @@ _VMD_HINT: Final = (
     "In the firmware set-up switch 'VMD' off, or change the storage mode to 'AHCI'; what is said of Windows at 'RAID' "
     "in the guide holds here too."
 )
+_MORE_FIRMWARE_HINT: Final = (
+    "It was built with '--wifi', but apt knew no 'non-free-firmware' then: add that part to the sources of apt, "
+    "'apt-get update', and build it anew. Or keep a USB adapter for a network cable with it."
+)
 _FILE_SYSTEMS: Final = {"nfs4": "nfs", "smb3": "cifs", "fuseblk": "fuse", "fuse.sshfs": "fuse", "fuse": "fuse"}
 _NO_DISK_NEEDED: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "virtiofs"})
 
@@ -183,9 +187,11 @@ def _seen(medium: MediumContents, one: Hardware, code: str, about: str) -> Answe
         shown = ", ".join(missing[:_SHOWN]) + (f" or one of {len(missing) - _SHOWN} others" if missing[_SHOWN:] else "")
         words = f"its driver {drivers[0]} may ask for firmware that is not on the medium: {shown}"
         verdict: Verdict = "no" if code == "wifi" else "note"  # no radio works without; most wired cards do
-        return Answer(
-            code=f"{code}-firmware", about=about, verdict=verdict, words=words, hint="Build it with '--wifi'."
-        )
+        hint = _MORE_FIRMWARE_HINT if medium.has_wifi else "Build it with '--wifi'."
+        return Answer(code=f"{code}-firmware", about=about, verdict=verdict, words=words, hint=hint)
+    if code == "wifi" and not medium.has_wifi:
+        words = "the medium has the driver for it, but not the program that joins a wireless network"
+        return Answer(code="wifi-program", about=about, verdict="no", words=words, hint=_no_driver_hint(code))
     names = tuple(dict.fromkeys(drivers))
     words = f"the medium has the driver{'s' if len(names) > 1 else ''} for it: {', '.join(names)}"
     return Answer(code=code, about=about, verdict="yes", words=words)
