@@ -137,7 +137,7 @@ def test_a_computer_comes_back_from_each_kind_of_server(
             print(f"{running.said[-3000:]}\n{first}")  # noqa: T201 - pytest -s shows it
             assert (first["ok"], first["repository"]) == (True, number)
             assert f"GET /{CARD}/rescue.toml HTTP/1.1" in asked
-            assert "the answers hold a secret and came by http" in running.said
+            assert "the answers hold a secret and came by http" in first["notices"][0]
             assert "can't create" not in running.said, "live-boot's settings for ifupdown"
             nfs = f"nfs://{HOST}:{servers.nfs}/backups"
             sftp = f"sftp://{USER}@{HOST}:{servers.ssh}{servers.export}"

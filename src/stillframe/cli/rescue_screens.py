@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from stillframe.cli.call import REPOSITORY_VARIABLE, Call
@@ -103,7 +104,7 @@ def _unattended(call: Call, world: World) -> tuple[str, ...] | None:
         call.screen.say(f"Answers: {found.where}")
         for notice in found.notices:
             call.screen.warn(notice.message, notice.hint)
-        verdict = carry_out(world, found.answers, call.screen.say)
+        verdict = _with_notices(carry_out(world, found.answers, call.screen.say), found)
     _report(call, found.answers.after, verdict)
     if _change(call, found.answers.after, verdict):
         return None
@@ -114,6 +115,13 @@ def _unattended(call: Call, world: World) -> tuple[str, ...] | None:
         *((verdict.hint,) if verdict.hint else ()),
         "",
     )
+
+
+def _with_notices(verdict: Verdict, found: FoundAnswers) -> Verdict:
+    """Who reads the verdict is not at the screen on which something was said of the answers."""
+    if not found.notices:
+        return verdict
+    return replace(verdict, facts={**verdict.facts, "notices": [notice.message for notice in found.notices]})
 
 
 @contextlib.contextmanager

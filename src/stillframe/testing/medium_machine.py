@@ -40,7 +40,7 @@ class MediumMachine:
         firmware: What starts it.
         key: A private key of SSH that the medium lets in.
         disks: The computer's own disks, which keep what is written.
-        kernel: Kernel, initrd and command line, instead of a medium.
+        kernel: Kernel, initrd and command line, instead of those of the medium, or without one.
         memory_mib: Memory.
     """
 
@@ -83,7 +83,8 @@ class MediumMachine:
             keep = "readonly=on" if self.plugged == "cd" else "snapshot=on"
             device = "ide-cd,bus=ide.0" if self.plugged == "cd" else "usb-storage"
             yield from ("-drive", f"file={self.medium},format=raw,if=none,id=medium,{keep}")
-            yield from ("-device", f"{device},drive=medium,bootindex=0")
+            first = "" if self.kernel else ",bootindex=0"  # a kernel that is given comes first
+            yield from ("-device", f"{device},drive=medium{first}")
         for number, drive in enumerate(self.disks):
             yield from ("-drive", f"file={drive.file},format={drive.form},if=none,id=d{number},cache=unsafe")
             yield from ("-device", f"virtio-blk-pci,drive=d{number},serial={drive.serial}")
