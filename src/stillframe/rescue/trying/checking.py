@@ -32,8 +32,8 @@ _VMD_HINT: Final = (
     "in the guide holds here too."
 )
 _MORE_FIRMWARE_HINT: Final = (
-    "It was built with '--wifi', but apt knew no 'non-free-firmware' then: add that part to the sources of apt, "
-    "'apt-get update', and build it anew. Or keep a USB adapter for a network cable with it."
+    "It was built with '--wifi', but no source of packages had 'non-free-firmware' then: add that part to the sources "
+    "of apt, 'apt-get update', and build it anew. Or keep a USB adapter for a network cable with it."
 )
 _FILE_SYSTEMS: Final = {"nfs4": "nfs", "smb3": "cifs", "fuseblk": "fuse", "fuse.sshfs": "fuse", "fuse": "fuse"}
 _NO_DISK_NEEDED: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "virtiofs"})
