@@ -55,6 +55,10 @@ ip netns exec ap busybox udhcpd /run/dhcp.conf
 systemctl start iwd
 echo ready
 """
+HEARD = (
+    "/stillframe/venv/bin/python3 -c 'from stillframe.host.wireless_scan import find_networks\n"
+    "for one in find_networks(lambda: None): print(one.name, one.kind, one.strength)' 2>&1"
+)
 ANSWERS = """\
 [network]
 wifi = "{network}"
@@ -126,8 +130,11 @@ def test_the_medium_joins_a_wireless_network_as_the_answers_say(
         running.ask("mkdir -p /run/programs; tar -xzf - -C /run/programs", limit_s=LIMIT_S, given=programs())
         said = running.ask(ACCESS_POINT, limit_s=LIMIT_S)
         assert said.strip().endswith("ready"), said
+        heard = running.ask(HEARD, limit_s=LIMIT_S)
+        print(heard)  # noqa: T201 - pytest -s shows it
+        assert f"{NETWORK} psk" in heard
         wrong = carried_out(running, "another horse")
-        print(wrong)  # noqa: T201 - pytest -s shows it
+        print(wrong)  # noqa: T201
         assert f"no connection to the wireless network {NETWORK}" in wrong
         right = carried_out(running, PASSWORD)
         print(right)  # noqa: T201

@@ -11,6 +11,7 @@ from stillframe.errors import LoginRefused, StillframeError, UsageError, WrongKe
 from stillframe.rescue.calls import Doing, Progress
 from stillframe.rescue.choosing import sentence
 from stillframe.rescue.flows.beginning import Beginning, begin_repository
+from stillframe.rescue.flows.joining import join_network, wifi_option
 from stillframe.rescue.flows.words import told, when
 from stillframe.rescue.found import Found, FoundRepository
 from stillframe.rescue.pages import Ask, Choose, Option, Outcome, Step, Work
@@ -56,6 +57,9 @@ def find_repository(world: World, *, read_write: bool = False) -> Step:
         if chosen == "again":
             seen, fault = yield from _look(world)
             continue
+        if chosen == "wifi":
+            fault = yield from join_network(world)
+            continue
         if chosen in ("share", "settled"):
             added, fault, empty = yield from _from_address(world, chosen)
             if empty is not None and read_write:
@@ -79,6 +83,7 @@ def _options(world: World, seen: list[_Seen]) -> Iterable[Option]:
     if world.settings.repository.where:
         yield Option(key="settled", words=world.settings.repository.where, detail="set up with this medium")
     yield Option(key="share", words="Somewhere else ...", detail="a share in the network, or a folder")
+    yield from wifi_option(world)
     yield Option(key="again", words="Look again", detail="after plugging in a disk")
 
 
