@@ -247,10 +247,13 @@ class Places:
 
 
 def _may_not_read(address: Address, what: str) -> MachineRefusal:
-    return MachineRefusal(
-        f"what is at {address.words} may not be read: {what}",
-        hint="The other computer decides who may: log in as the one who made the backups, or let this name read there.",
-    )
+    hint = "The other computer decides who may: log in as the one who made the backups, or let this name read there."
+    if address.share is not None and address.share.kind == "nfs":
+        hint = (
+            "The other computer takes who asks for nobody: switch 'squash' off there ('no_root_squash') for this "
+            "computer; or use SMB or SFTP."
+        )
+    return MachineRefusal(f"what is at {address.words} may not be read: {what}", hint=hint)
 
 
 def _free(top: str) -> int | None:
