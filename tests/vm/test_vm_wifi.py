@@ -20,12 +20,12 @@ LIMIT_S = 1200
 NETWORK, PASSWORD = "my café net", "correct horse"
 ACCESS_POINT = f"""\
 set -e
-export LD_LIBRARY_PATH=/run/programs PATH=/run/programs:$PATH
+ours() {{ LD_LIBRARY_PATH=/opt/programs "$@"; }}
 systemctl stop iwd
 modprobe mac80211_hwsim radios=2
 udevadm settle
 ip netns add ap
-iw phy phy1 set netns name ap
+ours /opt/programs/iw phy phy1 set netns name ap
 ip -n ap link set lo up
 cat > /run/ap.conf <<'END'
 interface=wlan1
@@ -39,7 +39,7 @@ wpa_key_mgmt=WPA-PSK
 rsn_pairwise=CCMP
 wpa_passphrase={PASSWORD}
 END
-ip netns exec ap hostapd -B /run/ap.conf
+ours ip netns exec ap /opt/programs/hostapd -B /run/ap.conf
 ip -n ap addr add 10.77.0.1/24 dev wlan1
 cat > /run/dhcp.conf <<'END'
 start 10.77.0.10
@@ -127,7 +127,7 @@ def test_the_medium_joins_a_wireless_network_as_the_answers_say(
 ) -> None:
     folder = tmp_path_factory.mktemp("m")
     with start_medium(medium.machine(folder)) as running:
-        running.ask("mkdir -p /run/programs; tar -xzf - -C /run/programs", limit_s=LIMIT_S, given=programs())
+        running.ask("mkdir -p /opt/programs; tar -xzf - -C /opt/programs", limit_s=LIMIT_S, given=programs())
         said = running.ask(ACCESS_POINT, limit_s=LIMIT_S)
         assert said.strip().endswith("ready"), said
         heard = running.ask(HEARD, limit_s=LIMIT_S)

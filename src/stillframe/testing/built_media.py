@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from stillframe.rescue.medium.menu import LIVE_WORDS, SERIAL_WORDS
 from stillframe.testing.command_line import call
+from stillframe.testing.debian_disk import QUIET_TIMER
 from stillframe.testing.debian_guest import cache
 from stillframe.testing.medium_machine import MediumMachine
 from stillframe.testing.virtual_machine import Drive
@@ -39,7 +40,7 @@ class BuiltMedium:
 
     def machine(self, folder: Path, *words: str, disks: Sequence[Drive] = ()) -> MediumMachine:
         """A machine that starts it as its menu's entry for the serial line does, with more words for the kernel."""
-        line = " ".join([LIVE_WORDS, SERIAL_WORDS, "quiet", *words])
+        line = " ".join([LIVE_WORDS, SERIAL_WORDS, "quiet", QUIET_TIMER, *words])
         return MediumMachine(
             folder=folder, medium=self.iso, key=self.key, kernel=(self.kernel, self.initrd, line), disks=disks
         )
