@@ -144,7 +144,7 @@ def test_a_computer_comes_back_from_each_kind_of_server(
             for where, disk, password in ((nfs, "two", ""), (sftp, "three", PASSWORD)):
                 verdict = carried_out(running, restore_answers(where, disk, repository=number[:8], password=password))
                 print(where, verdict)  # noqa: T201
-                assert verdict["ok"], verdict
+                assert verdict["ok"], f"{verdict}\n{running.ask('dmesg | tail -n 20', limit_s=LIMIT_S)}"
             other = list[str]()
             for what, (where, password, words) in faults(servers).items():
                 verdict = carried_out(running, restore_answers(where, "one", password=password))

@@ -29,6 +29,8 @@ _SHARE_S: Final = 60.0
 _IDLE_LOOPS: Final = "loop"
 _SECRET_FOLDER: Final = "/run"  # noqa: S105 - in memory: a secret never reaches a disk
 _SSH: Final = "ssh"
+_NFS_WORDS: Final = ("soft", "timeo=100", "retrans=4", "retry=0", "nolock")
+"""A server that is silent is waited for 10, 20, 30, 40 and 50 seconds: the disks of a NAS may have to wake up."""
 
 How = Literal["look", "read", "write"]
 # How each file system is mounted: to look (no journal is replayed), to read, to write.
@@ -195,7 +197,7 @@ def mount_share(keeper: Keeper, share: NetworkShare, place: str, *, secret: str 
             said = _mount(share, place, [f"credentials={file}" if share.user else "guest", *words])
     else:
         port = [f"port={share.port}"] if share.port else []
-        said = _mount(share, place, ["soft", "timeo=100", "retrans=2", "retry=0", "nolock", *words, *port])
+        said = _mount(share, place, [*_NFS_WORDS, *words, *port])
     if said is not None:
         raise share_refusal(share, said)
 

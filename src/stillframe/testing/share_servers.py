@@ -69,7 +69,7 @@ _NFS: Final = """\
 NFS_CORE_PARAM {{
   Protocols = 4; NFS_Port = {port}; Bind_addr = 127.0.0.1; Enable_NLM = false; Enable_RQUOTA = false;
 }}
-NFSV4 {{ RecoveryRoot = "{state}"; Lease_Lifetime = 5; Grace_Period = 5; Graceless = true; }}
+NFSV4 {{ RecoveryRoot = "{state}"; Lease_Lifetime = 60; Graceless = true; }}
 NFS_KRB5 {{ Active_krb5 = false; }}
 LOG {{ Default_Log_Level = WARN; }}
 EXPORT {{ Export_Id = 1; Path = {export}; Pseudo = /backups; Access_Type = RW; Squash = No_Root_Squash; SecType = sys;
