@@ -9,6 +9,7 @@ from stillframe.block.file import open_file_reader
 from stillframe.errors import DiskFormatError, UsageError
 from stillframe.host.hardware import find_hardware
 from stillframe.host.start_up import read_start_up
+from stillframe.rescue.trying.asking import find_place
 from stillframe.rescue.trying.checking import Answer, Asked, Place, check_medium, is_fit
 from stillframe.rescue.trying.contents import MediumContents, open_medium
 from stillframe.rescue.trying.iso import find_file
@@ -41,11 +42,11 @@ def test_a_plain_machine_is_seen_whole(medium: MediumContents, tmp_path: Path) -
     tree = plain_machine(tmp_path)
     assert bad(medium, tree) == []
     found = answers(medium, tree)
-    assert found["Disk /dev/sda (WDC WD40EZRZ)"].words == "seen, by sd_mod, ahci"
+    assert found["Disk /dev/sda (WDC WD40EZRZ)"].words == "the medium has the drivers for it: sd_mod, ahci"
     assert (
-        found["Disk /dev/nvme0n1 (Samsung SSD 970)"].words == "seen, by nvme"
+        found["Disk /dev/nvme0n1 (Samsung SSD 970)"].words == "the medium has the driver for it: nvme"
     )  # the bridge above needs no driver of its own
-    assert found["Network card eno1"].words == "seen, by e1000e"
+    assert found["Network card eno1"].words == "the medium has the driver for it: e1000e"
     assert found["USB"].verdict == "yes"
     assert is_fit(found.values())
 
@@ -116,11 +117,17 @@ def test_a_laptop_with_wifi_alone_needs_firmware(medium: MediumContents, tmp_pat
     assert found["Wi-Fi wlp2s0"].code == "wifi-firmware"
     assert found["Wi-Fi wlp2s0"].verdict == "no"
     assert WIFI_FIRMWARE[0] in found["Wi-Fi wlp2s0"].words
+    assert "non-free-firmware" in found["Wi-Fi wlp2s0"].hint
     assert found["Network"].code == "wifi-only"
     assert found["Secure Boot"].verdict == "note"
     (tmp_path / "medium").mkdir()
     made = make_small_medium(tmp_path / "medium", firmware=(WIFI_FIRMWARE[1],))
     assert answers(open_medium(str(made)), tree)["Wi-Fi wlp2s0"].verdict == "yes"
+    (tmp_path / "without").mkdir()
+    made = make_small_medium(tmp_path / "without", firmware=(WIFI_FIRMWARE[1],), without=("iwd",))
+    answer = answers(open_medium(str(made)), tree)["Wi-Fi wlp2s0"]
+    assert (answer.code, answer.verdict) == ("wifi-program", "no")
+    assert "--wifi" in answer.hint
 
 
 @pytest.mark.parametrize(
@@ -140,11 +147,11 @@ def test_a_machine_that_cannot_start_it(
 @pytest.mark.parametrize(
     ("filesystem", "disks", "verdict", "words"),
     [
-        ("ext4", {"/dev/sda"}, "yes", "ext4 on /dev/sda"),
-        ("exfat", {"/dev/sda"}, "yes", "exfat on /dev/sda"),
-        ("fuseblk", {"/dev/sda"}, "yes", "fuseblk on /dev/sda"),
+        ("ext4", {"/dev/sda"}, "note", "ext4 on /dev/sda, which the medium sees; but that disk is built in"),
+        ("exfat", {"/dev/sda"}, "note", "exfat on /dev/sda"),
+        ("fuseblk", {"/dev/sda"}, "note", "fuseblk on /dev/sda"),
         ("zfs", {"/dev/sda"}, "no", "does not know the file system zfs"),
-        ("cifs", set(), "yes", "on the network (cifs), which is reached"),
+        ("cifs", set(), "yes", "on the network (cifs), which the medium knows"),
         ("ext4", set(), "note", "on which disk is not known"),
     ],
 )
@@ -155,6 +162,31 @@ def test_the_place_of_the_repository(
     answer = answers(medium, plain_machine(tmp_path), place)["Repository /mnt/backup"]
     assert answer.verdict == verdict
     assert words in answer.words
+
+
+def test_a_folder_that_is_none_is_no_place(medium: MediumContents, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "stillframe.json").touch()
+    for name, words in (("none", "no such folder"), ("empty", "no backups are in it"), ("full", "")):
+        place = find_place(str(tmp_path / name))
+        assert words in place.refusal
+        assert bool(words) == bool(place.refusal)
+        if words:
+            answer = answers(medium, plain_machine(tmp_path / f"m-{name}"), place)[f"Repository {tmp_path / name}"]
+            assert (answer.verdict, answer.words) == ("no", place.refusal)
+
+
+@pytest.mark.parametrize(
+    ("address", "filesystem"),
+    [("smb://kim@nas/backups", "cifs"), ("nfs://nas/backups", "nfs"), ("sftp://kim@nas/srv", "fuse.sshfs")],
+)
+def test_a_share_that_only_the_medium_opens(
+    medium: MediumContents, tmp_path: Path, address: str, filesystem: str
+) -> None:
+    place = find_place(address)
+    assert (place.folder, place.filesystem, place.refusal) == (address, filesystem, "")
+    assert answers(medium, plain_machine(tmp_path), place)[f"Repository {address}"].verdict == "yes"
 
 
 def test_keys_are_brought_to_mind(medium: MediumContents, tmp_path: Path) -> None:

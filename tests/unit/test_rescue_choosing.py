@@ -147,6 +147,12 @@ def test_a_source_is_neither_the_medium_nor_the_disk_with_the_backups() -> None:
         ("nfs://nas/export/kim", "nfs", "nas:/export/kim", "", ""),
         ("sftp://kim@host:2222/srv/x", "sshfs", "host:/srv/x", "", "kim"),
         ("nfs://[fd00::1]/x", "nfs", "[fd00::1]:/x", "", ""),
+        ("smb://OFFICE\\kim@nas/backups", "cifs", "//nas/backups", "", "OFFICE\\kim"),
+        ("smb://OFFICE;kim@nas/backups", "cifs", "//nas/backups", "", "OFFICE\\kim"),
+        ("smb://kim@office.example@nas/backups", "cifs", "//nas/backups", "", "kim@office.example"),
+        (r"\\nas\backups\office pc", "cifs", "//nas/backups", "office pc", ""),
+        ("//nas/backups", "cifs", "//nas/backups", "", ""),
+        ("smb://nas/backups/old #1? yes", "cifs", "//nas/backups", "old #1? yes", ""),
     ],
 )
 def test_addresses(text: str, kind: str, source: str, folder: str, user: str) -> None:
@@ -155,6 +161,16 @@ def test_addresses(text: str, kind: str, source: str, folder: str, user: str) ->
     assert (address.share.kind, address.share.source, address.share.user) == (kind, source, user)
     assert address.folder == folder
     assert address.share.port == (2222 if "2222" in text else 0)
+
+
+def test_the_same_address_for_another_name() -> None:
+    address = parse_address("smb://kim@nas:4455/backups/a").as_user("OFFICE\\anna b")
+    assert address == parse_address(address.words)
+    assert address.share is not None
+    assert (address.share.user, address.share.port, address.folder) == ("OFFICE\\anna b", 4455, "a")
+    assert parse_address(r"\\nas\backups").as_user("anna").words == "smb://anna@nas/backups"
+    assert parse_address("nfs://nas/x").as_user("anna") == parse_address("nfs://nas/x")
+    assert parse_address("/mnt").as_user("anna") == parse_address("/mnt")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from stillframe.host.wheels import installed_packages
 from stillframe.rescue.medium import cache, mirror, plan, recipe
 from stillframe.rescue.medium.base import BaseWishes, find_base
 from stillframe.rescue.medium.menu import menu
-from stillframe.rescue.medium.mirror import PackageSources, choose_sources, find_sources, parse_targets
+from stillframe.rescue.medium.mirror import PackageSources, choose_sources, find_sources, parse_targets, with_firmware
 from stillframe.testing.command_line import call
 
 SOURCES = PackageSources(lines=("deb http://mirror.example/debian bookworm main",), has_firmware=False)
@@ -151,6 +151,25 @@ def test_a_machine_without_a_mirror_of_debian_is_told_what_to_write(monkeypatch:
     monkeypatch.setattr(mirror, "run", no_apt)
     with pytest.raises(MachineRefusal, match="no Debian"):
         find_sources("")
+
+
+@pytest.mark.parametrize(
+    ("release", "has_firmware"),
+    [
+        ("Origin: Debian\nComponents: main contrib non-free-firmware non-free\nDescription: x\n", True),
+        ("Origin: Debian\nComponents: main contrib non-free\nDescription: non-free-firmware\n", False),
+        (None, False),
+    ],
+)
+def test_a_mirror_is_asked_whether_it_has_firmware(tmp_path: Path, release: str | None, *, has_firmware: bool) -> None:
+    if release is not None:
+        (tmp_path / "dists/bookworm").mkdir(parents=True)
+        (tmp_path / "dists/bookworm/Release").write_text(release)
+    named = find_sources(f"file://{tmp_path}")
+    found = with_firmware(named, f"file://{tmp_path}")
+    assert found.has_firmware == has_firmware
+    more = (f"deb file://{tmp_path} bookworm non-free-firmware",) if has_firmware else ()
+    assert found.lines == (*named.lines, *more)
 
 
 def test_no_server_is_named_in_the_code() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from stillframe.cli import rescue_screens
 from stillframe.errors import UsageError
+from stillframe.events import Notice
 from stillframe.rescue.answer_places import FoundAnswers
 from stillframe.rescue.answers import Answers, parse_answers
 from stillframe.rescue.unattended import Verdict
@@ -24,7 +25,7 @@ class Machine:
         self.report = folder / "serial"
         self.report.touch()
         self.runs, self.power, self.shown = 0, list[str](), list[tuple[str, ...]]()
-        self.verdict = GOOD
+        self.verdict, self.again, self.notices = GOOD, list[bool](), tuple[Notice, ...]()
         self.text = "[restore]\n"
         monkeypatch.setattr(rescue_screens, "_RUN", str(folder / "run"))
         (folder / "cmdline").write_text("quiet")
@@ -34,10 +35,12 @@ class Machine:
         monkeypatch.setattr(rescue_screens, "change_power", self.power.append)
         monkeypatch.setattr(rescue_screens, "_screens", self.show)
 
-    def find(self, _world: World) -> FoundAnswers | None:
+    def find(self, _call: object, _world: World, *, is_again: bool) -> FoundAnswers | None:
+        self.again.append(is_again)
         if not self.text:
             return None
-        return FoundAnswers(where="here", folder="", answers=parse_answers(self.text, where="here"))
+        answers = parse_answers(self.text, where="here")
+        return FoundAnswers(where="here", folder="", answers=answers, notices=self.notices)
 
     def carry_out(self, _world: World, _answers: Answers, _say: object) -> Verdict:
         self.runs += 1
@@ -67,6 +70,14 @@ def test_answers_are_carried_out_once_and_the_verdict_is_a_line_of_json(machine:
     ]  # fmt: skip
     call("rescue", "start")
     assert (machine.runs, machine.shown) == (1, [()])
+    assert machine.again == [False, True], "a web server is not waited for once more"
+
+
+def test_what_is_to_be_known_of_the_answers_stands_in_the_verdict(machine: Machine) -> None:
+    machine.notices = (Notice(code="secret-over-http", message="others can read it", hint="Use https."),)
+    done = call("rescue", "start")
+    assert "others can read it" in done.errors
+    assert json.loads(done.output.splitlines()[-1])["notices"] == ["others can read it"]
 
 
 @pytest.mark.parametrize(

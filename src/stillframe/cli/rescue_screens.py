@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from stillframe.cli.call import REPOSITORY_VARIABLE, Call
@@ -12,7 +13,7 @@ from stillframe.errors import MachineRefusal, StillframeError, UsageError
 from stillframe.host.linux import lock_whole
 from stillframe.host.places import disks_under
 from stillframe.host.power import PowerState, change_power
-from stillframe.rescue.answer_places import LABEL, AnswerPlaces, FoundAnswers, find_answers, serial_lines
+from stillframe.rescue.answer_places import LABEL, PATIENCE_S, AnswerPlaces, FoundAnswers, find_answers, serial_lines
 from stillframe.rescue.answers import AfterAnswer, Answers, RepositoryAnswer
 from stillframe.rescue.choosing import sentence
 from stillframe.rescue.places import Places
@@ -28,7 +29,8 @@ _ELSEWHERE: Final = ("Answers were left for this computer. They are carried out 
 
 def start(call: Call) -> int:
     """What the medium runs."""
-    with _world(call, is_installed=bool(call.options.answers)) as world:
+    # Answers that are named on the medium are those of a medium: the network is brought up, its own disk is no target.
+    with _world(call, is_installed=bool(call.options.answers) and not os.path.isdir(_MEDIUM)) as world:
         if call.options.answers:
             return _answered(call, world)
         notes = _unattended(call, world)
@@ -79,7 +81,8 @@ def _unattended(call: Call, world: World) -> tuple[str, ...] | None:
     os.makedirs(_RUN, mode=0o700, exist_ok=True)
     stamp, lock = f"{_RUN}/answers-done", f"{_RUN}/answers.lock"
     try:
-        found = _find(world)  # on each screen: what they only settle counts for all of them
+        # On each screen: what they only settle counts for all of them.
+        found = _find(call, world, is_again=os.path.exists(stamp))
     except StillframeError as error:
         verdict = Verdict(verb="", ok=False, exit_code=error.exit_code, message=error.message, hint=error.hint)
         with _lock(lock) as is_ours:
@@ -99,7 +102,9 @@ def _unattended(call: Call, world: World) -> tuple[str, ...] | None:
             return ()
         _touch(stamp)
         call.screen.say(f"Answers: {found.where}")
-        verdict = carry_out(world, found.answers, call.screen.say)
+        for notice in found.notices:
+            call.screen.warn(notice.message, notice.hint)
+        verdict = _with_notices(carry_out(world, found.answers, call.screen.say), found)
     _report(call, found.answers.after, verdict)
     if _change(call, found.answers.after, verdict):
         return None
@@ -110,6 +115,13 @@ def _unattended(call: Call, world: World) -> tuple[str, ...] | None:
         *((verdict.hint,) if verdict.hint else ()),
         "",
     )
+
+
+def _with_notices(verdict: Verdict, found: FoundAnswers) -> Verdict:
+    """Who reads the verdict is not at the screen on which something was said of the answers."""
+    if not found.notices:
+        return verdict
+    return replace(verdict, facts={**verdict.facts, "notices": [notice.message for notice in found.notices]})
 
 
 @contextlib.contextmanager
@@ -124,8 +136,11 @@ def _lock(path: str) -> Iterator[bool]:
             os.close(descriptor)
 
 
-def _find(world: World) -> FoundAnswers | None:
-    places = AnswerPlaces(labelled=lambda: world.places.labelled(LABEL), bring_network=world.bring_network)
+def _find(call: Call, world: World, *, is_again: bool) -> FoundAnswers | None:
+    places = AnswerPlaces(
+        labelled=lambda: world.places.labelled(LABEL), bring_network=world.bring_network, say=call.screen.say,
+        patience_s=0.0 if is_again else PATIENCE_S,
+    )  # fmt: skip
     try:
         return find_answers(places)
     finally:

@@ -20,6 +20,7 @@ from stillframe.jobs.owner import this_owner
 from stillframe.jobs.repositories import folder_of, open_at, require_outside
 from stillframe.repo.repository import Repository
 from stillframe.rescue.noting import rescue_noted
+from stillframe.rescue.shares import SCHEMES
 from stillframe.rescue.trying.asking import ask_machine
 from stillframe.rescue.trying.checking import check_medium, is_fit
 from stillframe.rescue.trying.contents import open_medium
@@ -38,7 +39,7 @@ def check(call: Call) -> int:
     options = call.options
     repository = options.repo or call.environment.get(REPOSITORY_VARIABLE, "")
     medium = open_medium(_medium(options))
-    answers = check_medium(medium, ask_machine(folder_of(repository) if repository else ""))
+    answers = check_medium(medium, ask_machine(_place_of(repository)))
     release = medium.modules.release
     fields, lines = check_fields(medium.path, release, answers), check_lines(medium.path, release, answers)
     call.screen.finish("rescue check", fields, lines)
@@ -82,6 +83,12 @@ def sheet(call: Call) -> int:
         ]
     screen.finish("rescue sheet", fields, lines)
     return 0
+
+
+def _place_of(repository: str) -> str:
+    """A folder, or the address of a share that the medium would open."""
+    is_share = repository.partition("://")[0].lower() in SCHEMES
+    return repository if is_share or not repository else folder_of(repository)
 
 
 def _medium(options: argparse.Namespace) -> str:

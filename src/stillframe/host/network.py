@@ -1,9 +1,9 @@
 """The network of the rescue system: an address by DHCP or by hand, a cable or Wi-Fi.
 
 Answers: "is there a network, and how does one come up?" systemd-networkd does the work; what is to be is written where
-it looks, in memory. A Wi-Fi password goes into a file of iwd that root alone can read, never onto a command line.
+it looks, in memory. ``wireless`` knows what iwd needs.
 
-Source: systemd.network(5), networkctl(1); iwd.network(5), iwd's naming of files; Linux ABI/sysfs-class-net.
+Source: systemd.network(5), networkctl(1); Linux ABI/sysfs-class-net.
 """
 
 import contextlib
@@ -18,9 +18,12 @@ from typing import Final
 from stillframe.errors import MachineRefusal, UsageError
 from stillframe.host.blocks import names_in, read_number, read_text
 from stillframe.host.run import run
+from stillframe.host.wireless import iwd_file, require_radio, wireless_cards
 
 _STEP_S: Final = 0.5
-_SSID_PLAIN: Final = re.compile(r"[A-Za-z0-9 _-]+")
+_ANYWHERE: Final = "00000000"
+_LOCAL6: Final = ("fe80", "ff00")
+_CARD: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _UP_HINT: Final = "Is the network cable in? Without DHCP an address must be given: 'address' in [network]."
 
 
@@ -56,6 +59,7 @@ class NetworkPaths:
     interfaces: str = "/sys/class/net"
     routes: str = "/proc/net/route"
     routes6: str = "/proc/net/ipv6_route"
+    switches: str = "/sys/class/rfkill"
 
 
 def network_unit(wish: NetworkWish) -> str:
@@ -77,55 +81,70 @@ def network_unit(wish: NetworkWish) -> str:
     match = f"Name={wish.interface}" if wish.interface else f"Type={'wlan' if wish.wifi else 'ether'}"
     lines = ["[Match]", match, "", "[Network]"]
     lines += [f"Address={wish.address}"] if wish.address else ["DHCP=yes"]
+    lines += ["MulticastDNS=resolve", "LLMNR=resolve"]  # a NAS is known by its own word: nas.local
     lines += [f"Gateway={wish.gateway}"] if wish.gateway else []
     lines += [f"DNS={server}" for server in wish.dns]
     return "\n".join(lines) + "\n"
 
 
-def wifi_file_name(name: str) -> str:
-    """How iwd names the file of a network: plain, or ``=`` and its bytes in hexadecimal."""
-    return f"{name if _SSID_PLAIN.fullmatch(name) else '=' + name.encode().hex()}.psk"
-
-
 def bring_up(wish: NetworkWish, paths: NetworkPaths = NetworkPaths()) -> None:
-    """Bring the network up, and wait until there is a way out of this computer.
+    """Bring the network up, and wait until it leads out of this computer.
 
     Raises:
-        UsageError: An address is none.
-        MachineRefusal: There is no cable, no such interface, or nothing answers in time.
+        UsageError: An address is none, or a password is none of a wireless network.
+        MachineRefusal: There is no cable, no such interface, no radio, or nothing answers in time.
     """
     text = network_unit(wish)
-    if not _interfaces(paths, wish.interface):
+    wireless = iwd_file(wish.wifi, wish.wifi_password) if wish.wifi else None
+    if wireless is not None:
+        require_radio(paths.interfaces, paths.switches)
+    elif not _interfaces(paths, wish.interface):
         named = f" {wish.interface}" if wish.interface else ""
         raise MachineRefusal(f"this computer has no network card{named}", hint="'ip link' in the shell lists them.")
     _write(f"{paths.units}/05-stillframe.network", text, mode=0o644)
-    if wish.wifi:
-        words = f"[Security]\nPassphrase={wish.wifi_password}\n" if wish.wifi_password else ""
-        name = wifi_file_name(wish.wifi) if wish.wifi_password else wifi_file_name(wish.wifi).replace(".psk", ".open")
-        _write(f"{paths.iwd}/{name}", words, mode=0o600)
+    if wireless is not None:
+        _write(f"{paths.iwd}/{wireless[0]}", wireless[1], mode=0o600)
         run(["systemctl", "restart", "iwd"]).require_success(hint="Was the medium built with '--wifi'?")
     hint = "Is systemd-networkd on this system? On another one bring the network up by its own means."
     run(["systemctl", "start", "systemd-networkd"]).require_success(hint=hint)
     run(["networkctl", "reload"]).require_success(hint=hint)
     ends = time.monotonic() + wish.wait_s
-    while not is_up(paths):
+    while not _leads_out(wish, paths):
         if time.monotonic() > ends:
             raise _not_up(wish, paths)
         time.sleep(_STEP_S)
 
 
-def is_up(paths: NetworkPaths = NetworkPaths()) -> bool:
-    """Whether an interface other than ``lo`` has a route.
+def _leads_out(wish: NetworkWish, paths: NetworkPaths) -> bool:
+    """Whether what was wished is there: a cable beside it does not count for a wireless network."""
+    named = [wish.interface] if wish.interface else wireless_cards(paths.interfaces) if wish.wifi else None
+    return is_up(paths) if named is None else any(is_up(paths, name) for name in named)
+
+
+def is_up(paths: NetworkPaths = NetworkPaths(), interface: str = "") -> bool:
+    """Whether an interface other than ``lo``, or the named one, has a route.
 
     Source: Linux net/ipv4/fib_trie.c, fib_route_seq_show; net/ipv6/route.c, ipv6_route_seq_show.
     """
     routes = [line.split()[0] for line in read_text(paths.routes).splitlines()[1:] if line.split()]
     routes6 = [
-        line.split()[-1]
-        for line in read_text(paths.routes6).splitlines()
-        if line.split() and line[:4] not in ("fe80", "ff00")
+        line.split()[-1] for line in read_text(paths.routes6).splitlines() if line.split() and line[:4] not in _LOCAL6
     ]
-    return any(name != "lo" for name in (*routes, *routes6))
+    return any(name != "lo" and interface in ("", name) for name in (*routes, *routes6))
+
+
+def read_card(paths: NetworkPaths = NetworkPaths()) -> str:
+    """The number (MAC) of the network card that leads out of this computer; empty when none does.
+
+    Source: Linux net/ipv4/fib_trie.c, fib_route_seq_show: name, destination, gateway, flags, two counts, metric.
+    """
+    rows = [line.split() for line in read_text(paths.routes).splitlines()[1:]]
+    ways = sorted((row[1] != _ANYWHERE, int(row[6]), row[0]) for row in rows if len(row) > 7 and row[0] != "lo")
+    names = [name for _, _, name in ways] or [
+        line.split()[-1] for line in read_text(paths.routes6).splitlines() if line.split() and line[:4] not in _LOCAL6
+    ]
+    numbers = [read_text(f"{paths.interfaces}/{name}/address").strip().lower() for name in names if name != "lo"]
+    return next((number for number in numbers if _CARD.fullmatch(number)), "")
 
 
 def has_cable(paths: NetworkPaths = NetworkPaths(), interface: str = "") -> bool:
@@ -138,11 +157,12 @@ def _interfaces(paths: NetworkPaths, interface: str) -> list[str]:
 
 
 def _not_up(wish: NetworkWish, paths: NetworkPaths) -> MachineRefusal:
-    names = ", ".join(_interfaces(paths, wish.interface))
-    if not has_cable(paths, wish.interface):
+    cards = wireless_cards(paths.interfaces) if wish.wifi else tuple(_interfaces(paths, wish.interface))
+    names = ", ".join(cards) or "no card"
+    if not any(has_cable(paths, name) for name in cards):
         what = f"no connection to the wireless network {wish.wifi}" if wish.wifi else "no cable"
         hint = (
-            "Are its name and password right?"
+            "Are its name and password right, and is it near enough?"
             if wish.wifi
             else "Put the network cable in, at both ends, and try again."
         )

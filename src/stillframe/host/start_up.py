@@ -15,6 +15,10 @@ from stillframe.host.blocks import THIS_MACHINE, KernelPaths, read_number, read_
 
 _SECURE_BOOT: Final = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 _MEMORY: Final = re.compile(r"^MemTotal:\s+(\d{1,15}) kB", re.MULTILINE)
+_NOTHING_WRITTEN: Final = frozenset(
+    {"to be filled by o.e.m.", "system manufacturer", "system product name", "system serial number", "default string",
+     "not specified", "not applicable", "none", "0"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +65,12 @@ def _read_secure_boot(path: str) -> bool | None:
     return raw[4] == 1 if len(raw) == 5 else None
 
 
+def read_serial_number(kernel: KernelPaths = THIS_MACHINE) -> str:
+    """The serial number that the maker gave this computer; empty where there is none, or where this is not root."""
+    return _dmi(kernel, "product_serial")
+
+
 def _dmi(kernel: KernelPaths, name: str) -> str:
     """A text of the firmware; makers who wrote nothing leave words such as these."""
     text = " ".join(read_text(f"{kernel.sys}/class/dmi/id/{name}").split())[:80]
-    return (
-        "" if text.lower() in {"to be filled by o.e.m.", "system manufacturer", "system product name", "none"} else text
-    )
+    return "" if text.lower() in _NOTHING_WRITTEN else text

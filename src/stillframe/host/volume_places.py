@@ -19,7 +19,8 @@ from stillframe.host.attaching import Keeper, last_line
 from stillframe.host.blocks import THIS_MACHINE, BlockNode, BlockTree, KernelPaths, read_number
 from stillframe.host.linux import is_root
 from stillframe.host.mounts import read_users
-from stillframe.host.run import Finished, run
+from stillframe.host.run import run
+from stillframe.host.share_faults import NetworkShare, require_server, share_refusal
 
 RUN_FOLDER: Final = "/run/stillframe/places"
 _SAFE: Final = "nosuid,nodev,noexec"
@@ -27,6 +28,9 @@ _MOUNT_S: Final = 120.0
 _SHARE_S: Final = 60.0
 _IDLE_LOOPS: Final = "loop"
 _SECRET_FOLDER: Final = "/run"  # noqa: S105 - in memory: a secret never reaches a disk
+_SSH: Final = "ssh"
+_NFS_WORDS: Final = ("soft", "timeo=100", "retrans=4", "retry=0", "nolock")
+"""A server that is silent is waited for 10, 20, 30, 40 and 50 seconds: the disks of a NAS may have to wake up."""
 
 How = Literal["look", "read", "write"]
 # How each file system is mounted: to look (no journal is replayed), to read, to write.
@@ -166,23 +170,6 @@ def require_root() -> None:
         raise MachineRefusal("looking into disks needs root", hint="Run it again with sudo.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkShare:
-    """A share of another computer.
-
-    Attributes:
-        kind: ``cifs``, ``nfs`` or ``sshfs``.
-        source: As the program wants it: ``//host/share``, ``host:/path``.
-        user: Who logs in; empty for a guest.
-        port: Where the other side listens; 0 for the usual one.
-    """
-
-    kind: str
-    source: str
-    user: str = ""
-    port: int = 0
-
-
 def mount_share(keeper: Keeper, share: NetworkShare, place: str, *, secret: str = "", read_write: bool = False) -> None:
     """Mount a share of another computer.
 
@@ -194,42 +181,44 @@ def mount_share(keeper: Keeper, share: NetworkShare, place: str, *, secret: str 
         read_write: Not only to look.
 
     Raises:
-        MachineRefusal: That is not possible here, or the other side refuses.
+        MachineRefusal: That is not possible here, or the other computer is not there or has no such share.
+        LoginRefused: It lets that name not in.
     """
     require_root()
+    share = require_server(share)
     _make_room(keeper, place)
     keeper.will("mount", place)
     words = ["rw" if read_write else "ro", _SAFE]
     if share.kind == "sshfs":
-        ended = _mount_sshfs(share, place, secret, words)
+        said = _mount_sshfs(share, place, secret, words)
     elif share.kind == "cifs":
         words += [f"port={share.port}"] if share.port else []
         with _credentials(share.user, secret) as file:
-            words = [f"credentials={file}" if share.user else "guest", *words]
-            ended = run(["mount", "-t", "cifs", "-o", ",".join(words), share.source, place], timeout_s=_SHARE_S)
+            said = _mount(share, place, [f"credentials={file}" if share.user else "guest", *words])
     else:
-        words = ["soft", "timeo=100", "retrans=2", "nolock", *words, *([f"port={share.port}"] if share.port else [])]
-        ended = run(["mount", "-t", share.kind, "-o", ",".join(words), share.source, place], timeout_s=_SHARE_S)
-    if ended.exit_code:
-        raise MachineRefusal(
-            f"{share.source} cannot be reached: {_reason(ended.errors)}",
-            hint="Is the network cable in, the other computer on, and are name and password right?",
-        )
+        port = [f"port={share.port}"] if share.port else []
+        said = _mount(share, place, [*_NFS_WORDS, *words, *port])
+    if said is not None:
+        raise share_refusal(share, said)
 
 
-def _reason(raw: bytes) -> str:
-    """The last words that are no pointer to a manual: mount.cifs ends with one."""
-    lines = [line for line in raw.splitlines() if not line.startswith(b"Refer to")]
-    return last_line(b"\n".join(lines))
+def _mount(share: NetworkShare, place: str, words: list[str]) -> bytes | None:
+    """``None`` when it is mounted, else what was said."""
+    ended = run(["mount", "-t", share.kind, "-o", ",".join(words), share.source, place], timeout_s=_SHARE_S)
+    return ended.errors if ended.exit_code else None
 
 
-def _mount_sshfs(share: NetworkShare, place: str, secret: str, words: list[str]) -> Finished:
+def _mount_sshfs(share: NetworkShare, place: str, secret: str, words: list[str]) -> bytes | None:
+    """As ``_mount``. What ssh says would be lost: sshfs throws it away, so it goes into a file in memory."""
     words = [*words, "reconnect", "ServerAliveInterval=15", "ConnectTimeout=20", "StrictHostKeyChecking=accept-new"]
     words += ["password_stdin"] if secret else ["BatchMode=yes"]
     source = f"{share.user}@{share.source}" if share.user else share.source
     port = ["-p", str(share.port)] if share.port else []
-    command = ["sshfs", *port, "-o", ",".join(words), source, place]
-    return run(command, given=f"{secret}\n".encode() if secret else b"", timeout_s=_SHARE_S)
+    with tempfile.NamedTemporaryFile(prefix="stillframe-", dir=_SECRET_FOLDER) as log:
+        words.append(f"ssh_command={_SSH} -E {log.name}")
+        command = ["sshfs", *port, "-o", ",".join(words), source, place]
+        ended = run(command, given=f"{secret}\n".encode() if secret else b"", timeout_s=_SHARE_S)
+        return log.read() + ended.errors if ended.exit_code else None
 
 
 @contextlib.contextmanager
@@ -238,7 +227,8 @@ def _credentials(user: str, secret: str) -> Iterator[str]:
     descriptor, path = tempfile.mkstemp(prefix="stillframe-", dir=_SECRET_FOLDER)  # made with mode 600
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(f"username={user}\npassword={secret}\n")
+            domain, _, name = user.rpartition("\\")
+            file.write(f"username={name}\npassword={secret}\n" + (f"domain={domain}\n" if domain else ""))
         yield path
     finally:
         os.unlink(path)

@@ -8,19 +8,21 @@ Source: Linux Documentation/admin-guide/kernel-parameters.rst; QEMU docs/specs/f
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
 
 from stillframe.errors import UsageError
-from stillframe.rescue.answers import Answers, parse_answers
+from stillframe.events import Notice
+from stillframe.rescue.answers import SIZE_MAX, Answers, parse_answers
 
 KERNEL_WORD: Final = "stillframe.answers="
 LABEL: Final = "STILLFRAME"
 FILE_NAME: Final = "rescue.toml"
-_SIZE_MAX: Final = 65_536
-_FETCH_S: Final = 30.0
+PATIENCE_S: Final = 120.0
+"""How long a web server, and the way to it, are waited for."""
+_WEB: Final = ("http://", "https://")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,8 @@ class AnswerPlaces:
         settings: What was built into the medium.
         labelled: The top folders of volumes that are labelled ``STILLFRAME``.
         bring_network: Called before an address is asked.
+        say: Told what is waited for.
+        patience_s: How long an address and the way to it are waited for.
     """
 
     command_line: str = "/proc/cmdline"
@@ -42,15 +46,18 @@ class AnswerPlaces:
     settings: str = "/stillframe/settings/rescue.toml"
     labelled: Callable[[], Iterable[str]] = tuple
     bring_network: Callable[[], None] = lambda: None
+    say: Callable[[str], None] = lambda _: None
+    patience_s: float = PATIENCE_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundAnswers:
-    """An answers file: where it was found, its folder (empty where it has none), and what it says."""
+    """An answers file: where it was found, its folder (empty: it has none), what it says, and what to know of it."""
 
     where: str
     folder: str
     answers: Answers
+    notices: tuple[Notice, ...] = ()
 
 
 def find_answers(places: AnswerPlaces) -> FoundAnswers | None:
@@ -59,9 +66,12 @@ def find_answers(places: AnswerPlaces) -> FoundAnswers | None:
     Raises:
         UsageError: Those that count cannot be had, or are wrong. Others are not taken instead: nobody guesses.
     """
-    named = kernel_word(_read(places.command_line) or "")
+    command_line = _read(places.command_line) or ""
+    named = kernel_word(command_line)
+    if named.startswith(_WEB):
+        return _fetched(named, command_line, places)
     if named:
-        text = _fetch(named, places) if named.startswith(("http://", "https://")) else _read(named)
+        text = _read(named)
         if text is None:
             raise UsageError(f"{KERNEL_WORD}{named}: there is no such file", hint="Correct the kernel's command line.")
         return _found(text, named)
@@ -93,6 +103,18 @@ def serial_lines(command_line: str) -> tuple[str, ...]:
     return tuple(f"/dev/{name}" for name in dict.fromkeys(names) if name.startswith(("ttyS", "ttyAMA", "hvc")))
 
 
+def _fetched(address: str, command_line: str, places: AnswerPlaces) -> FoundAnswers:
+    from stillframe.rescue import answer_fetch as web  # noqa: PLC0415 - it takes long to load, and is seldom needed
+
+    how = web.Fetching(
+        bring_network=places.bring_network, computer=lambda: web.this_computer(command_line), say=places.say,
+        patience_s=places.patience_s,
+    )  # fmt: skip
+    where, text = web.fetch_answers(address, how)
+    found = _found(text, where)
+    return replace(found, notices=web.secret_notices(where, found.answers))
+
+
 def _found(text: str, where: str, *, has_folder: bool = True) -> FoundAnswers:
     is_path = has_folder and "://" not in where
     folder = os.path.dirname(where) if is_path else ""
@@ -113,7 +135,7 @@ def _with_secrets(answers: Answers, folder: str, where: str) -> Answers:
         if not line:
             raise UsageError(
                 f"{where}: {name.replace('_', '-')}-file: there is no {file}, or its first line is empty",
-                hint="It is looked for beside the answers file.",
+                hint="It is looked for beside the answers file; for answers of a web server the whole path is needed.",
             )
         read[name] = line
     kept = msgspec.structs.replace(secret, **read, password_file="", share_password_file="")
@@ -124,21 +146,8 @@ def _read(path: str) -> str | None:
     """A small text file; ``None`` when it is not there or cannot be read."""
     try:
         with open(path, "rb") as file:
-            return file.read(_SIZE_MAX + 1).decode("utf-8-sig")
+            return file.read(SIZE_MAX + 1).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not text", hint="Write it as UTF-8.") from error
     except OSError:
         return None
-
-
-def _fetch(address: str, places: AnswerPlaces) -> str:
-    import urllib.request  # noqa: PLC0415 - it takes long to load, and is seldom needed
-
-    places.bring_network()
-    try:
-        with urllib.request.urlopen(address, timeout=_FETCH_S) as answer:  # noqa: S310 - http, https
-            return bytes(answer.read(_SIZE_MAX + 1)).decode("utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{address} cannot be had: {error}", hint="Is the network cable in, and is the address right?"
-        ) from error

@@ -14,7 +14,8 @@ import msgspec
 from stillframe.errors import UsageError
 from stillframe.units import parse_size
 
-_SIZE_MAX: Final = 65_536
+SIZE_MAX: Final = 65_536
+"""Of an answers file, in bytes."""
 _SECTIONS: Final = ("repository", "secret", "network", "restore", "backup", "clone", "after")
 
 
@@ -183,7 +184,7 @@ def parse_answers(text: str, *, where: str) -> Answers:
     Raises:
         UsageError: It is not TOML, or asks for something that is not known; every such line is named.
     """
-    if len(text) > _SIZE_MAX:
+    if len(text) > SIZE_MAX:
         raise UsageError(f"{where} is longer than an answers file can be", hint="Is it the right file?")
     try:
         said = tomllib.loads(text)

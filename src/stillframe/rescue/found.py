@@ -94,6 +94,19 @@ def find_repositories(top: str) -> tuple[FoundRepository, ...]:
     return tuple(_read(folder) for folder in _search(top))
 
 
+def closed_folders(top: str) -> tuple[str, ...]:
+    """The folders in a folder whose files this user may not see: a repository may be in one of them."""
+    found = []
+    with os.scandir(top) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            try:
+                if _is_searched(entry):
+                    os.scandir(entry.path).close()
+            except OSError:
+                found.append(entry.name)
+    return tuple(found)
+
+
 def _search(top: str) -> Iterator[str]:
     from stillframe.repo.identity import NAMES  # noqa: PLC0415 - see above
 

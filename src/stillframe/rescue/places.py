@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from stillframe.errors import MachineRefusal, RepositoryNotFound, StillframeError
 from stillframe.host.attaching import Keeper
@@ -30,12 +30,16 @@ from stillframe.rescue.found import (
     Found,
     FoundRepository,
     FoundVolume,
+    closed_folders,
     find_repositories,
     identify_volume,
     volume_words,
     why_not_read,
 )
 from stillframe.rescue.shares import Address
+
+_SHOWN: Final = 3
+"""Names in a message."""
 
 
 class Places:
@@ -104,13 +108,19 @@ class Places:
         """The repositories at an address; none when there are none.
 
         Raises:
-            MachineRefusal: The share cannot be reached.
+            MachineRefusal: The share cannot be reached, or its folders may not be read.
+            LoginRefused: The other computer does not let that name in.
             RepositoryNotFound: The folder is not there.
         """
         top = self.open_folder(address, secret=secret, read_write=read_write)
-        return tuple(
-            replace(one, where=_words(address, top, one.folder), address=address) for one in find_repositories(top)
-        )
+        try:
+            found = find_repositories(top)
+            closed = () if found else closed_folders(top)
+        except OSError as error:
+            raise _may_not_read(address, error.strerror or str(error)) from error
+        if closed:
+            raise _may_not_read(address, f"folder {', '.join(closed[:_SHOWN])}")
+        return tuple(replace(one, where=_words(address, top, one.folder), address=address) for one in found)
 
     def open_folder(self, address: Address, *, secret: str = "", read_write: bool = False) -> str:
         """The folder at an address, its share mounted. Raises as ``open_address``."""
@@ -234,6 +244,16 @@ class Places:
 
     def _forget(self, place: str) -> None:
         self._kept().undo(place)
+
+
+def _may_not_read(address: Address, what: str) -> MachineRefusal:
+    hint = "The other computer decides who may: log in as the one who made the backups, or let this name read there."
+    if address.share is not None and address.share.kind == "nfs":
+        hint = (
+            "The other computer takes who asks for nobody: switch 'squash' off there ('no_root_squash') for this "
+            "computer; or use SMB or SFTP."
+        )
+    return MachineRefusal(f"what is at {address.words} may not be read: {what}", hint=hint)
 
 
 def _free(top: str) -> int | None:

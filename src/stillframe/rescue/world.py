@@ -4,16 +4,36 @@ Answers: "what is here, and what becomes of it when a job runs?" The flows and t
 test has another world.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from stillframe.errors import StillframeError, TargetError
 from stillframe.host.network import NetworkWish, bring_up, is_up
+from stillframe.host.wireless_scan import WirelessNetwork, find_networks, has_program, has_radio
 from stillframe.rescue.answers import Answers, NetworkAnswer
 from stillframe.rescue.calls import Doing, Ended, Progress, Runs, call_job
 from stillframe.rescue.found import FoundRepository
 from stillframe.rescue.places import Places
 from stillframe.rescue.records import DiskSeen, DisksSaid, ImageSeen, ImagesSaid, PlanSaid, R, RestoreSaid, ShowSaid
+
+_JOIN_S: Final = 60.0
+
+
+class Radio:
+    """The radio of this machine. A test has another."""
+
+    def is_there(self) -> bool:
+        """Whether there is one that works here."""
+        return has_radio()
+
+    def can_join(self) -> bool:
+        """Whether this system can join a network with it."""
+        return has_program()
+
+    def networks(self, check: Callable[[], None]) -> tuple[WirelessNetwork, ...]:
+        """What is in reach. Raises as ``find_networks``."""
+        return find_networks(check)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,6 +48,7 @@ class World:
         settings: What was settled beforehand.
         secrets: The password of a share, by its address, for opening it once more.
         network_is_up: It was brought up before.
+        radio: The wireless one.
         run: Runs a verb of Stillframe.
     """
 
@@ -38,6 +59,7 @@ class World:
     settings: Answers = field(default_factory=Answers)
     secrets: dict[str, str] = field(default_factory=dict)
     network_is_up: bool = False
+    radio: Radio = field(default_factory=Radio)
     run: Runs = call_job
 
     def opened(self, repository: FoundRepository, secret: str | None) -> "Opened":
@@ -72,6 +94,16 @@ class World:
         if self.is_installed or (is_up() and wanted is None) or self.network_is_up:
             return
         bring_up(network_wish(wanted))
+        self.network_is_up = True
+
+    def join_wifi(self, name: str, password: str) -> None:
+        """Join a wireless network.
+
+        Raises:
+            UsageError: Name or password is none.
+            MachineRefusal: It does not let this computer in, or it is too far.
+        """
+        bring_up(NetworkWish(wifi=name, wifi_password=password, wait_s=_JOIN_S))
         self.network_is_up = True
 
     def reopen(self, repository: FoundRepository, *, read_write: bool) -> FoundRepository:

@@ -50,7 +50,7 @@ _HINTS: Final = {
     errno.ENOSPC: "Free some room there, delete images that are not needed, or use a larger disk.",
     errno.EDQUOT: "The quota there is used up: delete images that are not needed, or ask for more room.",
     errno.EROFS: "It is mounted read-only: mount it read-write; if the system did that itself, check the disk first.",
-    errno.EIO: "The disk or its cable may be failing: look at the system log, and use another disk if it says so.",
+    errno.EIO: "The disk, its cable or the server of the share may be failing: the system log says more (dmesg).",
     errno.EACCES: "See that this user may read and write there.",
     errno.EPERM: "See that this user may read and write there.",
     errno.EFBIG: "The file system there does not take files of that size.",

@@ -45,7 +45,7 @@ _MBR_SCRIPT: Final = (
     "start=3604478, size=200000, type=5\nstart=3604480, size=190000, type=82\n"
 )
 _UEFI_SCRIPT: Final = "label: gpt\nstart=2048, size=98304, type=uefi\nsize=3800000, type=linux\n"
-_QUIET_TIMER: Final = "no_timer_check"
+QUIET_TIMER: Final = "no_timer_check"
 """An emulated clock on a busy machine may fail the kernel's test of it, which then stops."""
 ROOT_NUMBER: Final = 3
 ROOT_START: Final = 50 << 20
@@ -275,7 +275,7 @@ def _name_by(root: Path, name: str, root_id: str, *, has_esp: bool, number: int)
         "--set=root", f"--set=root --hint-bios=hd0,{kind}{number}"
     )
     menu.write_text(
-        menu.read_text().replace(search, hinted).replace(f"root=UUID={root_id}", f"root={name} {_QUIET_TIMER}")
+        menu.read_text().replace(search, hinted).replace(f"root=UUID={root_id}", f"root={name} {QUIET_TIMER}")
     )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from stillframe.host.qemu import Firmware, find_firmware
+from stillframe.host.qmp import QmpConnection
 from stillframe.testing.virtual_machine import PROCESSOR, Drive
 
 _SSH: Final = (
@@ -39,7 +40,7 @@ class MediumMachine:
         firmware: What starts it.
         key: A private key of SSH that the medium lets in.
         disks: The computer's own disks, which keep what is written.
-        kernel: Kernel, initrd and command line, instead of a medium.
+        kernel: Kernel, initrd and command line, instead of those of the medium, or without one.
         memory_mib: Memory.
     """
 
@@ -62,7 +63,7 @@ class MediumMachine:
             "qemu-xhci", "-chardev", line,
             "-serial", "chardev:line", "-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{port}-:22", "-device",
             "virtio-net-pci,netdev=net", "-object", "rng-random,id=rng,filename=/dev/urandom", "-device",
-            "virtio-rng-pci,rng=rng",
+            "virtio-rng-pci,rng=rng", "-qmp", f"unix:{self.folder}/qmp,server=on,wait=off",
         ]  # fmt: skip
         found = find_firmware(self.firmware)
         if found is not None:
@@ -82,7 +83,8 @@ class MediumMachine:
             keep = "readonly=on" if self.plugged == "cd" else "snapshot=on"
             device = "ide-cd,bus=ide.0" if self.plugged == "cd" else "usb-storage"
             yield from ("-drive", f"file={self.medium},format=raw,if=none,id=medium,{keep}")
-            yield from ("-device", f"{device},drive=medium,bootindex=0")
+            first = "" if self.kernel else ",bootindex=0"  # a kernel that is given comes first
+            yield from ("-device", f"{device},drive=medium{first}")
         for number, drive in enumerate(self.disks):
             yield from ("-drive", f"file={drive.file},format={drive.form},if=none,id=d{number},cache=unsafe")
             yield from ("-device", f"virtio-blk-pci,drive=d{number},serial={drive.serial}")
@@ -132,18 +134,26 @@ class RunningMedium:
         """Type on the serial line."""
         self._line.sendall(text.encode())
 
-    def ask(self, script: str, *, limit_s: float = 120) -> str:
-        """Run a script of a shell in it as root, once it lets people in; what it wrote."""
+    def set_cable(self, *, is_in: bool) -> None:
+        """Put the network cable in, or take it out."""
+        with socket.socket(getattr(socket, "AF_UNIX")) as line:  # noqa: B009 - as below
+            line.connect(str(self._machine.folder / "qmp"))
+            connection = QmpConnection(line)
+            connection.greet()
+            connection.execute("set_link", name="net", up=is_in)
+
+    def ask(self, script: str, *, limit_s: float = 120, given: bytes = b"") -> str:
+        """Run a script of a shell in it as root, once it lets people in; what it wrote. ``given`` is what it reads."""
         deadline = time.monotonic() + limit_s
         command = [*_SSH, "-i", str(self._machine.key), "-p", str(self._port), "root@127.0.0.1", script]
         while True:
             left = max(1.0, deadline - time.monotonic())
             with contextlib.suppress(subprocess.TimeoutExpired):
                 done = subprocess.run(  # noqa: S603 - made here
-                    command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=left
+                    command, check=False, input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=left
                 )
                 if done.returncode != 255:  # what ssh itself says when it could not get in
-                    return done.stdout
+                    return done.stdout.decode(errors="replace")
             assert time.monotonic() < deadline, f"nobody answers by SSH\n{self.said[-_SHOWN:]}"
             time.sleep(1)
 

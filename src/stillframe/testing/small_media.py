@@ -33,7 +33,7 @@ def make_small_medium(folder: Path, *, without: tuple[str, ...] = (), firmware: 
 
     Args:
         folder: Where; must exist.
-        without: Drivers that it has not.
+        without: Drivers that it has not, or ``iwd``.
         firmware: Firmware files that it has.
     """
     root, lists = folder / "root", folder / "root/usr/lib/modules" / RELEASE
@@ -53,6 +53,9 @@ def make_small_medium(folder: Path, *, without: tuple[str, ...] = (), firmware: 
     (root / "usr/lib/firmware").mkdir()
     for name in firmware:
         (root / "usr/lib/firmware" / name).write_bytes(b"firmware")
+    if "iwd" not in without:
+        (root / "usr/libexec").mkdir()
+        (root / "usr/libexec/iwd").write_bytes(b"\x7fELF")
     (folder / "iso/live").mkdir(parents=True)
     (folder / "iso/live/vmlinuz").write_bytes(b"kernel" * 5000)
     run_tool("mksquashfs", str(root), str(folder / "iso/live/filesystem.squashfs"), "-quiet", "-no-progress")

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from stillframe.errors import StillframeError, UsageError, WrongKey
+from stillframe.errors import LoginRefused, StillframeError, UsageError, WrongKey
 from stillframe.rescue.calls import Doing, Progress
 from stillframe.rescue.choosing import sentence
 from stillframe.rescue.flows.beginning import Beginning, begin_repository
+from stillframe.rescue.flows.joining import join_network, wifi_option
 from stillframe.rescue.flows.words import told, when
 from stillframe.rescue.found import Found, FoundRepository
 from stillframe.rescue.pages import Ask, Choose, Option, Outcome, Step, Work
@@ -56,6 +57,9 @@ def find_repository(world: World, *, read_write: bool = False) -> Step:
         if chosen == "again":
             seen, fault = yield from _look(world)
             continue
+        if chosen == "wifi":
+            fault = yield from join_network(world)
+            continue
         if chosen in ("share", "settled"):
             added, fault, empty = yield from _from_address(world, chosen)
             if empty is not None and read_write:
@@ -79,6 +83,7 @@ def _options(world: World, seen: list[_Seen]) -> Iterable[Option]:
     if world.settings.repository.where:
         yield Option(key="settled", words=world.settings.repository.where, detail="set up with this medium")
     yield Option(key="share", words="Somewhere else ...", detail="a share in the network, or a folder")
+    yield from wifi_option(world)
     yield Option(key="again", words="Look again", detail="after plugging in a disk")
 
 
@@ -117,6 +122,7 @@ def _from_address(world: World, chosen: str) -> Step:
             title="Where are the backups?",
             lines=(
                 "A share of Windows or a NAS:  smb://NAME@SERVER/SHARE/FOLDER",
+                "                              or as Windows shows it, \\\\SERVER\\SHARE",
                 "A share of Linux or a NAS:    nfs://SERVER/FOLDER",
                 "A server with SSH:            sftp://NAME@SERVER/FOLDER",
                 "A folder of this system:      /mnt/backup",
@@ -129,24 +135,47 @@ def _from_address(world: World, chosen: str) -> Step:
         address = parse_address(text)
     except UsageError as error:
         return [], sentence(error), None
-    secret = ""
-    if address.wants_secret:
-        secret = world.settings.secret.share_password or (
-            yield Ask(
-                title="Password of the share",
-                lines=(f"{address.words} asks for the password of that user.",),
-                question="Password:",
-                is_secret=True,
-            )
-        )
-    outcome: Outcome = yield Work(
-        title="Opening the share", lines=(address.words,), do=lambda doing: _open_address(world, address, secret, doing)
-    )
+    outcome, address = yield from _log_in(world, address)
     if outcome.error is not None:
         return [], sentence(outcome.error), None
     if not outcome.value:
         return [], (f"There are no backups at {address.words}.", "Look at the address once more."), address
     return outcome.value, (), None
+
+
+def _log_in(world: World, address: Address) -> Step:
+    """Open an address; while the other computer refuses name and password, they are asked for once more."""
+    fault, settled = tuple[str, ...](), world.settings.secret.share_password
+    while True:
+        secret = ""
+        if address.wants_secret:
+            secret = settled or (
+                yield Ask(
+                    title="Password of the share",
+                    lines=(*fault, f"{address.words} asks for the password of that user."),
+                    question="Password:",
+                    is_secret=True,
+                )
+            )
+        outcome: Outcome = yield _address_page(world, address, secret)
+        if not isinstance(outcome.error, LoginRefused) or address.share is None:
+            return outcome, address
+        fault, settled = sentence(outcome.error), ""
+        name = yield Ask(
+            title="Who logs in there?",
+            lines=(*fault, "Nothing typed: back to the list."),
+            question="Name:",
+            given=address.share.user,
+        )
+        if not name:
+            return outcome, address
+        address, fault = address.as_user(name), ()
+
+
+def _address_page(world: World, address: Address, secret: str) -> Work:
+    return Work(
+        title="Opening the share", lines=(address.words,), do=lambda doing: _open_address(world, address, secret, doing)
+    )
 
 
 def _on_address(world: World, address: Address) -> Beginning:

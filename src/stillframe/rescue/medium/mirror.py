@@ -4,11 +4,14 @@ Answers: "which package sources does this machine's own apt use, and do they hav
 named in this program: it is the machine's choice, or the person's.
 
 Source: apt-get(8), "indextargets"; apt's README, doc/acquire-additional-files.md: REPO_URI, CODENAME, COMPONENT,
-ORIGIN.
+ORIGIN; Debian wiki, DebianRepository/Format, "Release": Components.
 """
 
+import re
+import urllib.request
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http.client import HTTPException
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -20,6 +23,9 @@ from stillframe.rescue.medium.recipe import SUITE
 _FORMAT: Final = "$(REPO_URI) $(CODENAME) $(COMPONENT) $(ORIGIN)"
 _NEEDED: Final = "main"
 _FIRMWARE: Final = "non-free-firmware"
+_COMPONENTS: Final = re.compile(r"^Components:(.*)$", re.MULTILINE)
+_RELEASE_MAX: Final = 1 << 20
+_ASK_S: Final = 20.0
 _SCHEMES: Final = ("http", "https", "file", "ftp")
 _HINT: Final = (
     f"Name a mirror of Debian with '--mirror URL'; on Debian, 'apt-get update' makes its own known. Its suite {SUITE} "
@@ -63,6 +69,21 @@ def find_sources(mirror: str) -> PackageSources:
     except MissingProgram as error:
         raise MachineRefusal("this machine is no Debian, so it knows no mirror of it", hint=_HINT) from error
     return choose_sources(parse_targets(listed.require_success(hint=_HINT).text))
+
+
+def with_firmware(sources: PackageSources, mirror: str) -> PackageSources:
+    """The sources of a mirror that a person named, and its part with firmware when it says that it has that part.
+
+    A mirror that cannot be asked has none here: the build says what it cannot reach.
+    """
+    try:
+        with urllib.request.urlopen(f"{mirror.rstrip('/')}/dists/{SUITE}/Release", timeout=_ASK_S) as answer:  # noqa: S310 - one of _SCHEMES
+            listed = _COMPONENTS.search(answer.read(_RELEASE_MAX).decode("utf-8", "replace"))
+    except (OSError, ValueError, HTTPException):
+        return sources
+    if listed is None or _FIRMWARE not in listed[1].split():
+        return sources
+    return replace(sources, lines=(*sources.lines, *_lines([(mirror, SUITE, _FIRMWARE)])), has_firmware=True)
 
 
 def parse_targets(text: str) -> tuple[tuple[str, str, str], ...]:

@@ -18,7 +18,7 @@ from stillframe.host.places import free_space
 from stillframe.host.wheels import runs_like
 from stillframe.rescue.medium.base import AGE_MAX_S, BASE_SIZE, BaseWishes, find_base
 from stillframe.rescue.medium.cache import media_cache
-from stillframe.rescue.medium.mirror import find_sources
+from stillframe.rescue.medium.mirror import find_sources, with_firmware
 from stillframe.rescue.medium.recipe import PYTHON, Kernel
 from stillframe.rescue.medium.settings import Settings, SettingWishes, read_settings
 from stillframe.rescue.medium.stick import StickPlan, plan_stick
@@ -33,8 +33,9 @@ _FIRMWARE_SIZE: Final = 250 * MIB
 _DAY_S: Final = 86400
 _NO_FIRMWARE: Final = Notice(
     code="no-wireless-firmware",
-    message="most wireless cards will not work: this machine's apt does not know Debian's part 'non-free-firmware'",
-    hint="Add it to the sources of apt, 'apt-get update', and build again; or use a cable, or a phone by USB.",
+    message="most wireless cards will not work: no source of packages here has Debian's part 'non-free-firmware'",
+    hint="Add it to the sources of apt, 'apt-get update', and build again, or name a mirror that has it with '--mirror "
+    "URL'. A cable, or a phone with its USB cable, goes without.",
 )
 _CLOUD: Final = Notice(
     code="small-kernel",
@@ -116,6 +117,8 @@ def plan_build(wishes: MediumWishes, clock: Clock) -> MediumPlan:
         )
     settings = read_settings(wishes.settings)
     sources = find_sources(wishes.mirror)
+    if wishes.wifi and wishes.mirror:
+        sources = with_firmware(sources, wishes.mirror)
     base = BaseWishes(kernel=wishes.kernel, wifi=wishes.wifi, sources=sources, fresh=wishes.fresh)
     missing = _missing(wishes)
     kept = find_base(base, media_cache(), clock.now().timestamp())
@@ -139,8 +142,8 @@ def _steps(
     kind = "for all computers" if base.kernel == "generic" else "for virtual machines"
     if age is None:
         steps.append(
-            f"make a Debian 12 {kind} from {', '.join(line.split()[1] for line in base.sources.lines)} (some minutes; "
-            f"kept in {media_cache()})"
+            f"make a Debian 12 {kind} from {', '.join(dict.fromkeys(line.split()[1] for line in base.sources.lines))} "
+            f"(some minutes; kept in {media_cache()})"
         )
     else:
         days = "today" if age == 0 else f"{age} day{'' if age == 1 else 's'} ago"

@@ -39,8 +39,9 @@ _NETWORK: Final = (
 )  # fmt: skip
 _WIRELESS: Final = ("iwd", "wireless-regdb")
 _FIRMWARE: Final = (
-    "firmware-iwlwifi", "firmware-realtek", "firmware-atheros", "firmware-brcm80211", "firmware-mediatek",
+    "firmware-iwlwifi", "firmware-realtek", "firmware-atheros", "firmware-brcm80211", "firmware-misc-nonfree",
 )  # fmt: skip
+"""The last one has MediaTek and Ralink; a package of their own is in later Debians only."""
 PROGRAMS: Final = (
     "btrfs", "chroot", "cryptsetup", "dislocker", "dmsetup", "e2fsck", "efibootmgr", "fsck.exfat", "fsck.fat",
     "fusermount3", "grub-install", "grub-mkimage", "hivexsh", "ip", "less", "loadkeys", "lvs", "mcopy", "mdadm",

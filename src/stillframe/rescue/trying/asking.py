@@ -4,6 +4,7 @@ Answers: "what must the medium know?" by looking at the running machine; the ans
 """
 
 import os
+from typing import Final
 
 from stillframe.errors import DeviceError, MachineRefusal
 from stillframe.host.blocks import THIS_MACHINE, KernelPaths
@@ -12,8 +13,11 @@ from stillframe.host.linux import require_linux
 from stillframe.host.places import disks_under, filesystem_under
 from stillframe.host.start_up import read_start_up
 from stillframe.jobs.looking import look_at_disks
+from stillframe.repo.identity import NAMES
+from stillframe.rescue.shares import parse_address
 from stillframe.rescue.trying.checking import Asked, Place
 
+_MOUNTED_AS: Final = {"sshfs": "fuse.sshfs"}
 _LOCKED = ("BitLocker", "crypto_LUKS")
 
 
@@ -35,9 +39,25 @@ def ask_machine(repository: str, *, kernel: KernelPaths = THIS_MACHINE) -> Asked
 
 
 def find_place(folder: str, *, kernel: KernelPaths = THIS_MACHINE) -> Place:
-    """Where a repository lies."""
+    """Where a repository lies: in a folder, or on a share that only the medium opens.
+
+    Raises:
+        UsageError: It is no address.
+    """
+    if "://" in folder:
+        address = parse_address(folder)
+        kind = address.share.kind if address.share is not None else ""
+        return Place(folder=address.words, filesystem=_MOUNTED_AS.get(kind, kind), disks=frozenset())
     path = os.path.abspath(folder)
-    return Place(folder=path, filesystem=filesystem_under(path, kernel=kernel), disks=disks_under(path, kernel=kernel))
+    refusal = ""
+    if not os.path.isdir(path):
+        refusal = "there is no such folder now"
+    elif not any(os.path.exists(os.path.join(path, name)) for name in NAMES):
+        refusal = "the folder is there, but no backups are in it"
+    return Place(
+        folder=path, filesystem=filesystem_under(path, kernel=kernel), disks=disks_under(path, kernel=kernel),
+        refusal=refusal,
+    )  # fmt: skip
 
 
 def _find_locked(kernel: KernelPaths) -> tuple[str, ...]:

@@ -31,6 +31,10 @@ _VMD_HINT: Final = (
     "In the firmware set-up switch 'VMD' off, or change the storage mode to 'AHCI'; what is said of Windows at 'RAID' "
     "in the guide holds here too."
 )
+_MORE_FIRMWARE_HINT: Final = (
+    "It was built with '--wifi', but no source of packages had 'non-free-firmware' then: add that part to the sources "
+    "of apt, 'apt-get update', and build it anew. Or keep a USB adapter for a network cable with it."
+)
 _FILE_SYSTEMS: Final = {"nfs4": "nfs", "smb3": "cifs", "fuseblk": "fuse", "fuse.sshfs": "fuse", "fuse": "fuse"}
 _NO_DISK_NEEDED: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "virtiofs"})
 
@@ -48,11 +52,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a repository lies: the folder, its file system, and the disks under it."""
+    """Where a repository lies: the folder or address, its file system, the disks under it; or why it is none."""
 
     folder: str
     filesystem: str
     disks: frozenset[str]
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +100,8 @@ def _iter_start(machine: StartUp) -> Iterator[Answer]:
             hint="Look for 'legacy', 'CSM' or 'BIOS' in the firmware set-up.",
         )  # fmt: skip
     else:
-        words = "UEFI, 64 bits" if machine.has_uefi else "BIOS, or UEFI that says nothing of itself"
+        how = "UEFI" if machine.has_uefi else "a BIOS, or by a UEFI that acts as one"
+        words = f"this computer was started by {how}; the medium starts so, too"
         yield Answer(code="firmware", about="Firmware", verdict="yes", words=words)
     if machine.secure_boot:
         words = (
@@ -181,10 +187,14 @@ def _seen(medium: MediumContents, one: Hardware, code: str, about: str) -> Answe
         shown = ", ".join(missing[:_SHOWN]) + (f" or one of {len(missing) - _SHOWN} others" if missing[_SHOWN:] else "")
         words = f"its driver {drivers[0]} may ask for firmware that is not on the medium: {shown}"
         verdict: Verdict = "no" if code == "wifi" else "note"  # no radio works without; most wired cards do
-        return Answer(
-            code=f"{code}-firmware", about=about, verdict=verdict, words=words, hint="Build it with '--wifi'."
-        )
-    return Answer(code=code, about=about, verdict="yes", words=f"seen, by {', '.join(dict.fromkeys(drivers))}")
+        hint = _MORE_FIRMWARE_HINT if medium.has_wifi else "Build it with '--wifi'."
+        return Answer(code=f"{code}-firmware", about=about, verdict=verdict, words=words, hint=hint)
+    if code == "wifi" and not medium.has_wifi:
+        words = "the medium has the driver for it, but not the program that joins a wireless network"
+        return Answer(code="wifi-program", about=about, verdict="no", words=words, hint=_no_driver_hint(code))
+    names = tuple(dict.fromkeys(drivers))
+    words = f"the medium has the driver{'s' if len(names) > 1 else ''} for it: {', '.join(names)}"
+    return Answer(code=code, about=about, verdict="yes", words=words)
 
 
 def _drivers_for(medium: MediumContents, link: Link) -> tuple[str, ...]:
@@ -217,6 +227,12 @@ def _iter_place(medium: MediumContents, asked: Asked) -> Iterator[Answer]:
         words = "which one is not known: name it with '--repo FOLDER', to have its place checked"
         yield Answer(code="repository", about="Repository", verdict="note", words=words)
         return
+    if place.refusal:
+        hint = "Is its disk plugged in, or its share open? Name the folder with the file stillframe.json."
+        yield Answer(
+            code="repository", about=f"Repository {place.folder}", verdict="no", words=place.refusal, hint=hint
+        )
+        return
     about, kind = f"Repository {place.folder}", _FILE_SYSTEMS.get(place.filesystem, place.filesystem)
     known = medium.modules.find_drivers(f"fs-{kind}") or medium.modules.has(kind)
     if not known:
@@ -225,8 +241,12 @@ def _iter_place(medium: MediumContents, asked: Asked) -> Iterator[Answer]:
     elif place.filesystem in _NO_DISK_NEEDED:
         usable = [one for one in asked.hardware if one.kind in ("wired", "wireless")]
         seen = any(_seen(medium, one, "network", "").verdict == "yes" for one in usable)
-        words = f"on the network ({place.filesystem}), which is {'reached' if seen else 'not reached'}"
-        yield Answer(code="repository", about=about, verdict="yes" if seen else "no", words=words)
+        if not seen:
+            words = f"on the network ({place.filesystem}), and the medium has a driver for no network card here"
+            yield Answer(code="repository", about=about, verdict="no", words=words, hint=_no_driver_hint("network"))
+            return
+        words = f"on the network ({place.filesystem}), which the medium knows; whether the server answers was not asked"
+        yield Answer(code="repository", about=about, verdict="yes", words=words)
     else:
         yield _on_disks(medium, asked.hardware, place, about)
 
@@ -242,8 +262,11 @@ def _on_disks(medium: MediumContents, hardware: Sequence[Hardware], place: Place
         return bad
     words = f"{place.filesystem} on {', '.join(one.name for one in disks)}, which the medium sees"
     internal = [one.name for one in disks if not any(link.alias.startswith("usb:") for link in one.way)]
-    note = "; a built-in disk may be lost together with the computer" if internal else ""
-    return Answer(code="repository", about=about, verdict="yes", words=words + note)
+    if not internal:
+        return Answer(code="repository", about=about, verdict="yes", words=words)
+    hint = "Keep a second copy on a USB disk or another computer."
+    words += "; but that disk is built in, and may be lost together with this computer"
+    return Answer(code="repository", about=about, verdict="note", words=words, hint=hint)
 
 
 def _iter_keys(locked: Sequence[str]) -> Iterator[Answer]:

@@ -21,6 +21,7 @@ SQUASHFS: Final = "live/filesystem.squashfs"
 _PREFIX: Final = "squashfs-root/"
 _LISTS: Final = ("modules.alias", "modules.builtin", "modules.builtin.modinfo", "modules.dep")
 _RELEASE: Final = re.compile(r"(?:usr/)?lib/modules/([^/]+)/modules\.alias")
+_IWD: Final = "usr/libexec/iwd"
 _TIMEOUT_S: Final = 300.0
 _HINT: Final = "Make the medium anew: 'stillframe rescue build FILE.iso'."
 
@@ -61,6 +62,7 @@ class MediumContents:
         folder: Where its modules lie in it.
         modules: The drivers of its kernel.
         firmware: Firmware files, from the folder ``firmware`` on.
+        has_wifi: Whether iwd is on it, without which no wireless network is joined.
     """
 
     path: str
@@ -68,6 +70,7 @@ class MediumContents:
     folder: str
     modules: KernelModules
     firmware: frozenset[str]
+    has_wifi: bool
 
     def firmware_of(self, module: str) -> tuple[str, ...]:
         """The firmware files that a driver names; none for one that is part of the kernel."""
@@ -84,7 +87,7 @@ def open_medium(path: str) -> MediumContents:
         DiskFormatError: It is damaged.
     """
     squashfs = find_squashfs(path)
-    listed = squashfs.list_below(("usr/lib/modules", "usr/lib/firmware", "lib/modules", "lib/firmware"))
+    listed = squashfs.list_below(("usr/lib/modules", "usr/lib/firmware", "lib/modules", "lib/firmware", _IWD))
     found = [match for name in listed if (match := _RELEASE.fullmatch(name))]
     if not found:
         raise DiskFormatError(f"the system on {path} has no kernel modules", hint=_HINT)
@@ -95,7 +98,7 @@ def open_medium(path: str) -> MediumContents:
     return MediumContents(
         path=path, squashfs=squashfs, folder=folder,
         modules=parse_modules(release, alias=alias, builtin=builtin, modinfo=lists[2], dep=dep),
-        firmware=frozenset(name.removesuffix(".xz").removesuffix(".zst") for name in names),
+        firmware=frozenset(name.removesuffix(".xz").removesuffix(".zst") for name in names), has_wifi=_IWD in listed,
     )  # fmt: skip
 
 

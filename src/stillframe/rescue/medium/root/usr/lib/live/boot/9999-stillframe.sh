@@ -17,3 +17,10 @@ find_livefs ()
 
 	return 1
 }
+
+# live-boot would write settings for ifupdown, which is not here, into a folder that is not here. systemd-networkd brings
+# the network up.
+Netbase ()
+{
+	:
+}
