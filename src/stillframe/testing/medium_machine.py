@@ -41,6 +41,7 @@ class MediumMachine:
         disks: The computer's own disks, which keep what is written.
         kernel: Kernel, initrd and command line, instead of a medium.
         memory_mib: Memory.
+        answers: What it is told to do when it starts; ``None`` for nothing.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class MediumMachine:
     disks: Sequence[Drive] = field(default=())
     kernel: tuple[Path, Path, str] | None = None
     memory_mib: int = 2048
+    answers: Path | None = None
 
     def command(self, port: int) -> list[str]:
         """The command of QEMU; ``port`` of this machine leads to its SSH."""
@@ -75,6 +77,8 @@ class MediumMachine:
         if self.kernel is not None:
             image, initrd, line = self.kernel
             command += ["-kernel", str(image), "-initrd", str(initrd), "-append", line]
+        if self.answers is not None:
+            command += ["-fw_cfg", f"name=opt/stillframe/answers,file={self.answers}"]
         return [*command, *self._drives()]
 
     def _drives(self) -> Iterator[str]:
