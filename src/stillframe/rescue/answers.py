@@ -138,6 +138,7 @@ class CloneAnswer(Section, frozen=True, kw_only=True):
     source: DiskAnswer
     target: DiskAnswer
     fit: bool = False
+    delta: bool = False
     new_identity: bool = False
     adapt: bool = False
     wipe: bool = False
@@ -145,7 +146,7 @@ class CloneAnswer(Section, frozen=True, kw_only=True):
     @property
     def options(self) -> tuple[str, ...]:
         """As ``stillframe clone`` wants them."""
-        named = ("fit", "new_identity", "adapt", "wipe")
+        named = ("fit", "delta", "new_identity", "adapt", "wipe")
         return tuple(f"--{name.replace('_', '-')}" for name in named if getattr(self, name))
 
 
