@@ -18,7 +18,7 @@ from stillframe.rescue.pages import LeaveFor, Option
 from stillframe.rescue.screens.app import RescueApp
 from stillframe.rescue.screens.reading import Rows, bar, printable, wrap
 from stillframe.rescue.talk import Talk
-from stillframe.testing.rescue_world import SECRET, MadeUpJobs, MadeUpPlaces, make_world
+from stillframe.testing.rescue_world import CLOSED, SECRET, MadeUpJobs, MadeUpPlaces, make_world
 
 GUIDE = Path(stillframe.__file__).parents[2] / "docs" / "guide" / "rescue.md"
 CONSOLE = re.compile(r"[\x20-\x7e]*")
@@ -111,6 +111,15 @@ def take_shots() -> Shots:
         shots["done"] = shot(app)
 
     drive(app, steps)
+    locked = RescueApp(Talk(lambda: menu(make_world(MadeUpJobs(), has_backups=False, closed=CLOSED))))
+
+    async def unlocking(pilot: Pilot[LeaveFor]) -> None:
+        await press(pilot, "2", "enter")
+        shots["closed"] = shot(locked)
+        await press(pilot, "enter")
+        shots["passphrase"] = shot(locked)
+
+    drive(locked, unlocking)
     return shots
 
 

@@ -38,7 +38,7 @@ class MediumMachine:
         plugged: Where the medium is: in a CD drive, or a USB stick.
         firmware: What starts it.
         key: A private key of SSH that the medium lets in.
-        disks: The computer's own disks, which keep what is written.
+        disks: The computer's own disks, which keep what is written; ``virtio``, or ``usb`` for what is plugged in.
         kernel: Kernel, initrd and command line, instead of a medium.
         memory_mib: Memory.
         answers: What it is told to do when it starts; ``None`` for nothing.
@@ -89,7 +89,8 @@ class MediumMachine:
             yield from ("-device", f"{device},drive=medium,bootindex=0")
         for number, drive in enumerate(self.disks):
             yield from ("-drive", f"file={drive.file},format={drive.form},if=none,id=d{number},cache=unsafe")
-            yield from ("-device", f"virtio-blk-pci,drive=d{number},serial={drive.serial}")
+            kind = "usb-storage" if drive.bus == "usb" else "virtio-blk-pci"
+            yield from ("-device", f"{kind},drive=d{number},serial={drive.serial}")
 
 
 class RunningMedium:

@@ -29,7 +29,7 @@ _NONE_FOUND: Final = (
     "Plug in the disk with the backups, wait ten seconds, and choose 'Look again'.",
 )
 _LOCKED_ONLY: Final = (
-    "No backups were found on what is open. Are they on a disk below that is locked,",
+    "No backups were found on what is open. Are they on a disk that is locked,",
     "or on LVM or a RAID? Choose it to look inside: nothing is changed there.",
 )
 _SOME_FOUND: Final = ("These backups were found. Nothing was changed on any disk.",)
