@@ -9,6 +9,7 @@ from stillframe.cli import rescue_screens
 from stillframe.errors import UsageError
 from stillframe.rescue.answer_places import FoundAnswers
 from stillframe.rescue.answers import Answers, parse_answers
+from stillframe.rescue.places import Places
 from stillframe.rescue.unattended import Verdict
 from stillframe.rescue.world import World
 from stillframe.testing.command_line import call
@@ -24,6 +25,8 @@ class Machine:
         self.report = folder / "serial"
         self.report.touch()
         self.runs, self.power, self.shown = 0, list[str](), list[tuple[str, ...]]()
+        self.closed_after = list[int]()
+        monkeypatch.setattr(Places, "close_all", lambda _places: self.closed_after.append(self.runs))
         self.verdict = GOOD
         self.text = "[restore]\n"
         monkeypatch.setattr(rescue_screens, "_RUN", str(folder / "run"))
@@ -55,6 +58,13 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(tmp_path, monkeypatch)
+
+
+def test_what_answers_opened_is_closed_before_the_screens_are_shown(machine: Machine) -> None:
+    machine.verdict = BAD
+    assert call("rescue", "start").exit_code == 0
+    assert machine.closed_after == [1]
+    assert machine.shown
 
 
 def test_answers_are_carried_out_once_and_the_verdict_is_a_line_of_json(machine: Machine) -> None:

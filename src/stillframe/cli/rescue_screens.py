@@ -112,6 +112,7 @@ def _unattended(call: Call, world: World) -> tuple[str, ...] | None:
         _touch(stamp)
         call.screen.say(f"Answers: {found.where}")
         verdict = carry_out(world, found.answers, call.screen.say)
+        world.places.close_all()  # the screens go on in this process, and what answers unlocked is not for all of them
     _report(call, found.answers.after, verdict)
     if _change(call, found.answers.after, verdict):
         return None
