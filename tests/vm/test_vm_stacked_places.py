@@ -29,6 +29,23 @@ LIMIT_S = 1800
 SECRET = "four words on paper"  # noqa: S105 - of a test
 SIZE = 64 * MIB
 ROOM = 160 * MIB
+KILLED = f"""
+/stillframe/venv/bin/python3 - <<'END'
+import os, signal
+from stillframe.rescue.places import Places
+with Places() as places:
+    for closed in places.search().closed:
+        found = places.open_closed(closed, {PASSPHRASE!r} if closed.is_locked else "")
+        print("opened", closed.kind, len(found.repositories), flush=True)
+        for inner in found.closed:
+            print("inside", inner.name, len(places.open_closed(inner).repositories), flush=True)
+    os.system("ls /dev/mapper; cat /proc/mdstat; blockdev --getro /dev/md* /dev/dm-*")
+    os.kill(os.getpid(), signal.SIGKILL)
+END
+sleep 15
+echo "then:"
+"""
+"""Everything is opened, and then the process is killed."""
 REPORT = "/run/verdict.json"
 """Not the serial line, on which letters come twice when this machine is busy."""
 LEFT = "ls /dev/mapper; cat /proc/mdstat; losetup -a; findmnt -rno TARGET | grep places; ls /run/stillframe/places"
@@ -168,6 +185,8 @@ def test_backups_on_stacks_are_opened_and_looking_changes_nothing(made: Made, is
         wrong = carry_out(running, answers(made.ids[0], restore_onto("two"), unlock="wrong"))
         from_raid = carry_out(running, answers(made.ids[1], restore_onto("two")))
         onto_itself = carry_out(running, answers(made.ids[1], restore_onto("raid")))
+        killed = running.ask(f"{KILLED}{LEFT}", limit_s=LIMIT_S)
+        print(killed)  # noqa: T201 - pytest -s shows it
         still_left = running.ask(f"sync; {LEFT}", limit_s=LIMIT_S)
         for disk in (made.luks, made.raid):
             assert filecmp.cmp(disk, f"{disk}.before", shallow=False), f"{disk.name} was written to"
@@ -180,8 +199,13 @@ def test_backups_on_stacks_are_opened_and_looking_changes_nothing(made: Made, is
     assert from_raid["ok"], from_raid
     assert not onto_itself["ok"]
     assert "the repository with the backups is on it" in onto_itself["message"]
-    for words in (left, still_left):
-        assert words.split()[0] == "control", f"something is left open: {words}"
+    for line in ("opened luks 1", "opened raid 0", "inside house/backups 1", "inside house/other 0"):
+        assert line in killed, killed
+    opened, _, after = killed.partition("then:")
+    assert "house-backups" in opened
+    assert "active (read-only) raid1" in opened
+    for words in (left, after, still_left):
+        assert words.split()[:2] == ["control", "Personalities"], f"something is left open: {words}"
         assert "active" not in words
         assert "places" not in words.replace("/run/stillframe/places", "")
     for target in targets[:2]:
