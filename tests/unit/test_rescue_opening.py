@@ -256,6 +256,46 @@ def test_a_stack_is_opened_anew_to_write_from_below_and_closed_from_above(kernel
     assert kernel.steps == ["close l /dev/dm-1", "close v /dev/dm-0", "close r /dev/md127"], "both were"
 
 
+def test_what_is_opened_to_write_leaves_other_stacks_and_their_mounts_as_they_are(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files out of backups on one locked stick go onto another one."""
+    devices = (leaf("/dev/dm-0", "/dev/sda1"), leaf("/dev/dm-1", "/dev/sdb1"), leaf("/dev/sdc1", "/dev/sdc"))
+    mounted = list[tuple[str, str]]()
+
+    def mount(_keeper: Keeper, device: str, _filesystem: str, _place: str, *, how: str) -> None:
+        mounted.append((device, how))
+
+    monkeypatch.setattr("stillframe.rescue.places.list_volume_devices", lambda **_: devices)
+    monkeypatch.setattr("stillframe.rescue.places.mount_volume", mount)
+    monkeypatch.setattr("stillframe.rescue.places.find_repositories", lambda _: ())
+    with Places(folder="/nowhere/places") as places:
+        monkeypatch.setattr(places, "_make_room", lambda: None)
+        keeper = places._kept()
+        places._stacks.open(keeper, replace(LOGICAL, members=("/dev/sda1",)), "")
+        places._stacks.open(keeper, replace(LUKS, members=("/dev/sdb1",)), KEY)
+        for device in ("/dev/dm-0", "/dev/sdc1"):
+            places.open_volume(replace(VOLUME, device=device), "read")
+        kernel.steps.clear()
+        places.open_volume(replace(VOLUME, device="/dev/dm-1"), "write")
+        assert kernel.steps == ["close l /dev/dm-1", f"open l /dev/sdb1 {KEY} rw"]
+        assert set(places._open) == {"/dev/dm-0", "/dev/dm-1", "/dev/sdc1"}
+        assert mounted == [("/dev/dm-0", "read"), ("/dev/sdc1", "read"), ("/dev/dm-1", "write")]
+    assert kernel.steps
+
+
+def test_closing_a_layer_closes_all_that_was_opened_in_it(kernel: Kernel) -> None:
+    devices = (leaf("/dev/dm-1", "/dev/dm-0", "/dev/md127", "/dev/sda1"), leaf("/dev/sdz", "/dev/sdz"))
+    found, keeper = Stacks(lambda: devices), Keeper()
+    for closed in (ARRAY, LOGICAL, LUKS):
+        found.open(keeper, closed, "")
+    kernel.steps.clear()
+    found.close(keeper, LOGICAL)
+    assert kernel.steps == ["close l /dev/dm-1", "close v /dev/dm-0"]
+    found.close(keeper, ARRAY)
+    assert kernel.steps[2:] == ["close r /dev/md127"]
+
+
 def test_what_holds_the_chosen_backups_stays_open_and_all_else_is_closed(kernel: Kernel) -> None:
     devices = (leaf("/dev/dm-0", "/dev/sda1"), leaf("/dev/dm-1", "/dev/sdb1"))
     found, keeper = Stacks(lambda: devices), Keeper()

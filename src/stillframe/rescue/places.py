@@ -173,8 +173,7 @@ class Places:
         """
         path = volume.device
         if how == "write" and self._stacks.is_read_only(path):
-            self._close_mounts()
-            path = self._stacks.open_to_write(self._kept(), path)
+            path = self._open_to_write(path)
             volume = replace(volume, device=path)
         device = self._device(path)
         usable = [where for where in device.mounted if where not in self._open.values()]
@@ -189,11 +188,15 @@ class Places:
             self._forget(place)
             if how != "read" or not self._stacks.is_read_only(path):
                 raise
-            self._close_mounts()  # its journal must be replayed: that writes, as on a volume that is in no stack
-            moved = self._stacks.open_to_write(self._kept(), path)
-            return self.open_volume(replace(volume, device=moved), how)
+            # Its journal must be replayed: that writes, as on a volume that is in no stack.
+            return self.open_volume(replace(volume, device=self._open_to_write(path)), how)
         self._open[volume.device] = place
         return place
+
+    def _open_to_write(self, device: str) -> str:
+        beside = self._stacks.beside(device)
+        self._close_mounts(but=[name for name in self._open if name not in beside])
+        return self._stacks.open_to_write(self._kept(), device)
 
     def reopen(self, repository: FoundRepository, *, read_write: bool, secret: str = "") -> FoundRepository:
         """The same repository, where it can be written or only be read; everything else is closed.

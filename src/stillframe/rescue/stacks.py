@@ -65,9 +65,7 @@ class Stacks:
 
     def close(self, keeper: Keeper, closed: ClosedVolume) -> None:
         """Close something, and what was opened in it."""
-        names = self.inside(closed)
-        above = [one for one in self._opened if one.closed.id == closed.id or names & set(one.closed.members)]
-        self._close(keeper, above)
+        self._close(keeper, self._with_above([one for one in self._opened if one.closed.id == closed.id]))
 
     def close_but(self, keeper: Keeper, devices: Collection[str]) -> None:
         """Close everything but what these devices rest on."""
@@ -92,13 +90,18 @@ class Stacks:
         """Whether everything that a device rests on can be opened to write."""
         return all(step.closed.kind != "bitlocker" for step in self._chain(device))
 
+    def beside(self, device: str) -> frozenset[str]:
+        """The devices, itself among them, that lie in the same stack as a device: they go when it is opened anew."""
+        lower = {step.device for step in self._chain(device)}
+        return frozenset(one.path for one in self._list_devices() if one.below & lower)
+
     def open_to_write(self, keeper: Keeper, device: str) -> str:
         """Open everything below a device anew, so that it can be written; what it is called then.
 
-        Everything else is closed. Raises as ``open_closed``.
+        What else was opened on that is closed. Raises as ``open_closed``.
         """
         chain = self._chain(device)
-        self._close(keeper, self._opened)
+        self._close(keeper, self._with_above(chain))
         moved = dict[str, str]()
         for step in chain:
             before = step.device
@@ -114,6 +117,15 @@ class Stacks:
         """What a device rests on, the lowest first."""
         below = next((one.below for one in self._list_devices() if one.path == device), frozenset[str]())
         return tuple(one for one in self._opened if one.device in below)
+
+    def _with_above(self, steps: Collection[_Opened]) -> list[_Opened]:
+        """Some that are open, and what was opened in them later."""
+        devices, found = self._list_devices(), list(steps)
+        for number, one in enumerate(self._opened):
+            lower = {below.device for below in self._opened[:number] if below in found}
+            if one not in found and any(one.device in device.below and lower & device.below for device in devices):
+                found.append(one)
+        return found
 
     def _close(self, keeper: Keeper, steps: Collection[_Opened]) -> None:
         for step in reversed([one for one in self._opened if one in steps]):
