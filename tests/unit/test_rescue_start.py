@@ -25,7 +25,7 @@ class Machine:
         self.report = folder / "serial"
         self.report.touch()
         self.runs, self.power, self.shown = 0, list[str](), list[tuple[str, ...]]()
-        self.closed_after = list[int]()
+        self.closed_after, self.worlds = list[int](), list[World]()
         monkeypatch.setattr(Places, "close_all", lambda _places: self.closed_after.append(self.runs))
         self.verdict = GOOD
         self.text = "[restore]\n"
@@ -46,7 +46,8 @@ class Machine:
         self.runs += 1
         return self.verdict
 
-    def show(self, _call: object, _world: World, notes: tuple[str, ...]) -> int:
+    def show(self, _call: object, world: World, notes: tuple[str, ...]) -> int:
+        self.worlds.append(world)
         self.shown.append(notes)
         return 0
 
@@ -58,6 +59,19 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(tmp_path, monkeypatch)
+
+
+def test_passphrases_of_encrypted_disks_come_from_files(machine: Machine, tmp_path: Path) -> None:
+    machine.text = "[unlock]\n"
+    (tmp_path / "typed").write_text("a pass phrase\r\n")
+    (tmp_path / "key").write_bytes(b"\xff\x00key")
+    words = ("--unlock-file", tmp_path / "typed", "--unlock-file", tmp_path / "key")
+    assert call("rescue", "start", *words).exit_code == 0
+    (world,) = machine.worlds
+    secrets = [secret.encode("utf-8", "surrogateescape") for secret in world.volume_secrets]
+    assert secrets == [b"a pass phrase", b"a pass phrase\r\n", b"\xff\x00key"]
+    assert world.opens_closed
+    assert call("rescue", "start", "--unlock-file", tmp_path / "none").exit_code == 2
 
 
 def test_what_answers_opened_is_closed_before_the_screens_are_shown(machine: Machine) -> None:
