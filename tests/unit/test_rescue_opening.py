@@ -284,6 +284,30 @@ def test_what_is_opened_to_write_leaves_other_stacks_and_their_mounts_as_they_ar
     assert kernel.steps
 
 
+def test_a_journal_in_a_stack_is_replayed_only_for_what_was_chosen(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """The kernel replays no journal on a device that is read-only: it refuses the mount."""
+    devices = (leaf("/dev/dm-1", "/dev/sdb1"), leaf("/dev/sdc1", "/dev/sdc"))
+
+    def mount(_keeper: Keeper, device: str, _filesystem: str, _place: str, *, how: str) -> None:
+        if how != "look" and (device == "/dev/sdc1" or not kernel.steps[-1].endswith("rw")):
+            raise MachineRefusal(f"{device} cannot be mounted: its journal must be replayed", hint="x")
+
+    monkeypatch.setattr("stillframe.rescue.places.list_volume_devices", lambda **_: devices)
+    monkeypatch.setattr("stillframe.rescue.places.mount_volume", mount)
+    with Places(folder="/nowhere/places") as places:
+        monkeypatch.setattr(places, "_make_room", lambda: None)
+        places._stacks.open(places._kept(), replace(LUKS, members=("/dev/sdb1",)), KEY)
+        volume = replace(VOLUME, device="/dev/dm-1")
+        places.open_volume(volume, "look")
+        assert len(kernel.steps) == 1, "to look nothing is opened anew"
+        places.open_volume(volume, "read")
+        assert kernel.steps[1:] == ["close l /dev/dm-1", f"open l /dev/sdb1 {KEY} rw"]
+        with pytest.raises(MachineRefusal, match="journal"):
+            places.open_volume(replace(VOLUME, device="/dev/sdc1"), "read")
+
+
 def test_closing_a_layer_closes_all_that_was_opened_in_it(kernel: Kernel) -> None:
     devices = (leaf("/dev/dm-1", "/dev/dm-0", "/dev/md127", "/dev/sda1"), leaf("/dev/sdz", "/dev/sdz"))
     found, keeper = Stacks(lambda: devices), Keeper()
