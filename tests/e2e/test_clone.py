@@ -1,15 +1,17 @@
 """A clone holds what a backup and a restore would have brought."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from stillframe.block import MemoryDisk
+from stillframe.block import MemoryDisk, file
 from stillframe.errors import DeviceError, SourceInUse, TargetError
 from stillframe.extents import Extent
 from stillframe.store import MemoryStore
 from stillframe.testing import real_disks
+from stillframe.testing.command_line import call
 from stillframe.testing.disk_builder import fill_with_noise, write_gpt
 from stillframe.testing.disks_partitioned import see_table
 from stillframe.testing.job_runs import backup_paths, clone, make_repository, restore
@@ -136,7 +138,7 @@ def test_other_sectors_are_refused(disks: Disks, tmp_path: Path) -> None:
 
 
 def test_a_source_that_fails_is_not_cloned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stillframe.block import ReadFault, file
+    from stillframe.block import ReadFault
 
     (tmp_path / "source").write_bytes(b"s" * MIB)
     real = file.FileReader.read_into
@@ -149,3 +151,59 @@ def test_a_source_that_fails_is_not_cloned(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(file.FileReader, "read_into", fail)
     with pytest.raises(DeviceError, match="499712"):
         clone(tmp_path / "source", tmp_path / "target")
+
+
+def test_delta_writes_only_what_differs_and_comes_to_the_same(disks: Disks, clean: Path, tmp_path: Path) -> None:
+    disk, target = disks("gpt", 512), tmp_path / "target"
+    shutil.copyfile(clean, target)
+    again = clone(disk.path, target, delta=True)
+    assert hash_file(target) == hash_file(clean)
+    assert again.bytes_written < MIB, "but the table, which is written last in any case"
+    assert again.bytes_skipped > disk.size // 10
+    spoilt = [disk.volumes[0].extent.start + MIB, disk.volumes[1].extent.start + 2 * MIB]
+    with target.open("r+b") as file:
+        for start in spoilt:
+            file.seek(start)
+            file.write(b"\xaa" * 5000)
+    clone(disk.path, target, delta=True, wipe=True)
+    assert hash_file(target) == hash_file(clean)
+
+
+def test_with_delta_and_wipe_a_dirty_target_becomes_a_clean_one(disks: Disks, clean: Path, tmp_path: Path) -> None:
+    disk = disks("gpt", 512)
+    (tmp_path / "target").write_bytes(b"\xff" * disk.size)
+    clone(disk.path, tmp_path / "target", wipe=True, delta=True)
+    assert hash_file(tmp_path / "target") == hash_file(clean)
+
+
+def test_delta_goes_on_after_a_stop(
+    disks: Disks, clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    disk, target = disks("gpt", 512), tmp_path / "target"
+    target.write_bytes(bytes(disk.size))
+    real, seen = file.FileWriter.write_at, list[int]()
+
+    def stop(self: file.FileWriter, offset: int, data: bytes) -> None:
+        seen.append(len(data))
+        if sum(seen) > 8 * MIB:
+            raise TargetError("planned", hint="planned")
+        real(self, offset, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(file.FileWriter, "write_at", stop)
+        with pytest.raises(TargetError, match="planned"):
+            clone(disk.path, target)
+    assert b"EFI PART" not in target.read_bytes()[:4096], "a half-done disk has no table"
+    whole = clone(disk.path, tmp_path / "other")
+    result = clone(disk.path, target, delta=True)
+    assert hash_file(target) == hash_file(clean)
+    assert result.bytes_written <= whole.bytes_written - 6 * MIB
+
+
+def test_the_command_line_has_delta(disks: Disks, clean: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    shutil.copyfile(clean, target)
+    done = call("clone", disks("gpt", 512).path, target, "--delta", "--yes", "--json")
+    assert done.exit_code == 0, done.output
+    assert done.result["bytes_written"] < MIB
+    assert hash_file(target) == hash_file(clean)

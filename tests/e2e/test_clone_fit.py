@@ -3,6 +3,7 @@
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,22 @@ def test_into_a_new_file_it_is_what_a_plain_clone_makes(disks: Disks, tmp_path: 
     assert hash_file(tmp_path / "fitted") == hash_file(tmp_path / "plain")
     sizes = [(tmp_path / name).stat().st_blocks * 512 for name in ("fitted", "plain")]
     assert sizes[0] < sizes[1] + 4 * MIB  # what is zeros takes no room
+
+
+def test_delta_writes_only_what_differs(disks: Disks, tmp_path: Path) -> None:
+    disk, target = disks("gpt", 512), tmp_path / "target"
+    larger = RestoreOptions(wishes={2: 40 * MIB}, fit=True)
+    target.write_bytes(bytes(300 * MIB))
+    first = clone_fitted(disk.path, target, larger)
+    places = judge_gpt(disk, target, tmp_path)
+    again = clone_fitted(disk.path, target, replace(larger, delta=True))
+    assert again.bytes_written < first.bytes_written // 4
+    assert judge_gpt(disk, target, tmp_path) == places
+    with target.open("r+b") as written:
+        written.seek(places[2].start + 3 * MIB)
+        written.write(b"\xaa" * 100_000)
+    clone_fitted(disk.path, target, replace(larger, delta=True))
+    assert judge_gpt(disk, target, tmp_path) == places
 
 
 @pytest.mark.slow

@@ -223,15 +223,38 @@ def test_a_damaged_image_says_where_and_offers_an_older_one(saved: Computer) -> 
         assert person.answers([("Which state", older), *onto]).title == "Restored"
 
 
+def pull_out(computer: Computer) -> None:
+    """The device answers with errors from here on."""
+    os.truncate(computer.backup_file, 2 * MIB)
+    subprocess.run(["blockdev", "--flushbufs", computer.backup], check=False)
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+@pytest.mark.slow
+def test_a_stick_that_is_pulled_out_while_choosing_is_a_sentence_and_a_way_on(saved: Computer) -> None:
+    kept = saved.backup_file.read_bytes()
+    world = saved.world()
+    with world.places:
+        person = Person(lambda: menu(world))
+        person.answers(TO_IMAGE[:2])
+        pull_out(saved)
+        page = person.answer("Unlock", SECRET)
+        assert page.title == "That did not work"
+        assert words_of(page).strip()
+        saved.backup_file.write_bytes(kept)
+        page = person.answer("That did not work")
+        assert page.title == "Where are the backups?"
+        page = person.answers([("Where are", "Look again"), ("Where are", "BACKUP"), ("Unlock", SECRET)])
+        assert page.title.startswith("Which state")
+
+
 @pytest.mark.slow
 def test_a_stick_that_is_pulled_out_in_the_middle_is_a_sentence_and_a_way_on(saved: Computer) -> None:
     kept = saved.backup_file.read_bytes()
 
     def pull(page: Work) -> None:
-        if page.title == "Restoring":  # the device answers with errors from here on
-            os.truncate(saved.backup_file, 2 * MIB)
-            subprocess.run(["blockdev", "--flushbufs", saved.backup], check=False)
-            Path("/proc/sys/vm/drop_caches").write_text("3")
+        if page.title == "Restoring":
+            pull_out(saved)
 
     world = saved.world()
     with world.places:

@@ -52,9 +52,10 @@ def test_options_of_a_restore_and_a_backup_are_those_of_the_command_line() -> No
     options = build_parser().parse_args(["backup", "/dev/sda", *backup.options])
     assert (options.system, options.name, options.exclude, options.verify) == (True, "n", ["*.iso"], False)
     assert options.all_sectors
-    clone = parse('[clone]\nsource = {serial = "a"}\ntarget = {serial = "b"}\nwipe = true').clone
+    clone = parse('[clone]\nsource = {serial = "a"}\ntarget = {serial = "b"}\nwipe = true\ndelta = true').clone
     assert clone is not None
     assert build_parser().parse_args(["clone", "/dev/sda", "/dev/sdb", *clone.options]).wipe
+    assert build_parser().parse_args(["clone", "/dev/sda", "/dev/sdb", *clone.options]).delta
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,14 @@ import pytest
 from textual.pilot import Pilot
 
 import stillframe
-from stillframe.errors import DeviceError, StillframeError
+from stillframe.errors import DeviceError, MachineRefusal, StillframeError
 from stillframe.rescue.flows.menu import menu
+from stillframe.rescue.found import FoundRepository
 from stillframe.rescue.pages import LeaveFor, Option
 from stillframe.rescue.screens.app import RescueApp
 from stillframe.rescue.screens.reading import Rows, bar, printable, wrap
 from stillframe.rescue.talk import Talk
-from stillframe.testing.rescue_world import SECRET, MadeUpJobs, make_world
+from stillframe.testing.rescue_world import CLOSED, SECRET, MadeUpJobs, MadeUpPlaces, make_world
 
 GUIDE = Path(stillframe.__file__).parents[2] / "docs" / "guide" / "rescue.md"
 CONSOLE = re.compile(r"[\x20-\x7e]*")
@@ -31,12 +32,12 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> None:
     __import__("time").tzset()
 
 
-def shot(app: RescueApp) -> str:
+def shot(app: RescueApp, *, size: tuple[int, int] = (80, 24)) -> str:
     """What the terminal shows."""
     lines = [strip.text.rstrip() for strip in app.screen._compositor.render_strips()]
-    assert len(lines) == 24
+    assert len(lines) == size[1]
     for line in lines:
-        assert len(line) <= 80
+        assert len(line) <= size[0]
         assert CONSOLE.fullmatch(line), f"a character that a console font may not have: {line!r}"
     return re.sub(r"\S+( min \S+)? s so far", "5 min 08 s so far", "\n".join(lines)).rstrip()
 
@@ -110,6 +111,15 @@ def take_shots() -> Shots:
         shots["done"] = shot(app)
 
     drive(app, steps)
+    locked = RescueApp(Talk(lambda: menu(make_world(MadeUpJobs(), has_backups=False, closed=CLOSED))))
+
+    async def unlocking(pilot: Pilot[LeaveFor]) -> None:
+        await press(pilot, "2", "enter")
+        shots["closed"] = shot(locked)
+        await press(pilot, "enter")
+        shots["passphrase"] = shot(locked)
+
+    drive(locked, unlocking)
     return shots
 
 
@@ -275,3 +285,142 @@ def test_a_copy_onto_a_smaller_disk_is_made_to_fit() -> None:
 
     drive(app, steps)
     assert jobs.asked[-1] == ("clone", "/dev/nvme0n1", "/dev/sdc", "--fit", "--yes")
+
+
+def test_ctrl_c_leaves_nothing_half_done_and_says_how_to_leave() -> None:
+    jobs, gate = MadeUpJobs(), threading.Event()
+    app = make_app(jobs)
+
+    def hold() -> None:
+        gate.wait(20)
+
+    async def steps(pilot: Pilot[LeaveFor]) -> None:
+        await press(pilot, "ctrl+c")
+        assert "Ctrl-C does not end this" in shot(app)
+        assert "Restore this computer" in shot(app)
+        await press(pilot, "2", "enter", "enter", "ctrl+c")
+        assert "Unlock the backups" in shot(app)
+        assert "Esc: back" in shot(app)
+        await write(pilot, SECRET)
+        await press(pilot, "enter", "2", "enter", "enter", "enter")
+        jobs.wait = hold
+        for key in (*"restore", "enter"):
+            await pilot.press(key)
+        await pilot.pause(0.3)
+        await pilot.press("ctrl+c")
+        await pilot.pause()
+        assert "The disk is not complete then" in shot(app)
+        assert app._work is not None
+        assert not app._work.watch.stop.is_set(), "one Ctrl-C asks, as Esc does"
+        await pilot.press("ctrl+c")
+        await pilot.pause()
+        assert app._work.watch.stop.is_set()
+        assert "Stopping after the piece" in shot(app)
+        gate.set()
+        await press(pilot, "x")
+
+    assert drive(app, steps) is None, "Ctrl-C never ends the program"
+
+
+@pytest.mark.parametrize("sizes", [[(132, 43), (80, 24)], [(40, 12), (132, 43)]])
+def test_every_page_is_drawn_anew_when_the_terminal_gets_another_size(sizes: list[tuple[int, int]]) -> None:
+    app = make_app(MadeUpJobs())
+    keys = [
+        ("Back up this computer", ("2", "enter")), ("Where are the backups?", ("enter",)),
+        ("Unlock the backups", (*(("space" if char == " " else char) for char in SECRET), "enter")),
+        ("Which state do you want back?", ("enter",)), ("Onto which disk?", ("2", "enter", "enter")),
+        ("The disk is larger", ("enter",)), ("This is going to be done", ()),
+    ]  # fmt: skip
+
+    async def steps(pilot: Pilot[LeaveFor]) -> None:
+        before = ""
+        for title, pressed in keys:
+            for size in sizes:
+                await pilot.resize_terminal(*size)
+                await pilot.pause()
+                shown = shot(app, size=size)
+                assert title[:16] in shown, (title, size, shown)
+                assert shown.rstrip().splitlines()[-1].strip(), "the line with the keys"
+            if sizes[-1] == (80, 24):
+                assert shown != before
+            before = shown
+            await press(pilot, *pressed)
+
+    drive(app, steps)
+
+
+def test_a_page_is_the_same_at_a_size_however_the_terminal_came_to_it() -> None:
+    jobs = MadeUpJobs()
+    app = make_app(jobs)
+
+    async def steps(pilot: Pilot[LeaveFor]) -> None:
+        for pressed in ((), ("2", "enter"), ("enter",)):
+            await press(pilot, *pressed)
+            first = shot(app)
+            for size in ((132, 43), (80, 24)):
+                await pilot.resize_terminal(*size)
+                await pilot.pause()
+            assert shot(app) == first
+
+    drive(app, steps)
+
+
+@pytest.mark.parametrize("verb", ["images", "show", "disks"])
+def test_a_stick_that_is_pulled_out_while_choosing_is_a_sentence_and_a_way_back(verb: str) -> None:
+    jobs = MadeUpJobs()
+    app = make_app(jobs)
+    error = DeviceError("/dev/sdb1 failed to read", hint="Is the disk still plugged in?")
+
+    async def steps(pilot: Pilot[LeaveFor]) -> None:
+        await press(pilot, "2", "enter", "enter")
+        if verb == "images":
+            jobs.fails[verb] = error
+        await write(pilot, SECRET)
+        if verb != "images":
+            jobs.fails[verb] = error
+            await press(pilot, "enter")
+        assert "/dev/sdb1 failed to read" in shot(app)
+        assert "Is the disk still plugged in?" in shot(app)
+        jobs.fails.clear()
+        await press(pilot, "enter")
+        assert "failed to read" not in shot(app)
+
+    drive(app, steps)
+
+
+def test_a_stick_that_is_gone_before_it_is_opened_is_a_sentence() -> None:
+    class Gone(MadeUpPlaces):
+        def reopen(self, repository: FoundRepository, *, read_write: bool, secret: str = "") -> FoundRepository:
+            del repository, read_write, secret
+            raise MachineRefusal("/dev/sdb1 is not there any more", hint="Was it unplugged? Plug it in again.")
+
+    world = make_world(MadeUpJobs())
+    world.places = Gone(world.places.search())
+    app = RescueApp(Talk(lambda: menu(world)))
+
+    async def steps(pilot: Pilot[LeaveFor]) -> None:
+        await press(pilot, "2", "enter", "enter")
+        await write(pilot, SECRET)
+        assert "/dev/sdb1 is not there any more." in shot(app)
+        assert "Plug it in again" in shot(app)
+        await press(pilot, "enter")
+        assert "Look again" in shot(app)
+
+    drive(app, steps)
+
+
+def test_a_copy_that_stopped_goes_on() -> None:
+    jobs = MadeUpJobs(fails={"clone": DeviceError("/dev/sda failed to write", hint="Is it plugged in?")})
+    app = make_app(jobs)
+
+    async def steps(pilot: Pilot[LeaveFor]) -> None:
+        await press(pilot, "4", "enter", "enter", "2", "enter", "enter")
+        await write(pilot, "clone")
+        assert "The copy is not complete" in shot(app)
+        assert "/dev/sda failed to write" in shot(app)
+        jobs.fails.clear()
+        await press(pilot, "enter")
+        assert "Copied" in shot(app)
+
+    drive(app, steps)
+    assert jobs.asked[-1][-2:] == ("--delta", "--yes")

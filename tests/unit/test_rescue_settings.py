@@ -57,6 +57,7 @@ def test_the_place_of_a_repository_is_kept_to_the_letter(where: str) -> None:
     [
         '[secret]\npassword = "x"\n', '[secret]\npassword-file = "/x"\n', "[secret]\n", 'password = "x"\n',
         '[repository]\nPassphrase = "x"\n', '[[network]]\nwifi-password = "x"\n', '[network.wifi]\npsk = "x"\n',
+        '[unlock]\npassword-file = "/x"\n', '[unlock]\npassword = "x"\n',
         '[repository]\nwhere = "smb://kim:x@nas/backup"\n', 'places = ["sftp://kim:x@nas/"]\n',
     ],
 )  # fmt: skip

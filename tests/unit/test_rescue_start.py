@@ -10,6 +10,7 @@ from stillframe.errors import UsageError
 from stillframe.events import Notice
 from stillframe.rescue.answer_places import FoundAnswers
 from stillframe.rescue.answers import Answers, parse_answers
+from stillframe.rescue.places import Places
 from stillframe.rescue.unattended import Verdict
 from stillframe.rescue.world import World
 from stillframe.testing.command_line import call
@@ -26,6 +27,8 @@ class Machine:
         self.report.touch()
         self.runs, self.power, self.shown = 0, list[str](), list[tuple[str, ...]]()
         self.verdict, self.again, self.notices = GOOD, list[bool](), tuple[Notice, ...]()
+        self.closed_after, self.worlds = list[int](), list[World]()
+        monkeypatch.setattr(Places, "close_all", lambda _places: self.closed_after.append(self.runs))
         self.text = "[restore]\n"
         monkeypatch.setattr(rescue_screens, "_RUN", str(folder / "run"))
         (folder / "cmdline").write_text("quiet")
@@ -46,7 +49,8 @@ class Machine:
         self.runs += 1
         return self.verdict
 
-    def show(self, _call: object, _world: World, notes: tuple[str, ...]) -> int:
+    def show(self, _call: object, world: World, notes: tuple[str, ...]) -> int:
+        self.worlds.append(world)
         self.shown.append(notes)
         return 0
 
@@ -58,6 +62,26 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(tmp_path, monkeypatch)
+
+
+def test_passphrases_of_encrypted_disks_come_from_files(machine: Machine, tmp_path: Path) -> None:
+    machine.text = "[unlock]\n"
+    (tmp_path / "typed").write_text("a pass phrase\r\n")
+    (tmp_path / "key").write_bytes(b"\xff\x00key")
+    words = ("--unlock-file", tmp_path / "typed", "--unlock-file", tmp_path / "key")
+    assert call("rescue", "start", *words).exit_code == 0
+    (world,) = machine.worlds
+    secrets = [secret.encode("utf-8", "surrogateescape") for secret in world.volume_secrets]
+    assert secrets == [b"a pass phrase", b"a pass phrase\r\n", b"\xff\x00key"]
+    assert world.opens_closed
+    assert call("rescue", "start", "--unlock-file", tmp_path / "none").exit_code == 2
+
+
+def test_what_answers_opened_is_closed_before_the_screens_are_shown(machine: Machine) -> None:
+    machine.verdict = BAD
+    assert call("rescue", "start").exit_code == 0
+    assert machine.closed_after == [1]
+    assert machine.shown
 
 
 def test_answers_are_carried_out_once_and_the_verdict_is_a_line_of_json(machine: Machine) -> None:

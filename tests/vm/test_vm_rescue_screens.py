@@ -4,14 +4,11 @@ The disk that comes back says from inside that all of it did. The screens stand 
 -s``).
 """
 
-import re
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pyte
 import pytest
 
 from stillframe.store.local import LocalStore
@@ -20,7 +17,8 @@ from stillframe.testing.boot_reports import RIGHT, start_and_report
 from stillframe.testing.command_line import call
 from stillframe.testing.debian_guest import cache, make_disk
 from stillframe.testing.job_runs import backup_paths, make_repository
-from stillframe.testing.medium_machine import MediumMachine, RunningMedium, start_medium
+from stillframe.testing.medium_machine import MediumMachine, start_medium
+from stillframe.testing.serial_screens import Watcher
 from stillframe.testing.virtual_machine import Drive
 from stillframe.testing.volumes_windows import run_tool
 
@@ -28,68 +26,6 @@ pytestmark = [pytest.mark.root, pytest.mark.vm]
 PASSPHRASE = "four words on paper"  # noqa: S105 - of a test
 LIMIT_S = 1200
 MIB = 1 << 20
-ENTER = "\r"
-
-
-class Watcher:
-    """Looks at the serial line as a terminal of 80 by 24 does."""
-
-    def __init__(self, machine: RunningMedium, log: Path) -> None:
-        self.machine = machine
-        self._log = log
-        self._seen = 0
-        self._screen = pyte.Screen(80, 24)
-        self._stream = pyte.ByteStream(self._screen)
-
-    @property
-    def text(self) -> str:
-        """What stands on the screen now."""
-        raw = self._log.read_bytes()
-        for number in raw[self._seen :]:
-            try:
-                self._stream.feed(bytes([number]))
-            except TypeError:  # a letter that came twice, in the midst of a code of the terminal
-                self._stream = pyte.ByteStream(self._screen)
-        self._seen = len(raw)
-        return "\n".join(line.rstrip() for line in self._screen.display)
-
-    def wait(self, pattern: str) -> str:
-        """The screen, once it shows this and has come to rest."""
-        deadline, before = time.monotonic() + LIMIT_S, ""
-        while True:
-            now = self.text
-            if re.search(_loosely(pattern), now) and now == before:
-                print(now, "\n", "-" * 80, sep="")  # noqa: T201 - pytest -s shows it
-                return now
-            assert time.monotonic() < deadline, f"not shown in {LIMIT_S} s: {pattern}\n{now}"
-            before = now
-            time.sleep(1)
-
-    def choose(self, title: str, line: str) -> None:
-        """Wait for a page, go down to a line, and take it."""
-        shown = self.wait(title)
-        options = re.findall(r"(?m)^ (?:>| ) +(\d+) (.*(?:\n {5}.*)*)", shown)
-        number = next((number for number, words in options if re.search(_loosely(line), words)), "")
-        assert number, f"no line with {line!r}\n{shown}"
-        self.machine.send(number)
-        time.sleep(1)
-        self.machine.send(ENTER)
-
-    def write(self, title: str, words: str) -> None:
-        """Wait for a page that asks, type, and go on."""
-        self.wait(title)
-        for letter in words:
-            self.machine.send(letter)
-            time.sleep(0.05)
-        self.machine.send(ENTER)
-
-
-def _loosely(words: str) -> str:
-    """A pattern for words in which letters come twice: QEMU's serial line does so when the machine is busy.
-
-    What it does to a code of the terminal can hide a line, so each page is known by one of two.
-    """
-    return re.sub(r"([A-Za-z])", r"\1{1,2}", words)
 
 
 def fat_disk(path: Path, folder: Path) -> Path:
@@ -127,7 +63,7 @@ def test_a_computer_comes_back_by_keys_over_the_serial_line(tmp_path: Path) -> N
             folder=machines, medium=iso, plugged="usb", firmware="uefi", key=tmp_path / "none", disks=disks
         )
         with start_medium(machine) as running:
-            watcher = Watcher(running, machines / "serial.log")
+            watcher = Watcher(running, machines / "serial.log", limit_s=LIMIT_S)
             watcher.choose("Back up this computer", "Restore this computer")
             watcher.choose("Where are the backups|backups were found", "BACKUP")
             watcher.write("Unlock the backups|What you type is not shown", PASSPHRASE)

@@ -13,7 +13,6 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from stillframe.cli.screen import Screen
-from stillframe.errors import UsageError
 
 if TYPE_CHECKING:  # loaded by the verbs that need them: '--help' must be there at once
     from stillframe.jobs.context import JobContext
@@ -89,18 +88,3 @@ def running(screen: Screen) -> "Iterator[JobContext]":
     finally:
         for number, handler in before:
             signal.signal(number, handler)
-
-
-def refuse_later(options: argparse.Namespace, later: Mapping[str, tuple[object, str]]) -> None:
-    """Refuse options that belong to a later version, instead of quietly ignoring them.
-
-    Args:
-        options: What was asked for.
-        later: Per option its harmless value, and what to do instead.
-
-    Raises:
-        UsageError: For the first that is set otherwise.
-    """
-    for name, (harmless, hint) in later.items():
-        if getattr(options, name) != harmless:
-            raise UsageError(f"'--{name.replace('_', '-')}' is not yet possible in this version", hint=hint)

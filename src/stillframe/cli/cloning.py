@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from stillframe.capture import OpenSource, Selection, open_source
-from stillframe.cli.call import Call, refuse_later, running
+from stillframe.cli.call import Call, running
 from stillframe.cli.restoring import edit, fit_options, planned_lines, target_lines
 from stillframe.cli.returning import QUESTION, UNLOCK_FOR, done_lines, plan_fields, refuse_named_repository
 from stillframe.cli.saving import SKIPPED, unlocking
@@ -24,7 +24,6 @@ from stillframe.jobs.saving.unlocking import Unlocking
 from stillframe.jobs.starts.unlocking_inside import unlock_disk
 from stillframe.units import format_size
 
-_LATER: Final = {"delta": (False, "Without it everything is written.")}
 _FITTING: Final = ("fit", "resize", "move", "leave_out", "convert", "experimental", "explain", "edit")
 """Options for which the disk is planned like an image of it."""
 
@@ -32,7 +31,6 @@ _FITTING: Final = ("fit", "resize", "move", "leave_out", "convert", "experimenta
 def clone(call: Call) -> int:
     """Copy a disk onto another one."""
     options = call.options
-    refuse_later(options, _LATER)
     require_target(options.target)
     passphrases = unlocking(call, UNLOCK_FOR)
     refuse_named_repository(call, "", os.path.abspath(options.target))
@@ -47,7 +45,7 @@ def _clone_as_it_is(call: Call, source: OpenSource, passphrases: Unlocking) -> i
     wanted = CloneOptions(
         selection=_selection(options), wipe=options.wipe, new_identity=options.new_identity, adapt=options.adapt,
         hardware=read_hardware(options.target, options.controller, options.drivers, adapt=options.adapt),
-        keep_table=_table_file(options),
+        delta=options.delta, keep_table=_table_file(options),
     )  # fmt: skip
     plan = plan_clone(source, os.path.abspath(options.target), wanted)
     lines = plan_lines(

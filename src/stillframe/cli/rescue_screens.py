@@ -53,7 +53,19 @@ def _world(call: Call, *, is_installed: bool) -> Iterator[World]:
     loops = tuple(path for path in also if path.startswith("/dev/"))
     medium = "" if is_installed or not os.path.isdir(_MEDIUM) else min(disks_under(_MEDIUM), default="")
     with Places(loops=loops) as places:
-        yield World(places=places, also=also, is_installed=is_installed, medium=medium)
+        yield World(
+            places=places, also=also, is_installed=is_installed, medium=medium, passphrases=_passphrases(call)
+        )  # fmt: skip
+
+
+def _passphrases(call: Call) -> tuple[str, ...]:
+    """What may open encrypted disks, of the files that were named."""
+    if not call.options.unlock_file:
+        return ()
+    from stillframe.jobs.saving.unlocking import read_secrets  # noqa: PLC0415 - it takes long to load
+
+    found = (secret for path in call.options.unlock_file for secret in read_secrets(path))
+    return tuple(secret.decode("utf-8", "surrogateescape") for secret in found)
 
 
 def _answered(call: Call, world: World) -> int:
@@ -105,6 +117,7 @@ def _unattended(call: Call, world: World) -> tuple[str, ...] | None:
         for notice in found.notices:
             call.screen.warn(notice.message, notice.hint)
         verdict = _with_notices(carry_out(world, found.answers, call.screen.say), found)
+        world.places.close_all()  # the screens go on in this process, and what answers unlocked is not for all of them
     _report(call, found.answers.after, verdict)
     if _change(call, found.answers.after, verdict):
         return None

@@ -37,8 +37,9 @@ def fit_options(options: argparse.Namespace) -> RestoreOptions:
     """
     wishes = once("--resize", options.resize)
     return RestoreOptions(
-        wipe=options.wipe, new_identity=options.new_identity, fit=options.fit or bool(wishes), wishes=wishes,
-        moves=once("--move", options.move), leave_out=frozenset(options.leave_out), adapt=options.adapt,
+        delta=options.delta, wipe=options.wipe, new_identity=options.new_identity,
+        fit=options.fit or bool(wishes), wishes=wishes, moves=once("--move", options.move),
+        leave_out=frozenset(options.leave_out), adapt=options.adapt,
         convert=_convert_wish(options.convert, is_experimental=options.experimental),
         hardware=read_hardware(options.target, options.controller, options.drivers, adapt=options.adapt),
     )  # fmt: skip

@@ -68,7 +68,7 @@ class Attached:
     is_stale: bool
 
 
-_Kind = Literal["mount", "loop", "partitions", "folder"]
+_Kind = Literal["mount", "loop", "partitions", "folder", "mapping", "array"]
 
 
 class Keeper:
@@ -103,7 +103,8 @@ class Keeper:
     def will(self, kind: _Kind, thing: str) -> None:
         """Say what is about to be done: mount at a place, attach a loop device to a file, make a folder.
 
-        ``partitions`` are those that the kernel is told of a device.
+        ``partitions`` are those that the kernel is told of a device; a ``mapping`` is one of the device mapper, by its
+        name; an ``array`` is a device of RAID, and after a space the id of the array that is going to be on it.
         """
         self._done.append((kind, thing))
         with contextlib.suppress(BrokenPipeError):  # it is gone; this process still undoes
@@ -237,6 +238,8 @@ def _undo(kind: _Kind, thing: str) -> None:
         "loop": _detach,
         "partitions": _forget_partitions,
         "folder": _remove,
+        "mapping": _unmap,
+        "array": _stop_array,
     }
     with contextlib.suppress(StillframeError, OSError):
         steps[kind](thing)
@@ -263,6 +266,24 @@ def _detach(file: str) -> None:
 
 def _forget_partitions(device: str) -> None:
     run(["partx", "--delete", device])
+
+
+def _unmap(name: str) -> None:
+    for _ in range(_TRIES):
+        if not os.path.lexists(f"/dev/mapper/{name}"):
+            return
+        if run(["dmsetup", "remove", "--", name]).exit_code:
+            time.sleep(_STEP_S)
+
+
+def _stop_array(what: str) -> None:
+    """Stop an array, when it is the one that was meant: another program may have taken that number."""
+    device, _, uuid = what.partition(" ")
+    for _ in range(_TRIES):
+        if f"MD_UUID={uuid}" not in run(["mdadm", "--detail", "--export", device]).text.splitlines():
+            return
+        if run(["mdadm", "--stop", device]).exit_code:
+            time.sleep(_STEP_S)
 
 
 def _remove(path: str) -> None:

@@ -90,6 +90,23 @@ class BlockTree:
         """The whole disk that a node is or lies on."""
         return self.named(node.disk) or node
 
+    def below(self, node: BlockNode) -> tuple[BlockNode, ...]:
+        """A node and all that it rests on, through partitions, LVM, RAID and encryption; itself first."""
+        found, waiting = dict[DeviceNumber, BlockNode](), [node]
+        while waiting:
+            here = waiting.pop()
+            if here.number in found:
+                continue
+            found[here.number] = here
+            slaves = (self.named(name) for name in here.slaves)
+            waiting += [self.disk_of(here), *(slave for slave in slaves if slave is not None)]
+        return tuple(found.values())
+
+    def disks_below(self, node: BlockNode) -> tuple[BlockNode, ...]:
+        """The whole disks that a node rests on, by their paths; itself when it is one."""
+        found = (one for one in self.below(node) if one.partition is None and not one.slaves)
+        return tuple(sorted(found, key=lambda one: one.path)) or (self.disk_of(node),)
+
     def partitions_of(self, disk: BlockNode) -> tuple[BlockNode, ...]:
         """The partitions of a whole disk, by number."""
         found = (n for n in self.nodes.values() if n.disk == disk.name and n.partition is not None)

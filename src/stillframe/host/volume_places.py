@@ -61,7 +61,9 @@ class VolumeDevice:
         name: What the device mapper calls it, else empty.
         mounted: Where its file system is mounted, the shortest path first.
         read_write: Whether it is mounted to be written.
-        external: Its disk hangs on USB or FireWire, or its medium can be taken out.
+        external: Its disks hang on USB or FireWire, or their medium can be taken out.
+        disks: All whole disks below it, through LVM, RAID and encryption.
+        below: All devices that it rests on, and itself.
     """
 
     path: str
@@ -72,6 +74,8 @@ class VolumeDevice:
     mounted: tuple[str, ...]
     read_write: bool
     external: bool
+    disks: tuple[str, ...] = ()
+    below: frozenset[str] = frozenset()
 
 
 def list_volume_devices(*, loops: Sequence[str] = (), kernel: KernelPaths = THIS_MACHINE) -> tuple[VolumeDevice, ...]:
@@ -88,12 +92,13 @@ def list_volume_devices(*, loops: Sequence[str] = (), kernel: KernelPaths = THIS
             continue
         if node.partition is None and tree.partitions_of(node):
             continue
-        mounts = users.mounts_of(node.number)
+        mounts, disks = users.mounts_of(node.number), tree.disks_below(node)
         found.append(
             VolumeDevice(
                 path=node.path, size=node.size, disk=tree.disk_of(node).path, partition=node.partition or 0,
                 name=node.mapped_name, mounted=tuple(mount.where for mount in mounts),
-                read_write=any(mount.read_write for mount in mounts), external=_is_external(tree.disk_of(node)),
+                read_write=any(mount.read_write for mount in mounts), external=all(map(_is_external, disks)),
+                disks=tuple(disk.path for disk in disks), below=frozenset(one.path for one in tree.below(node)),
             )
         )  # fmt: skip
     return tuple(found)

@@ -9,30 +9,25 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Final
 
-import numpy as np
-
-from stillframe.block import BlockWriter
-from stillframe.block.file import FileWriter, aligned_buffer
+from stillframe.block.file import FileWriter
 from stillframe.capture import CapturedDisk, OpenSource, Selection
 from stillframe.capture.live import LiveSource, watch
 from stillframe.capture.windows import WindowsSource
 from stillframe.clock import Clock
 from stillframe.disk import Layout, Patch, fit_table, new_identity, renamed_layout
-from stillframe.errors import DeviceError, Disturbed, SourceInUse, TargetError
-from stillframe.events import BytesMoved, EventSink, JobFinished, JobStarted, Notice, PhaseStarted
+from stillframe.errors import Disturbed, SourceInUse, TargetError
+from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
 from stillframe.host.places import lies_on
 from stillframe.host.target import TargetIdentity, create_target_file, identify_target, open_target
+from stillframe.jobs.cloning.copying import CHUNK_SIZE, ZERO_STEP, Copier
 from stillframe.jobs.cloning.words import clone_steps
 from stillframe.jobs.context import JobContext
-from stillframe.jobs.pipeline import Workers
 from stillframe.jobs.restoring.kept_files import keep_in_file
-from stillframe.jobs.restoring.placing import Written
 from stillframe.jobs.restoring.tables import TableWriter
 from stillframe.jobs.restoring.targets import describe_contents, refuse_source, require_same_sectors
-from stillframe.jobs.saving.chunking import UNIT_SIZE, KeptRange, Unit, fill, iter_leaves, kept_ranges, nonzero_chunks
+from stillframe.jobs.saving.chunking import kept_ranges
 from stillframe.jobs.saving.holding import held_still
 from stillframe.jobs.saving.hooks import Hooks
 from stillframe.jobs.saving.rounds import Following, Ranges, Rounds
@@ -42,9 +37,6 @@ from stillframe.jobs.starts.start_failures import StartFailures
 from stillframe.jobs.starts.windows_adapting import WindowsHardware, require_adapting
 from stillframe.units import format_size
 
-_CHUNK_SIZE: Final = 256 << 10
-_ZERO_STEP: Final = 64 << 20
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloneOptions:
@@ -52,6 +44,7 @@ class CloneOptions:
 
     Attributes:
         selection: Which bytes.
+        delta: Read the target and write only what differs.
         wipe: Zeros where nobody uses them.
         new_identity: Give the copy new ids, so that it can stay beside its original.
         adapt: Make its systems ready for another computer.
@@ -61,6 +54,7 @@ class CloneOptions:
     """
 
     selection: Selection
+    delta: bool = False
     wipe: bool = False
     new_identity: bool = False
     adapt: bool = False
@@ -210,27 +204,28 @@ def apply_clone(source: OpenSource, plan: ClonePlan, *, clock: Clock, context: J
 
 def _copy(
     plan: ClonePlan, target: FileWriter, following: Following | None, *, clock: Clock, context: JobContext
-) -> "_Copier":
+) -> Copier:
     """Copy everything but the table."""
     context.events.emit(JobStarted(verb="clone", what=plan.target_path, bytes_total=plan.bytes_to_write))
     if plan.target is not None and plan.options.keep_table:
         keep_in_file(plan.options.keep_table, target, plan.target, plan.lost, events=context.events, clock=clock)
-    copier = _Copier(target, plan, context)
+    table = TableWriter(target, plan.disk.layout, plan.disk.reader, plan.patches)
+    copier = Copier(table, target, context, is_zero=plan.target is None, delta=plan.options.delta)
     copier.table.clear()
     if following is None:
         copier.copy_ranges([list(kept_ranges(plan.disk))], wipe=plan.options.wipe)
     else:
         _copy_live(copier, plan, following, context)
     if plan.options.wipe:
-        for start in range(plan.disk.layout.size, plan.target_size, _ZERO_STEP):
+        for start in range(plan.disk.layout.size, plan.target_size, ZERO_STEP):
             context.cancel.check()
-            copier.zero(ExtentSet.of(Extent(start, min(start + _ZERO_STEP, plan.target_size))), 0)
+            copier.zero(ExtentSet.of(Extent(start, min(start + ZERO_STEP, plan.target_size))), 0)
     context.events.emit(PhaseStarted(name="waiting until the target has written everything"))
     target.flush()
     return copier
 
 
-def _make_ready(plan: ClonePlan, target: FileWriter, copier: "_Copier", context: JobContext) -> tuple[str, ...]:
+def _make_ready(plan: ClonePlan, target: FileWriter, copier: Copier, context: JobContext) -> tuple[str, ...]:
     """Change what the systems on the copy need changed, when they have new ids or go into another computer."""
     options, layout = plan.options, plan.disk.layout
     copied = WrittenDisk(
@@ -259,11 +254,11 @@ def _follow(source: OpenSource, plan: ClonePlan) -> Iterator[Following | None]:
         return
     with watch([source]) as watching:
         yield Following(
-            watching=watching, selection=plan.options.selection, chunk_size=_CHUNK_SIZE, hooks=plan.options.hooks
+            watching=watching, selection=plan.options.selection, chunk_size=CHUNK_SIZE, hooks=plan.options.hooks
         )
 
 
-def _copy_live(copier: "_Copier", plan: ClonePlan, following: Following, context: JobContext) -> None:
+def _copy_live(copier: Copier, plan: ClonePlan, following: Following, context: JobContext) -> None:
     """Copy a source that stays in use, as it was at one moment.
 
     Raises:
@@ -294,100 +289,3 @@ def _copy_live(copier: "_Copier", plan: ClonePlan, following: Following, context
         if plan.options.wipe and before is not first[0][0]:  # what is in no volume is kept outside them
             gone = one.kept.complement(Extent(0, one.reader.size))
         copier.zero(gone, one.start)
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    unit: Unit
-    base: int
-
-
-class _Copier:
-    """Copies ranges onto one target."""
-
-    def __init__(self, target: BlockWriter, plan: ClonePlan, context: JobContext) -> None:
-        self.written = Written()
-        self.table = TableWriter(target, plan.disk.layout, plan.disk.reader, plan.patches)
-        self._target = target
-        self._is_zero = plan.target is None
-        self._context = context
-        self._events: EventSink = context.events
-
-    def copy_ranges(self, sources: Ranges, *, wipe: bool) -> None:
-        """Copy the ranges of one disk: outside first in the list, last on the target."""
-        ((outside, *volumes),) = sources
-        without = outside.kept & self.table.outside_without_table
-        outside = KeptRange(reader=outside.reader, kept=without, excluded=ExtentSet.empty())
-        with Workers(lambda: _CopyingWorker(self), cancel=self._context.cancel) as workers:
-            for one in volumes:
-                self.feed(one, one.start, workers, wipe=wipe)
-            self.feed(outside, 0, workers, wipe=False)  # what it does not keep are the partitions
-
-    def has_old_bytes(self) -> None:
-        """From now on nothing on the target reads as zeros by itself."""
-        self._is_zero = False
-
-    def write(self, offset: int, data: memoryview) -> None:
-        """Write bytes that were read already."""
-        self._target.write_at(offset, data)
-        self.written.add(written=len(data))
-
-    def feed(self, source: KeptRange, base: int, workers: Workers[_Task], *, wipe: bool) -> None:
-        """Hand a range over; what is not read becomes zeros here, or stays when nobody uses it and ``wipe`` is off."""
-        for leaf, units in iter_leaves(source, _CHUNK_SIZE):
-            start = leaf.first * _CHUNK_SIZE
-            window = Extent(start, min(start + len(leaf.kinds) * _CHUNK_SIZE, source.reader.size))
-            read = ExtentSet.from_extents(extent for unit in units for extent in unit.to_read)
-            rest = ((source.kept | source.excluded).clipped(window)) - read
-            unused = ExtentSet.of(window) - rest - read
-            self.zero(rest | unused if wipe else rest, base)
-            for unit in units:
-                workers.put(_Task(unit, base))
-
-    def copy(self, task: _Task, buffer: memoryview) -> None:
-        """Read a unit and write what is kept of it."""
-        unit = task.unit
-        bad = fill(unit, buffer)
-        if len(bad):
-            first = next(iter(bad))
-            raise DeviceError(
-                f"the source cannot be read at byte {task.base + first.start}",
-                hint="Make an image with 'stillframe backup': it keeps what can be read and notes what cannot.",
-            )
-        start = unit.extent.start
-        full = nonzero_chunks(buffer, unit.last - unit.first, unit.chunk_size)
-        for part in unit.to_read:
-            data = buffer[part.start - start : part.end - start]
-            low, high = (part.start - start) // unit.chunk_size, (part.end - 1 - start) // unit.chunk_size
-            if np.any(full[low : high + 1]):
-                self._target.write_at(task.base + part.start, data)
-                self.written.add(written=part.size)
-            else:
-                self.zero(ExtentSet.of(part), task.base)
-        self._events.emit(BytesMoved(size=unit.to_read.size))
-
-    def zero(self, extents: ExtentSet, base: int) -> None:
-        """Make ranges zeros, unless the target was just made and reads as zeros."""
-        for extent in extents:
-            if self._is_zero:
-                self.written.add(skipped=extent.size)
-            else:
-                self._target.zero(extent.shifted(base))
-                self.written.add(written=extent.size)
-
-
-class _CopyingWorker:
-    """One thread's work: a ``pipeline.Worker``."""
-
-    def __init__(self, copier: _Copier) -> None:
-        self._copier = copier
-        self._buffer = aligned_buffer(UNIT_SIZE)
-
-    def work(self, item: _Task) -> None:
-        self._copier.copy(item, self._buffer)
-
-    def finish(self) -> None:
-        """Nothing is left to do."""
-
-    def abandon(self) -> None:
-        """Nothing is held."""

@@ -51,7 +51,7 @@ __all__ = ["RestoreOptions", "RestorePlan", "RestoreResult", "apply_restore", "c
 
 _AGAIN: Final = {
     "restore": "Run the same restore again with '--delta': it goes on where this one stopped.",
-    "clone": "Make the clone again: it begins anew.",
+    "clone": "Make the clone again, with '--delta': then only what differs is written.",
 }
 Views = Mapping[int, BlockReader]
 """Partitions at another size, by their numbers."""

@@ -15,7 +15,7 @@ import msgspec
 
 from stillframe.errors import UsageError
 from stillframe.events import Notice
-from stillframe.rescue.answers import SIZE_MAX, Answers, parse_answers
+from stillframe.rescue.answers import SIZE_MAX, Answers, SecretAnswer, UnlockAnswer, parse_answers
 
 KERNEL_WORD: Final = "stillframe.answers="
 LABEL: Final = "STILLFRAME"
@@ -125,21 +125,28 @@ def _found(text: str, where: str, *, has_folder: bool = True) -> FoundAnswers:
 
 def _with_secrets(answers: Answers, folder: str, where: str) -> Answers:
     """The answers with what stands in the files of secrets: the volume is closed afterwards."""
-    secret = answers.secret
-    read = {"password": secret.password, "share_password": secret.share_password}
-    for name, file in (("password", secret.password_file), ("share_password", secret.share_password_file)):
+    secret, unlock = answers.secret, answers.unlock
+
+    def read(given: str, file: str, name: str) -> str:
         if not file:
-            continue
+            return given
         text = _read(os.path.join(folder, file)) if folder or file.startswith("/") else None
         line = (text or "").split("\n")[0].rstrip("\r")
         if not line:
             raise UsageError(
-                f"{where}: {name.replace('_', '-')}-file: there is no {file}, or its first line is empty",
+                f"{where}: {name}: there is no {file}, or its first line is empty",
                 hint="It is looked for beside the answers file; for answers of a web server the whole path is needed.",
             )
-        read[name] = line
-    kept = msgspec.structs.replace(secret, **read, password_file="", share_password_file="")
-    return msgspec.structs.replace(answers, secret=kept)
+        return line
+
+    kept = SecretAnswer(
+        password=read(secret.password, secret.password_file, "password-file"),
+        share_password=read(secret.share_password, secret.share_password_file, "share-password-file"),
+    )
+    if unlock is not None:
+        password = read(unlock.password, unlock.password_file, "[unlock] password-file")
+        unlock = UnlockAnswer(password=password, volumes=unlock.volumes)
+    return msgspec.structs.replace(answers, secret=kept, unlock=unlock)
 
 
 def _read(path: str) -> str | None:

@@ -16,7 +16,7 @@ from stillframe.units import parse_size
 
 SIZE_MAX: Final = 65_536
 """Of an answers file, in bytes."""
-_SECTIONS: Final = ("repository", "secret", "network", "restore", "backup", "clone", "after")
+_SECTIONS: Final = ("repository", "secret", "unlock", "network", "restore", "backup", "clone", "after")
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -37,6 +37,14 @@ class SecretAnswer(Section, frozen=True, kw_only=True):
     password_file: str = ""
     share_password: str = ""
     share_password_file: str = ""
+
+
+class UnlockAnswer(Section, frozen=True, kw_only=True):
+    """Closed volumes where the repository may lie: LVM, RAID, encryption. Without ``volumes`` each is looked into."""
+
+    password: str = ""
+    password_file: str = ""
+    volumes: tuple[str, ...] = ()
 
 
 class NetworkAnswer(Section, frozen=True, kw_only=True):
@@ -131,6 +139,7 @@ class CloneAnswer(Section, frozen=True, kw_only=True):
     source: DiskAnswer
     target: DiskAnswer
     fit: bool = False
+    delta: bool = False
     new_identity: bool = False
     adapt: bool = False
     wipe: bool = False
@@ -138,7 +147,7 @@ class CloneAnswer(Section, frozen=True, kw_only=True):
     @property
     def options(self) -> tuple[str, ...]:
         """As ``stillframe clone`` wants them."""
-        named = ("fit", "new_identity", "adapt", "wipe")
+        named = ("fit", "delta", "new_identity", "adapt", "wipe")
         return tuple(f"--{name.replace('_', '-')}" for name in named if getattr(self, name))
 
 
@@ -155,6 +164,7 @@ class Answers(Section, frozen=True, kw_only=True):
 
     repository: RepositoryAnswer = RepositoryAnswer()
     secret: SecretAnswer = SecretAnswer()
+    unlock: UnlockAnswer | None = None
     network: NetworkAnswer | None = None
     restore: RestoreAnswer | None = None
     backup: BackupAnswer | None = None
@@ -213,6 +223,7 @@ def _unknown(said: Mapping[str, Any], text: str) -> Iterator[str]:
     known: dict[str, type[Section]] = {
         "repository": RepositoryAnswer,
         "secret": SecretAnswer,
+        "unlock": UnlockAnswer,
         "network": NetworkAnswer,
         "restore": RestoreAnswer,
         "backup": BackupAnswer,
@@ -243,11 +254,12 @@ def _contradictions(said: Mapping[str, Any]) -> Iterator[str]:
     verbs = [name for name in ("restore", "backup", "clone") if name in said]
     if len(verbs) > 1:
         yield f"only one of {_listed(verbs)} can be done"
-    secret = said.get("secret")
-    if isinstance(secret, dict):
+    for section in ("secret", "unlock"):
+        secret = said.get(section)
+        given = secret if isinstance(secret, dict) else {}
         for name in ("password", "share-password"):
-            if name in secret and f"{name}-file" in secret:
-                yield f"[secret] has both {name} and {name}-file"
+            if name in given and f"{name}-file" in given:
+                yield f"[{section}] has both {name} and {name}-file"
 
 
 def _wrong_value(error: str, text: str) -> str:

@@ -228,7 +228,7 @@ def judge_rooms(
 
 def _judge_room(volume: FoundVolume, repository: FoundRepository | None, saved: set[str], needed: int) -> Room:
     refusal = ""
-    if volume.disk in saved:
+    if not saved.isdisjoint(volume.rests_on):
         refusal = "it is on a disk that is saved: it would be lost with it"
     elif volume.refusal:
         refusal = volume.refusal
@@ -250,7 +250,7 @@ def _judge_room(volume: FoundVolume, repository: FoundRepository | None, saved: 
 def _rank(room: Room, needed: int, medium: str) -> tuple[bool, bool, bool, bool, bool, int]:
     free = room.volume.free or 0
     return (
-        bool(room.refusal), room.repository is None, free < needed, room.volume.disk == medium and bool(medium),
+        bool(room.refusal), room.repository is None, free < needed, bool(medium) and medium in room.volume.rests_on,
         not room.volume.external, -free,
     )  # fmt: skip
 
@@ -259,7 +259,7 @@ def propose_sources(
     disks: Iterable[DiskSeen], repositories: Iterable[FoundRepository], *, medium: str
 ) -> tuple[DiskSeen, ...]:
     """The disks that a backup of this computer means: those with a system; never the medium, nor the repository's."""
-    holding = {one.volume.disk for one in repositories if one.volume is not None}
+    holding = {disk for one in repositories if one.volume is not None for disk in one.volume.rests_on}
     mine = [disk for disk in disks if disk.path not in holding and disk.path != medium]
     with_system = [disk for disk in mine if disk.systems]
     return tuple(with_system or [disk for disk in mine if not disk.removable and disk.partitions])

@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 from stillframe.block.file import open_file_reader
 from stillframe.errors import StillframeError
+from stillframe.host.stacked_places import ClosedVolume
 from stillframe.host.volume_places import VolumeDevice
 from stillframe.rescue.shares import Address
 
@@ -42,6 +43,8 @@ class FoundVolume:
         writable: Whether files can be put there.
         external: It can be taken away: USB, for instance.
         refusal: Why it was not looked into; empty when it was.
+        disks: All whole disks that it lies on, where these are others than ``disk``.
+        uuid: Its id, as ``blkid`` shows it.
     """
 
     device: str
@@ -54,6 +57,13 @@ class FoundVolume:
     writable: bool = False
     external: bool = False
     refusal: str = ""
+    disks: tuple[str, ...] = ()
+    uuid: str = ""
+
+    @property
+    def rests_on(self) -> frozenset[str]:
+        """The whole disks that it lies on."""
+        return frozenset(self.disks or (self.disk,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +93,11 @@ class FoundRepository:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What a search brought."""
+    """What a search brought; ``closed`` is what was not opened: LVM, RAID, encryption."""
 
     volumes: tuple[FoundVolume, ...] = ()
     repositories: tuple[FoundRepository, ...] = ()
+    closed: tuple[ClosedVolume, ...] = ()
 
 
 def find_repositories(top: str) -> tuple[FoundRepository, ...]:
@@ -165,14 +176,13 @@ def identify_volume(device: VolumeDevice) -> FoundVolume | None:
         return None
     return FoundVolume(
         device=device.path, disk=device.disk, partition=device.partition, filesystem=volume.filesystem,
-        label=volume.label, size=device.size, external=device.external,
+        label=volume.label, size=device.size, external=device.external, disks=device.disks,
+        uuid=volume.uuid,
     )  # fmt: skip
 
 
 def why_not_read(filesystem: str) -> str:
     """Why nobody can look into such a volume from here."""
-    if filesystem in ("crypto_LUKS", "BitLocker"):
-        return "it is encrypted"
     return f"files of {filesystem} cannot be read from here"
 
 
@@ -180,4 +190,5 @@ def volume_words(volume: FoundVolume, top: str, folder: str) -> str:
     """Where a folder of a volume is, for a person."""
     inside = os.path.relpath(folder, top)
     called = f"{volume.label} " if volume.label else ""
-    return f"{called}({volume.device}){'' if inside == '.' else f', folder {inside}'}"
+    below = f" on {', '.join(volume.disks)}" if volume.disks and volume.disk not in volume.disks else ""
+    return f"{called}({volume.device}{below}){'' if inside == '.' else f', folder {inside}'}"

@@ -7,7 +7,7 @@ everything is closed.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self
@@ -15,6 +15,7 @@ from typing import Final, Self
 from stillframe.errors import MachineRefusal, RepositoryNotFound, StillframeError
 from stillframe.host.attaching import Keeper
 from stillframe.host.places import free_space
+from stillframe.host.stacked_places import ClosedVolume, Part
 from stillframe.host.volume_places import (
     RUN_FOLDER,
     How,
@@ -37,6 +38,7 @@ from stillframe.rescue.found import (
     why_not_read,
 )
 from stillframe.rescue.shares import Address
+from stillframe.rescue.stacks import Stacks, closed_among, part_of
 
 _SHOWN: Final = 3
 """Names in a message."""
@@ -56,6 +58,7 @@ class Places:
         self._keeper: Keeper | None = None
         self._open: dict[str, str] = {}
         self._share_number = 0
+        self._stacks = Stacks(lambda: list_volume_devices(loops=self._loops))
 
     def __enter__(self) -> Self:
         self._keeper = Keeper().__enter__()
@@ -73,13 +76,18 @@ class Places:
             self._keeper.__exit__(kind, error, trace)
 
     def close_all(self, *, but: str = "") -> None:
-        """Close every volume and share, but not the one that a folder lies in."""
+        """Close every volume and share, and what was opened below them, but not where a folder lies in."""
         kept = {name: place for name, place in self._open.items() if but and _is_in(but, place)}
-        for name in [name for name in self._open if name not in kept]:
+        self._close_mounts(but=kept)
+        if self._keeper is not None:
+            self._stacks.close_but(self._keeper, kept)
+
+    def _close_mounts(self, *, but: Collection[str] = ()) -> None:
+        for name in [name for name in self._open if name not in but]:
             self._close(name)
 
     def search(self, say: Callable[[str], None] = lambda _: None, *, check: Callable[[], None] = lambda: None) -> Found:
-        """Look into every volume of this machine.
+        """Look into every volume of this machine, also those in what was opened; what is closed is not opened.
 
         Args:
             say: Told which volume is looked into.
@@ -89,18 +97,47 @@ class Places:
             MachineRefusal: This is not root.
         """
         require_root()
-        self.close_all()
-        volumes, repositories = list[FoundVolume](), list[FoundRepository]()
-        for device in list_volume_devices(loops=self._loops):
+        self._close_mounts()
+        self._stacks.close_gone(self._kept())
+        return self._search(list_volume_devices(loops=self._loops), say, check)
+
+    def _search(
+        self, devices: Iterable[VolumeDevice], say: Callable[[str], None], check: Callable[[], None]
+    ) -> Found:  # fmt: skip
+        volumes, repositories, parts = list[FoundVolume](), list[FoundRepository](), list[Part]()
+        for device in devices:
             check()
-            volume = identify_volume(device)
+            volume = None if self._stacks.is_open(device) else identify_volume(device)
             if volume is None:
                 continue
-            say(f"{volume.device} {volume.label}".rstrip())
-            looked, found = self._look_into(volume)
-            volumes.append(looked)
-            repositories += found
-        return Found(volumes=tuple(volumes), repositories=tuple(repositories))
+            part = part_of(device, volume)
+            if part is not None:
+                parts.append(part)
+            else:
+                say(f"{volume.device} {volume.label}".rstrip())
+                looked, found = self._look_into(volume)
+                volumes.append(looked)
+                repositories += found
+        return Found(volumes=tuple(volumes), repositories=tuple(repositories), closed=closed_among(parts))
+
+    def open_closed(
+        self, closed: ClosedVolume, secret: str = "", *, say: Callable[[str], None] = lambda _: None
+    ) -> Found:
+        """Open something read-only, and look inside. It stays open until it is closed, or something else is chosen.
+
+        Raises:
+            WrongKey: The secret does not open it.
+            MachineRefusal: It cannot be opened here.
+        """
+        names = self._stacks.open(self._kept(), closed, secret)
+        devices = (device for device in list_volume_devices(loops=self._loops) if device.path in names)
+        return self._search(devices, say, lambda: None)
+
+    def close_opened(self, closed: ClosedVolume) -> None:
+        """Close what was opened, and all in it."""
+        inside = self._stacks.inside(closed)
+        self._close_mounts(but=[name for name in self._open if name not in inside])
+        self._stacks.close(self._kept(), closed)
 
     def open_address(
         self, address: Address, *, secret: str = "", read_write: bool = False
@@ -144,7 +181,11 @@ class Places:
         Raises:
             MachineRefusal: It cannot be mounted.
         """
-        device = self._device(volume.device)
+        path = volume.device
+        if how == "write" and self._stacks.is_read_only(path):
+            path = self._open_to_write(path)
+            volume = replace(volume, device=path)
+        device = self._device(path)
         usable = [where for where in device.mounted if where not in self._open.values()]
         if usable and (device.read_write or how != "write"):
             return usable[0]
@@ -155,9 +196,17 @@ class Places:
             mount_volume(self._kept(), volume.device, volume.filesystem, place, how=how)
         except StillframeError:
             self._forget(place)
-            raise
+            if how != "read" or not self._stacks.is_read_only(path):
+                raise
+            # Its journal must be replayed: that writes, as on a volume that is in no stack.
+            return self.open_volume(replace(volume, device=self._open_to_write(path)), how)
         self._open[volume.device] = place
         return place
+
+    def _open_to_write(self, device: str) -> str:
+        beside = self._stacks.beside(device)
+        self._close_mounts(but=[name for name in self._open if name not in beside])
+        return self._stacks.open_to_write(self._kept(), device)
 
     def reopen(self, repository: FoundRepository, *, read_write: bool, secret: str = "") -> FoundRepository:
         """The same repository, where it can be written or only be read; everything else is closed.
@@ -169,11 +218,14 @@ class Places:
         if repository.volume is None:
             if repository.address is not None and repository.address.share is not None and read_write:
                 return _same(self.open_address(repository.address, secret=secret, read_write=True), repository)
+            self.close_all(but=repository.folder)
             return repository
         below = os.path.relpath(repository.folder, self._top_of(repository))
         top = self.open_volume(repository.volume, "write" if read_write else "read")
         self.close_all(but=top)
-        return _same(find_repositories(os.path.normpath(os.path.join(top, below))), repository)
+        found = _same(find_repositories(os.path.normpath(os.path.join(top, below))), repository)
+        device = next((name for name, place in self._open.items() if place == top), repository.volume.device)
+        return replace(found, volume=replace(repository.volume, device=device))
 
     def repository_in(self, volume: FoundVolume, folder: str) -> FoundRepository:
         """The repository in a folder of an open volume.
@@ -214,7 +266,7 @@ class Places:
             return replace(volume, refusal=why_not_read(volume.filesystem)), []
         try:
             top = self.open_volume(volume, "look")
-            looked = replace(volume, free=_free(top), writable=can_write(volume.filesystem))
+            looked = replace(volume, free=_free(top), writable=self._can_write(volume))
             found = [
                 replace(one, where=volume_words(looked, top, one.folder), volume=looked)
                 for one in find_repositories(top)
@@ -225,6 +277,9 @@ class Places:
         if not found:
             self._close(volume.device)
         return looked, found
+
+    def _can_write(self, volume: FoundVolume) -> bool:
+        return can_write(volume.filesystem) and self._stacks.can_be_written(volume.device)
 
     def _device(self, path: str) -> VolumeDevice:
         for device in list_volume_devices(loops=self._loops):

@@ -23,6 +23,7 @@ from stillframe.rescue.choosing import (
     propose_sources,
 )
 from stillframe.rescue.found import FoundRepository
+from stillframe.rescue.opening import Opening
 from stillframe.rescue.records import BackupSaid, DiskSeen, PlanSaid, RestoreSaid
 from stillframe.rescue.shares import parse_address
 from stillframe.rescue.world import Opened, RestoreWish, World, apply_restore
@@ -212,24 +213,37 @@ class _Run:
         return world.opened(repository, answers.secret.password or None)
 
     def _search(self) -> FoundRepository:
-        """Look for the repository; disks may still be appearing."""
-        begun = time.monotonic()
+        """Look for the repository; disks may still be appearing. What is closed is opened when it is nowhere else."""
+        begun, world = time.monotonic(), self._world
+        volumes = world.settings.unlock.volumes if world.settings.unlock else ()
+        opening = Opening(places=world.places, secrets=world.volume_secrets, volumes=volumes, say=self._say_looking)
         while True:
-            found = self._world.places.search(lambda words: self._say(f"Looking into {words}"))
+            is_late = time.monotonic() - begun > _SETTLE_S
+            found = world.places.search(self._say_looking)
             try:
                 return choose_repository(found.repositories, self._answers.repository)
-            except RepositoryNotFound:
-                if time.monotonic() - begun > _SETTLE_S:
-                    raise
-                self._say("Not found yet; waiting for disks that still start")
-                time.sleep(_SETTLE_STEP_S)
+            except RepositoryNotFound as error:
+                failure: StillframeError = error
+            if world.opens_closed:
+                opening.look_into(found.closed, also_incomplete=is_late)
+                try:
+                    return choose_repository(opening.repositories, self._answers.repository)
+                except RepositoryNotFound as error:
+                    failure = opening.explain(error)
+            if is_late:
+                raise failure
+            self._say("Not found yet; waiting for disks that still start")
+            time.sleep(_SETTLE_STEP_S)
+
+    def _say_looking(self, words: str) -> None:
+        self._say(f"Looking into {words}")
 
     def _judged(self, repository: FoundRepository | None) -> tuple[Judged, ...]:
         disks: tuple[DiskSeen, ...] = self._world.disks(self._doing)
         holding = disks_under(repository.folder) if repository is not None else frozenset()
         volume = repository.volume if repository is not None else None
         return judge_targets(
-            disks, repository_disks={*holding, *({volume.disk} if volume else ())}, medium=self._world.medium,
+            disks, repository_disks={*holding, *(volume.rests_on if volume else ())}, medium=self._world.medium,
             is_installed=self._world.is_installed,
         )  # fmt: skip
 

@@ -47,6 +47,7 @@ class World:
         medium: The disk that this system was started from; empty when none is.
         settings: What was settled beforehand.
         secrets: The password of a share, by its address, for opening it once more.
+        passphrases: Of encrypted volumes, given beforehand.
         network_is_up: It was brought up before.
         radio: The wireless one.
         run: Runs a verb of Stillframe.
@@ -58,9 +59,22 @@ class World:
     medium: str = ""
     settings: Answers = field(default_factory=Answers)
     secrets: dict[str, str] = field(default_factory=dict)
+    passphrases: tuple[str, ...] = ()
     network_is_up: bool = False
     radio: Radio = field(default_factory=Radio)
     run: Runs = call_job
+
+    @property
+    def volume_secrets(self) -> tuple[str, ...]:
+        """Passphrases of encrypted volumes that nobody needs to type."""
+        unlock = self.settings.unlock
+        settled = (unlock.password,) if unlock is not None and unlock.password else ()
+        return tuple(dict.fromkeys((*self.passphrases, *settled)))
+
+    @property
+    def opens_closed(self) -> bool:
+        """Whether closed volumes are opened without a person."""
+        return self.settings.unlock is not None or bool(self.passphrases)
 
     def opened(self, repository: FoundRepository, secret: str | None) -> "Opened":
         """A repository with what opens it."""

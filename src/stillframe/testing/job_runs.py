@@ -110,13 +110,15 @@ def verify(repository: Repository, manifest: Manifest, *, quick: bool = False, o
 
 def clone(
     source: str | os.PathLike[str], target: str | os.PathLike[str], *, wipe: bool = False, new_identity: bool = False,
-    selection: Selection | None = None, clock: Clock | None = None,
+    delta: bool = False, selection: Selection | None = None,
 ) -> CloneResult:  # fmt: skip
     """Copy a disk onto another."""
-    options = CloneOptions(selection=selection or Selection(), wipe=wipe, new_identity=new_identity)
+    options = CloneOptions(
+        selection=selection or Selection(), wipe=wipe, new_identity=new_identity, delta=delta
+    )  # fmt: skip
     with open_source(os.fspath(source)) as opened:
         plan = plan_clone(opened, os.fspath(target), options)
-        return apply_clone(opened, plan, clock=clock or FakeClock(), context=job_context())
+        return apply_clone(opened, plan, clock=FakeClock(), context=job_context())
 
 
 def clone_fitted(

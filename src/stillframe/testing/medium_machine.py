@@ -39,9 +39,10 @@ class MediumMachine:
         plugged: Where the medium is: in a CD drive, or a USB stick.
         firmware: What starts it.
         key: A private key of SSH that the medium lets in.
-        disks: The computer's own disks, which keep what is written.
+        disks: The computer's own disks, which keep what is written; ``virtio``, or ``usb`` for what is plugged in.
         kernel: Kernel, initrd and command line, instead of those of the medium, or without one.
         memory_mib: Memory.
+        answers: What it is told to do when it starts; ``None`` for nothing.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class MediumMachine:
     disks: Sequence[Drive] = field(default=())
     kernel: tuple[Path, Path, str] | None = None
     memory_mib: int = 2048
+    answers: Path | None = None
 
     def command(self, port: int) -> list[str]:
         """The command of QEMU; ``port`` of this machine leads to its SSH."""
@@ -76,6 +78,8 @@ class MediumMachine:
         if self.kernel is not None:
             image, initrd, line = self.kernel
             command += ["-kernel", str(image), "-initrd", str(initrd), "-append", line]
+        if self.answers is not None:
+            command += ["-fw_cfg", f"name=opt/stillframe/answers,file={self.answers}"]
         return [*command, *self._drives()]
 
     def _drives(self) -> Iterator[str]:
@@ -87,7 +91,8 @@ class MediumMachine:
             yield from ("-device", f"{device},drive=medium{first}")
         for number, drive in enumerate(self.disks):
             yield from ("-drive", f"file={drive.file},format={drive.form},if=none,id=d{number},cache=unsafe")
-            yield from ("-device", f"virtio-blk-pci,drive=d{number},serial={drive.serial}")
+            kind = "usb-storage" if drive.bus == "usb" else "virtio-blk-pci"
+            yield from ("-device", f"{kind},drive=d{number},serial={drive.serial}")
 
 
 class RunningMedium:

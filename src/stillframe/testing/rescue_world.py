@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from stillframe.errors import StillframeError, TargetError, WrongKey
+from stillframe.host.stacked_places import ClosedVolume
 from stillframe.host.volume_places import How
 from stillframe.rescue.calls import Doing, Ended, Progress
 from stillframe.rescue.found import Found, FoundRepository, FoundVolume
@@ -40,6 +41,19 @@ REPOSITORY: Final = FoundRepository(
     id="4a6f1c09e2d84f7b9c35a1d06b7e8f20", folder="/run/stillframe/places/1/sdb1/stillframe",
     where="BACKUP (/dev/sdb1), folder stillframe", volume=VOLUME, images=2,
 )  # fmt: skip
+CLOSED: Final = (
+    ClosedVolume(kind="luks", id="c0ffee", name="STICK", members=("/dev/sdb1",), disks=("/dev/sdb",), size=465 * GB),
+    ClosedVolume(
+        kind="raid",
+        id="1:2:3:4",
+        name="1 nas:0",
+        members=("/dev/sda1",),
+        disks=("/dev/sda",),
+        size=1000 * GB,
+        missing=1,
+    ),
+    ClosedVolume(kind="lvm", id="v", name="house/backups", members=("/dev/sde",), disks=("/dev/sde",), size=200 * GB),
+)
 IMAGES: Final = [
     {"id": "7b20d1e4" * 4, "created": "2026-11-20T18:04:11Z", "machine": "annas-laptop", "machine_id": "m1", "name": "",
      "bytes_used": 178 * GB, "proof": "good", "rung": "read-back"},
@@ -149,7 +163,7 @@ def _said(words: Sequence[str]) -> dict[str, Any]:
     return said[words[0]]
 
 
-def make_world(jobs: MadeUpJobs, *, has_backups: bool = True) -> World:
+def make_world(jobs: MadeUpJobs, *, has_backups: bool = True, closed: Sequence[ClosedVolume] = ()) -> World:
     """The made-up computer, started from the rescue medium."""
-    found = Found(volumes=(VOLUME,), repositories=(REPOSITORY,) if has_backups else ())
+    found = Found(volumes=(VOLUME,), repositories=(REPOSITORY,) if has_backups else (), closed=tuple(closed))
     return World(places=MadeUpPlaces(found), medium="/dev/sdd", run=jobs)

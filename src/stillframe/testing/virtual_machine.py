@@ -34,7 +34,7 @@ VERDICT_PORT: Final = 0x501
 class Drive:
     """A virtual disk. ``serial`` is what the guest knows it by: ``/dev/disk/by-id/virtio-SERIAL``.
 
-    ``bus`` is ``virtio``, ``ahci``, ``nvme``, ``virtio-scsi``, ``pvscsi`` or ``megasas``.
+    ``bus`` is ``virtio``, ``ahci``, ``nvme``, ``virtio-scsi``, ``pvscsi``, ``megasas``; ``usb`` with a medium.
     """
 
     file: Path

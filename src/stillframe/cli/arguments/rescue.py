@@ -99,7 +99,7 @@ def _add_sheet(verbs: Verbs) -> None:
 
 def _add_start(verbs: Verbs) -> None:
     parser = verb(
-        verbs, "start", "rescue start [--answers FILE] [--also DISK]",
+        verbs, "start", "rescue start [--answers FILE] [--unlock-file FILE] [--also DISK]",
         "what the medium runs: carry out the answers that somebody left, else show the screens", repo=False,
     )  # fmt: skip
     parser.add_argument(
@@ -110,7 +110,13 @@ def _add_start(verbs: Verbs) -> None:
 
 
 def _add_ui(verbs: Verbs) -> None:
-    ui = verb(verbs, "ui", "ui [--repo REPO] [--also DISK]", "the screens of the rescue medium, here", repo=False)
+    ui = verb(
+        verbs,
+        "ui",
+        "ui [--repo REPO] [--unlock-file FILE] [--also DISK]",
+        "the screens of the rescue medium, here",
+        repo=False,
+    )
     ui.add_argument("-r", "--repo", metavar="REPO", default="", help="where the backups are (or STILLFRAME_REPO)")
     _add_also(ui)
 
@@ -119,6 +125,10 @@ def _add_also(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--also", metavar="DISK", action="append", default=[],
         help="offer this disk file or loop device as a disk too; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--unlock-file", metavar="FILE", action="append", default=[],
+        help="a passphrase or key file of an encrypted disk that the backups may be on; may be repeated",
     )  # fmt: skip
 
 

@@ -165,11 +165,16 @@ class Placer:
         """Write one chunk where that is allowed."""
         extent = Extent(offset, offset + len(data))
         is_zeros = self._options.is_zero and not np.frombuffer(data, np.uint8).any()
+        compares = self._options.delta and self._namer is None  # else its name told before it was read
         for part in _allowed(extent, placed):
             if is_zeros:  # a disk that stands for its image does not know which chunks are zeros
                 self.written.add(skipped=part.size)
                 continue
-            self.target.write_at(part.start, memoryview(data)[part.start - offset : part.end - offset])
+            piece = memoryview(data)[part.start - offset : part.end - offset]
+            if compares and self.target.read_at(part.start, part.size) == piece:
+                self.written.add(skipped=part.size)
+                continue
+            self.target.write_at(part.start, piece)
             self.written.add(written=part.size)
         self._context.events.emit(BytesMoved(size=len(data)))
 

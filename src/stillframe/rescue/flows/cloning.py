@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from stillframe.rescue.calls import Doing
-from stillframe.rescue.choosing import Judged, contents_words, disk_words
+from stillframe.rescue.choosing import Judged, contents_words, disk_words, sentence
 from stillframe.rescue.flows.restoring import ask_to_fill, judged_disks
 from stillframe.rescue.flows.words import disk_option, restored_lines, told, verdict
 from stillframe.rescue.pages import Choose, Option, Outcome, Step, TypeWord, Work
@@ -85,13 +85,30 @@ def _copy(world: World, source: DiskSeen, target: DiskSeen) -> Step:
         picture=outcome.value.words,
         lines=(f"From: {disk_words(source)}", f"Onto: {disk_words(target)}"),
     )
-    outcome = yield Work(
+    return (yield from _apply(world, words))
+
+
+def _apply(world: World, words: list[str]) -> Step:
+    """Copy; brings what is to happen then, nothing when other disks are to be chosen."""
+    outcome: Outcome = yield Work(
         title="Copying the disk",
-        lines=(f"{source.path} to {target.path}",),
+        lines=(f"{words[1]} to {words[2]}",),
         stop_words=_STOP,
         do=lambda doing: world.run([*words, "--yes"], RestoreSaid, doing),
     )
-    if outcome.error is not None:
-        yield told(outcome.error, title="The copy is not complete")
-        return ""
-    return (yield from verdict(world, "Copied", restored_lines(outcome.value), skipped=outcome.value.skipped))
+    if outcome.error is None:
+        return (yield from verdict(world, "Copied", restored_lines(outcome.value), skipped=outcome.value.skipped))
+    way = yield Choose(
+        title="The copy is not complete",
+        lines=(*sentence(outcome.error), "The disk that is copied is not touched."),
+        options=(
+            Option(
+                key="delta", words="Go on where it stopped", detail="what is right on the new disk is not written again"
+            ),
+            Option(key="other", words="Choose other disks"),
+            Option(key="menu", words="Back to the menu"),
+        ),
+    )
+    if way == "delta":
+        return (yield from _apply(world, words if "--delta" in words else [*words, "--delta"]))
+    return "menu" if way == "menu" else ""

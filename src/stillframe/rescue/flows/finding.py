@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from stillframe.errors import LoginRefused, StillframeError, UsageError, WrongKey
+from stillframe.host.stacked_places import ClosedVolume
 from stillframe.rescue.calls import Doing, Progress
 from stillframe.rescue.choosing import sentence
 from stillframe.rescue.flows.beginning import Beginning, begin_repository
 from stillframe.rescue.flows.joining import join_network, wifi_option
+from stillframe.rescue.flows.opening import TRIES, chosen_closed, closed_options, open_closed
 from stillframe.rescue.flows.words import told, when
 from stillframe.rescue.found import Found, FoundRepository
 from stillframe.rescue.pages import Ask, Choose, Option, Outcome, Step, Work
 from stillframe.rescue.shares import Address, parse_address
 from stillframe.rescue.world import Unlocked, World
 
-TRIES: Final = 3
 _RECOVERY: Final = (
     "What was typed did not open it, three times. Nothing is lost by that.",
     "The recovery key opens it too. It was printed, or written down, when the",
@@ -27,6 +28,10 @@ _RECOVERY: Final = (
 _NONE_FOUND: Final = (
     "No backups were found on the disks of this computer.",
     "Plug in the disk with the backups, wait ten seconds, and choose 'Look again'.",
+)
+_LOCKED_ONLY: Final = (
+    "No backups were found on what is open. Are they on a disk that is locked,",
+    "or on LVM or a RAID? Choose it to look inside: nothing is changed there.",
 )
 _SOME_FOUND: Final = ("These backups were found. Nothing was changed on any disk.",)
 
@@ -50,12 +55,16 @@ def search_page(world: World) -> Work:
 
 def find_repository(world: World, *, read_write: bool = False) -> Step:
     """Lead to a repository; brings an ``Unlocked``. Where one is to be written, it may be a new one on a share."""
-    seen, fault = yield from _look(world)
+    seen, closed, fault = yield from _look(world)
     while True:
-        lines = fault or (_SOME_FOUND if seen else _NONE_FOUND)
-        chosen = yield Choose(title="Where are the backups?", lines=lines, options=tuple(_options(world, seen)))
-        if chosen == "again":
-            seen, fault = yield from _look(world)
+        lines = fault or (_SOME_FOUND if seen else _LOCKED_ONLY if closed else _NONE_FOUND)
+        options = tuple(_options(world, seen, closed))
+        chosen = yield Choose(title="Where are the backups?", lines=lines, options=options)
+        locked = chosen_closed(closed, chosen)
+        if locked is not None and not (yield from open_closed(world, locked)):
+            continue
+        if chosen == "again" or locked is not None:
+            seen, closed, fault = yield from _look(world)
             continue
         if chosen == "wifi":
             fault = yield from join_network(world)
@@ -77,9 +86,10 @@ def find_repository(world: World, *, read_write: bool = False) -> Step:
             return unlocked
 
 
-def _options(world: World, seen: list[_Seen]) -> Iterable[Option]:
+def _options(world: World, seen: list[_Seen], closed: tuple[ClosedVolume, ...]) -> Iterable[Option]:
     for number, one in enumerate(seen):
         yield Option(key=str(number), words=one.repository.where, detail=one.summary, refusal=one.repository.refusal)
+    yield from closed_options(closed)
     if world.settings.repository.where:
         yield Option(key="settled", words=world.settings.repository.where, detail="set up with this medium")
     yield Option(key="share", words="Somewhere else ...", detail="a share in the network, or a folder")
@@ -88,15 +98,16 @@ def _options(world: World, seen: list[_Seen]) -> Iterable[Option]:
 
 
 def _look(world: World) -> Step:
-    def look(doing: Doing) -> list[_Seen]:
-        found = search_page(world).do(doing)
-        return [_Seen(repository=one, summary=_summary(world, one, doing)) for one in found.repositories]
+    def look(doing: Doing) -> tuple[list[_Seen], tuple[ClosedVolume, ...]]:
+        found: Found = search_page(world).do(doing)
+        seen = [_Seen(repository=one, summary=_summary(world, one, doing)) for one in found.repositories]
+        return seen, found.closed
 
     page = search_page(world)
     outcome: Outcome = yield Work(title=page.title, lines=page.lines, do=look)
     if outcome.error is not None:
-        return [], sentence(outcome.error)
-    return outcome.value, ()
+        return [], (), sentence(outcome.error)
+    return (*outcome.value, ())
 
 
 def _summary(world: World, repository: FoundRepository, doing: Doing) -> str:

@@ -159,7 +159,7 @@ def judged_disks(world: World, repository: FoundRepository | None, doing: Doing)
     """All disks, and why each cannot be overwritten."""
     holding = {*disks_under(repository.folder)} if repository is not None else set[str]()
     if repository is not None and repository.volume is not None:
-        holding.add(repository.volume.disk)
+        holding |= repository.volume.rests_on
     return judge_targets(
         world.disks(doing), repository_disks=holding, medium=world.medium, is_installed=world.is_installed
     )

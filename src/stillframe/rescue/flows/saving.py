@@ -12,6 +12,7 @@ from stillframe.rescue.calls import Doing, Ended
 from stillframe.rescue.choosing import Room, contents_words, disk_words, judge_rooms, propose_sources
 from stillframe.rescue.flows.beginning import Beginning, begin_repository
 from stillframe.rescue.flows.finding import find_repository, search_page, unlock
+from stillframe.rescue.flows.opening import chosen_closed, closed_options, open_closed
 from stillframe.rescue.flows.words import told, verdict
 from stillframe.rescue.found import Found
 from stillframe.rescue.pages import Choose, Option, Outcome, Step, Work
@@ -59,7 +60,10 @@ def back_up(world: World) -> Step:
         if choice == "sources":
             wish = _with_room(world, seen, replace(wish, sources=(yield from _choose_sources(world, seen))))
         elif choice == "room":
-            wish = replace(wish, room=(yield from _choose_room(world, seen, wish)))
+            room = yield from _choose_room(world, seen, wish)
+            if room is None:  # something was opened: there are other places now
+                return (yield from back_up(world))
+            wish = replace(wish, room=room)
         elif choice == "again":
             return (yield from back_up(world))
         else:
@@ -128,6 +132,7 @@ def _choose_sources(world: World, seen: _Seen) -> Step:
 
 
 def _choose_room(world: World, seen: _Seen, wish: _Wish) -> Step:
+    """A place; ``None`` when something that was closed was chosen, and perhaps opened."""
     rooms = judge_rooms(seen.found.volumes, seen.found.repositories, wish.sources, medium=world.medium)
     chosen = yield Choose(
         title="Where to?",
@@ -135,8 +140,13 @@ def _choose_room(world: World, seen: _Seen, wish: _Wish) -> Step:
         options=tuple(
             Option(key=room.volume.device, words=_room_words(room), detail=room.reason, refusal=room.refusal)
             for room in rooms
-        ),
+        )
+        + tuple(closed_options(seen.found.closed)),
     )
+    locked = chosen_closed(seen.found.closed, chosen)
+    if locked is not None:
+        yield from open_closed(world, locked)
+        return None
     return next(room for room in rooms if room.volume.device == chosen)
 
 

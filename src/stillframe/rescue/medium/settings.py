@@ -30,7 +30,7 @@ _KEY: Final = re.compile(
 )
 _PRIVATE: Final = "PRIVATE KEY"
 _SECRETS: Final = re.compile(
-    r"pass(word|phrase)?|secret|.*(password|passphrase|private-?key|pre-?shared-?key|psk)", re.IGNORECASE
+    r"pass(word|phrase)?|secret|.*(password|passphrase|private-?key|pre-?shared-?key|psk)(-file)?", re.IGNORECASE
 )
 _SECTION: Final = "secret"
 _KEYBOARD: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")

@@ -201,9 +201,12 @@ class RescueApp(App[LeaveFor]):
         self.query_one("#keys", Static).update("Stopping after the piece that is at work ...")
 
     def action_interrupt(self) -> None:
-        """Ctrl-C stops work as Esc does, and nothing else."""
+        """Ctrl-C stops work as Esc does; a program that restores is not ended by one key."""
         if self._work is not None:
             self.action_go_back()
+            return
+        back = "   Esc: back" if self._talk.can_go_back else ""
+        self.query_one("#keys", Static).update(f"Ctrl-C does not end this: leave by the menu.{back}")
 
     def action_turn(self, pages: int) -> None:
         """Read on, or back."""
