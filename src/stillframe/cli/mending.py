@@ -113,5 +113,5 @@ def _plan_fields(plan: BootRepairPlan) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _boot(chains: tuple[BootChain, ...], path: str) -> Any:  # noqa: ANN401 - fields of JSON
+def _boot(chains: tuple[BootChain, ...], path: str) -> Any:
     return boot_fields(BootWaysFound(chains=chains), [path])["chains"]

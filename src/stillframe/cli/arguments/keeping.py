@@ -281,6 +281,7 @@ def _add_demo(verbs: Verbs) -> None:
 
 
 ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (
-    _add_looking, _add_repository, _add_backup, _add_restore, _add_clone, _add_boot_repair, _add_care, _add_keys, _add_demo
+    _add_looking, _add_repository, _add_backup, _add_restore, _add_clone, _add_boot_repair, _add_care, _add_keys,
+    _add_demo,
 )  # fmt: skip
 """In the order of the help."""

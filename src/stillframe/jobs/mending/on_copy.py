@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
+from stillframe.block import WindowReader
 from stillframe.block.copy_on_write import CopyOnWrite
-from stillframe.errors import Cancelled, StillframeError
+from stillframe.errors import Cancelled, DiskFormatError, StillframeError
 from stillframe.events import Event, Notice, PhaseStarted
+from stillframe.fs.ntfs import is_hibernated
 from stillframe.host.apart import call_apart
 from stillframe.host.named_volumes import find_named
 from stillframe.jobs.context import JobContext
@@ -22,7 +24,7 @@ from stillframe.jobs.mending.linux_names_on_bench import NameWork
 from stillframe.jobs.mending.seen import SeenDisk, SeenSystem, look_at_disk
 from stillframe.jobs.mending.windows_esp import WindowsEspWork
 from stillframe.jobs.mending.windows_records import remember
-from stillframe.jobs.mending.windows_sectors import SectorRepair, mend_boot_sectors, mend_disk_code
+from stillframe.jobs.mending.windows_sectors import SectorRepair, mend_boot_sectors, mend_disk_code, said_starts
 from stillframe.jobs.restoring.tables import TableWriter
 from stillframe.jobs.starts.linux_boot import BIOS_BOOT_TYPE
 from stillframe.jobs.starts.linux_parts import ROOT_FILE_SYSTEMS
@@ -32,12 +34,18 @@ from stillframe.jobs.starts.volume_stack import VolumeStack, open_stack
 from stillframe.jobs.starts.windows_adapting import WindowsHardware
 from stillframe.jobs.starts.workbench import Workbench, work_on
 from stillframe.systems.chain_records import Firmware
+from stillframe.systems.windows import SHUT_DOWN
 from stillframe.systems.windows_repair import plan_windows_repair
 
 _TIMEOUT_S: Final = 1800.0
 _HINT: Final = "Start it from its own system's medium and repair it there; 'stillframe disks --boot' shows the ways."
 _NOT_OURS: Final = frozenset({"boot-place-unknown", "efi-fallback-missing"})
 """Notices of the repair after a restore that are answered here in another way."""
+_WINDOWS_NOT: Final = "windows-not-repaired"
+_ASLEEP: Final = (
+    "It cannot be shut down while it does not start. Make an image of the disk first; then start Windows' own medium: "
+    "'Repair your computer', 'Startup Repair'."
+)
 _WORDS: Final[dict[Firmware, str]] = {"bios": "BIOS", "uefi": "UEFI"}
 _ESP_PLACES: Final = ("/boot/efi", "/efi")
 
@@ -118,7 +126,7 @@ class _Collected:
     def emit(self, event: Event) -> None:
         """Pass an event on, or keep it."""
         if isinstance(event, Notice):
-            self.notices.append(event)
+            self.notices.append(replace(event, hint=_ASLEEP) if event.hint == SHUT_DOWN else event)
         else:
             self._inner.emit(event)
 
@@ -134,6 +142,7 @@ class _Mender:
         self._before = self._seen = look_at_disk(view)
         self._table = TableWriter(view, self._seen.layout, view, ())
         self._numbers = tuple(part.number for part in self._seen.layout.partitions)
+        self._is_moved = False
         self._broken, self._changes = list(faults_of(self._seen)), list[str]()
         self._look = partial(open_stack, layout=self._seen.layout, numbers=self._numbers, keys=context.keys)
 
@@ -143,7 +152,8 @@ class _Mender:
         if self._seen.layout.scheme == "none":
             return
         self._mend_windows_records()
-        self._apply(mend_boot_sectors(self._view, self._seen))
+        if not self._windows_asleep():
+            self._apply(mend_boot_sectors(self._view, self._seen))
         stack = self._look(self._view)
         if self._may_hold_linux(stack):
             self._mend_linux_names()
@@ -154,7 +164,9 @@ class _Mender:
             self._mend_linux_loaders()
         self._mend_windows_esp()
         self._table.write()
-        if "bios" in expected_firmware(self._seen) and self._seen.is_lost("bios"):
+        # A Windows that is asleep goes on where it was when it is started: only when that is where it is.
+        is_moved = (self._is_moved or bool(said_starts(self._view, self._seen))) and self._windows_asleep()
+        if "bios" in expected_firmware(self._seen) and self._seen.is_lost("bios") and not is_moved:
             self._apply(mend_disk_code(self._view, self._seen))
         self._seen = look_at_disk(self._view)
 
@@ -167,12 +179,14 @@ class _Mender:
         )  # fmt: skip
 
     def _mend_windows_records(self) -> None:
-        found = remember(self._seen, lambda name: bool(find_named(name)))
+        said = said_starts(self._view, self._seen)
+        found = remember(self._seen, said, lambda name: bool(find_named(name)))
         self._say(found.notices)
         self._broken += found.words
         moves = found.moves
         if moves is None:
             return
+        self._is_moved = True
         repair = call_apart(
             lambda: plan_windows_repair(self._view, self._seen.layout, moves),
             what="looking for what Windows notes of its partitions", timeout_s=_TIMEOUT_S,
@@ -244,7 +258,8 @@ class _Mender:
             raise
         except StillframeError as error:
             message = f"not repaired, {what}: {error.message}"
-            self._say((Notice(code=NOT_REPAIRED, message=message, hint=error.hint or _HINT),))
+            code, hint = NOT_REPAIRED if with_stack else _WINDOWS_NOT, error.hint or _HINT
+            self._say((Notice(code=code, message=message, hint=hint),))
             return False
         return True
 
@@ -263,6 +278,10 @@ class _Mender:
         """Whether a Linux has no loader for UEFI, and none may be there that is not understood."""
         linux = [one for one in self._seen.systems if one.installed.family == "linux"]
         return self._seen.is_lost("uefi") or any(self._seen.is_lost("uefi", one) for one in linux)
+
+    def _windows_asleep(self) -> bool:
+        windows = [one for one in self._seen.volumes if one.volume.filesystem == "ntfs" and not one.inner]
+        return any(_is_asleep(WindowReader(self._view, one.partition.extent)) for one in windows)
 
     def _is_by_gpt(self) -> bool:
         return self._seen.layout.scheme == "gpt"
@@ -285,6 +304,13 @@ class _Mender:
             (name for name in names if len(name) == 8 and all(one in "0123456789ABCDEFabcdef" for one in name)), ""
         )
         return (found or secrets.token_hex(4)).upper()
+
+
+def _is_asleep(window: WindowReader) -> bool:
+    try:
+        return is_hibernated(window)
+    except DiskFormatError:  # a volume that is broken says nothing
+        return False
 
 
 def lost_systems(mended: Mended) -> tuple[SeenSystem, ...]:

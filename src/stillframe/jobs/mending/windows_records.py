@@ -2,11 +2,11 @@ r"""What the boot configuration of a Windows calls its partitions, when no disk 
 
 Answers: "which partition does this record mean now?" The boot manager is on the partition that its store lies on; a
 record of the right place or GUID on another disk id means that partition; one Windows that nobody names is what the
-one record without a partition means. All else is left alone. What is found are ``Moves``: as if the disk had been
+one record without a partition means. Records of other disks than the manager's are left alone, and all else. What is found are ``Moves``: as if the disk had been
 restored from where its partitions were called so.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -42,11 +42,12 @@ class Remembered:
     notices: tuple[Notice, ...] = ()
 
 
-def remember(seen: SeenDisk, is_elsewhere: Callable[[str], bool]) -> Remembered:
+def remember(seen: SeenDisk, said: Mapping[int, int], is_elsewhere: Callable[[str], bool]) -> Remembered:
     """Find the partitions that the stores of a disk mean.
 
     Args:
         seen: The disk.
+        said: By the number of a partition where its boot sector says that it begins, when that is elsewhere.
         is_elsewhere: Whether another disk of this machine has a name such as ``PARTUUID=...``.
     """
     if seen.layout.scheme == "none":
@@ -55,7 +56,7 @@ def remember(seen: SeenDisk, is_elsewhere: Callable[[str], bool]) -> Remembered:
     meant, notices = dict[PartitionRecord, Partition](), list[Notice]()
     for store in volumes:
         if store.files is not None and store.files.clues.has_store:
-            for record, part in _meant_by(store, volumes):
+            for record, part in _meant_by(store, volumes, said):
                 if part is None:
                     notices.append(_unknown(store, record))
                 elif not _is_elsewhere(record, is_elsewhere):
@@ -70,12 +71,12 @@ def remember(seen: SeenDisk, is_elsewhere: Callable[[str], bool]) -> Remembered:
         f"{part.number}"
         for record, part in meant.items()
     )
-    moves = _moves(seen.layout, meant, next(iter(disks), seen.layout.disk_id))
+    moves = _moves(seen.layout, meant, said, next(iter(disks), seen.layout.disk_id))
     return Remembered(moves=moves, words=words, notices=tuple(notices))
 
 
 def _meant_by(
-    store: PartEvidence, volumes: list[PartEvidence]
+    store: PartEvidence, volumes: list[PartEvidence], said: Mapping[int, int]
 ) -> Iterator[tuple[PartitionRecord, Partition | None]]:  # fmt: skip
     """The records of a store that name nothing, each with the partition it means; ``None`` when nobody can tell."""
     if store.files is None:
@@ -83,24 +84,26 @@ def _meant_by(
     clues = store.files.clues
     if clues.loader is not None and find_recorded(clues.loader, volumes) is None:
         yield clues.loader, store.partition
+    homes = {store.disk_id, "", clues.loader.disk if clues.loader is not None else ""}
     windows = [one for one in volumes if one.files is not None and one.files.clues.has_windows]
     recoveries = [one for one in volumes if one.files is not None and one.files.clues.has_winre]
-    for records, homes in ((clues.systems, windows), (clues.recoveries, recoveries)):
+    for records, wanted in ((clues.systems, windows), (clues.recoveries, recoveries)):
         named = [found for record in records if (found := find_recorded(record, volumes)) is not None]
-        dead = [record for record in records if find_recorded(record, volumes) is None]
-        free = [one for one in homes if one not in named]
+        dead = [one for one in records if one.disk in homes and find_recorded(one, volumes) is None]
+        free = [one for one in wanted if one not in named]
         for record in dead:
-            by_place = [one for one in volumes if _is_place(record, one)]
+            by_place = [one for one in volumes if _is_place(record, one, said)]
             only = by_place or (free if len(free) == 1 and len(dead) == 1 else [])
             if record != clues.loader or len(only) == 1:
                 yield record, only[0].partition if len(only) == 1 else None
 
 
-def _is_place(record: PartitionRecord, one: PartEvidence) -> bool:
-    """Whether a partition is where a record says, on whatever disk it says."""
+def _is_place(record: PartitionRecord, one: PartEvidence, said: Mapping[int, int]) -> bool:
+    """Whether a partition is where a record says, on whatever disk, or says of itself that it is there."""
     if record.scheme == "gpt":
         return record.guid == one.partition.guid
-    return record.scheme == one.scheme and record.start == one.partition.extent.start
+    start = said.get(one.partition.number, one.partition.extent.start)
+    return record.scheme == one.scheme and record.start == start
 
 
 def _is_elsewhere(record: PartitionRecord, is_elsewhere: Callable[[str], bool]) -> bool:
@@ -110,14 +113,20 @@ def _is_elsewhere(record: PartitionRecord, is_elsewhere: Callable[[str], bool]) 
     return any(is_elsewhere(f"PARTUUID={record.disk.lower()}-{number}") for number in _NUMBERS)
 
 
-def _moves(layout: Layout, meant: dict[PartitionRecord, Partition], old_disk: str) -> Moves:
+def _moves(layout: Layout, meant: dict[PartitionRecord, Partition], said: Mapping[int, int], old_disk: str) -> Moves:
+    taken = {part.extent.start for part in layout.partitions} | {record.start for record in meant}
+    others = {
+        part.extent.start: said[part.number]
+        for part in layout.partitions
+        if part.number in said and said[part.number] not in taken
+    }
     same = build_moves(layout, layout, {part.number: part.number for part in layout.partitions})
     by_start = {part.extent.start: record for record, part in meant.items()}
 
     def old(moved: MovedPartition) -> MovedPartition:
         record = by_start.get(moved.new.start)
         if record is None:
-            return moved
+            return replace(moved, old=replace(moved.old, start=others.get(moved.old.start, moved.old.start)))
         place = replace(moved.old, guid=record.guid or moved.old.guid)
         return replace(moved, old=place if record.start is None else replace(place, start=record.start))
 

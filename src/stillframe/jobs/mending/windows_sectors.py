@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from stillframe.block import BlockWriter, WindowReader
+from stillframe.block import BlockReader, BlockWriter, WindowReader
 from stillframe.block.edits import build_sectors, order_edits
 from stillframe.errors import Cancelled, StillframeError
 from stillframe.events import Notice
@@ -68,6 +68,17 @@ def mend_boot_sectors(disk: BlockWriter, seen: SeenDisk) -> SectorRepair:
     )
 
 
+def said_starts(disk: BlockReader, seen: SeenDisk) -> dict[int, int]:
+    """Where primary partitions say that they begin, by their numbers; those that are right are left out."""
+    found = dict[int, int]()
+    for one in seen.volumes if seen.layout.scheme == "mbr" else ():
+        if one.volume.filesystem in _KINDS and not one.partition.logical and not one.inner:
+            said, _ = _said(WindowReader(disk, one.partition.extent))
+            if said and said != one.partition.extent.start:
+                found[one.partition.number] = said
+    return found
+
+
 def mend_disk_code(disk: BlockWriter, seen: SeenDisk) -> SectorRepair:
     """Say what the first sector of a disk must be so that its Windows is started. Nothing is written."""
     starting = [one for one in seen.volumes if _starts(one)]
@@ -116,13 +127,12 @@ def _mend_volume(disk: BlockWriter, one: PartEvidence) -> SectorRepair:
     window, start = WindowReader(disk, one.partition.extent), one.partition.extent.start
     name, kind = f"partition {one.partition.number}", one.volume.filesystem
     try:
-        head = window.read_at(0, _HEAD_SIZE)
-        size, said = struct.unpack_from("<H", head, _SECTOR_AT)[0], struct.unpack_from("<I", head, _HIDDEN_AT)[0]
-        if not size or said * size == start:
+        said, size = _said(window)
+        if not size or said == start:
             return SectorRepair()
-        broken = f"{name}: its boot sector says that it begins at byte {said * size}, and it begins at byte {start}"
+        broken = f"{name}: its boot sector says that it begins at byte {said}, and it begins at byte {start}"
         doubt = explain_unclean(window) if kind == "ntfs" else None
-        found = move_boot_sectors(window, kind, old_start=said * size, new_start=start)
+        found = move_boot_sectors(window, kind, old_start=said, new_start=start)
     except Cancelled:
         raise
     except StillframeError as error:
@@ -135,6 +145,13 @@ def _mend_volume(disk: BlockWriter, one: PartEvidence) -> SectorRepair:
         broken=(broken,), notices=found.notices,
         done=(f"{name}: its boot sectors say where it begins, byte {start}",) if edits else (),
     )  # fmt: skip
+
+
+def _said(window: WindowReader) -> tuple[int, int]:
+    """Where a boot sector says that its volume begins, in bytes of the disk, and the size of its sectors."""
+    head = window.read_at(0, _HEAD_SIZE)
+    size, sectors = struct.unpack_from("<H", head, _SECTOR_AT)[0], struct.unpack_from("<I", head, _HIDDEN_AT)[0]
+    return sectors * size, size
 
 
 def _left(name: str, why: str, hint: str) -> Notice:
