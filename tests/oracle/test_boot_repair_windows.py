@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from stillframe.block import MemoryDisk
 from stillframe.testing.boot_disks import write_code
 from stillframe.testing.hive_builder import build_hive
 from stillframe.testing.mended_disks import plan_of, repaired, undo_of, undone
 from stillframe.testing.system_disks import GPT_DISK, TYPES, Part, build_system_disk
-from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, open_table, place_of, restart_page, run_tool
+from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, place_of, restart_page, run_tool
 from stillframe.testing.windows_adaptable import ESP_GUID, WINDOWS_GUID, build_program, system_tree, windows_files
 from stillframe.testing.windows_backup import BOOTMGR, LOADER, gpt_device
 from stillframe.testing.windows_moved import (
@@ -157,7 +158,7 @@ def test_a_windows_that_was_not_closed_is_left_alone(volumes: Volumes, tmp_path:
     log = restart_page(in_use=0, flags=0)
     for name in ("windows", "reserved"):
         volume = bytearray(mine[name])
-        at = log_place(mine[name], tmp_path)
+        at = place_of(MemoryDisk(bytearray(mine[name])), 2).start  # $LogFile
         volume[at : at + len(log)] = log
         mine[name] = bytes(volume)
     disk = write_disk(tmp_path / "disk", new, mine)
@@ -167,16 +168,6 @@ def test_a_windows_that_was_not_closed_is_left_alone(volumes: Volumes, tmp_path:
     assert all(notice.hint for notice in plan.mended.notices)
     assert {one.number for one in plan.places} <= {None, 3}, "only what was closed"
     assert disk.read_bytes() == before
-
-
-def log_place(volume: bytes, folder: Path) -> int:
-    """Where ``$LogFile``, file 2, lies."""
-    from stillframe.block import MemoryDisk  # noqa: PLC0415
-
-    reader = MemoryDisk(bytearray(volume))
-    assert open_table(reader) is not None
-    assert folder.is_dir()
-    return place_of(reader, 2).start
 
 
 TEMPLATE = build_hive({

@@ -63,7 +63,7 @@ def _carry_out(call: Call, prepared: PreparedRepair, undo_file: str) -> int:
     fields = {
         "disk": plan.target.path, "bytes_written": result.bytes_written, "seconds": result.seconds,
         "changes": list(result.changes), "undo_file": result.undo_file, "boot": _boot(result.chains, plan.target.path),
-        "may_not_start": result.may_not_start,
+        "may_not_start": result.may_not_start, "notices": notice_fields(plan.mended.notices),
     }  # fmt: skip
     screen.finish("boot-repair", fields, done_lines(plan, result))
     return code

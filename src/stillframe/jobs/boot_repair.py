@@ -153,7 +153,7 @@ def prepare_boot_repair(
     require_repairable(path)
     target = identify_target(path)
     with open_file_reader(target.path) as reader, open_scratch(folder, reader.size) as changes:
-        layout = read_layout(reader)
+        layout = _require_table(read_layout(reader), path)
         keys: tuple[VolumeKey, ...] = unlock_disk(reader, layout, None, unlocking)
         view = CopyOnWrite(reader, changes)
         told = JobContext(owner=context.owner, events=context.events, cancel=context.cancel, keys=keys)
@@ -167,6 +167,15 @@ def prepare_boot_repair(
             places=by_place(differences, layout, mended.after), digest=_digest(reader, view.changed),
         )  # fmt: skip
         yield PreparedRepair(plan=plan, view=view)
+
+
+def _require_table(layout: Layout, path: str) -> Layout:
+    if layout.scheme == "none":
+        raise TargetError(
+            f"{path} has no partition table: there is nothing on it that could be made to start",
+            hint="If its table was lost, an image brings it back ('stillframe restore'); 'testdisk' may find partitions.",
+        )
+    return layout
 
 
 def default_undo_file(folder: str, path: str, clock: Clock) -> str:

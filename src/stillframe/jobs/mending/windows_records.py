@@ -2,8 +2,8 @@ r"""What the boot configuration of a Windows calls its partitions, when no disk 
 
 Answers: "which partition does this record mean now?" The boot manager is on the partition that its store lies on; a
 record of the right place or GUID on another disk id means that partition; one Windows that nobody names is what the
-one record without a partition means. Records of other disks than the manager's are left alone, and all else. What is found are ``Moves``: as if the disk had been
-restored from where its partitions were called so.
+one record without a partition means. Records of other disks than the manager's are left alone, and all else. What is
+found are ``Moves``: as if the disk had been restored from where its partitions were called so.
 """
 
 from collections.abc import Callable, Iterator, Mapping
