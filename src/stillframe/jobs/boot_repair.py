@@ -173,7 +173,7 @@ def _require_table(layout: Layout, path: str) -> Layout:
     if layout.scheme == "none":
         raise TargetError(
             f"{path} has no partition table: there is nothing on it that could be made to start",
-            hint="If its table was lost, an image brings it back ('stillframe restore'); 'testdisk' may find partitions.",
+            hint="An image brings a lost table back ('stillframe restore'); 'testdisk' may find partitions.",
         )
     return layout
 

@@ -81,7 +81,8 @@ class NameSearch:
         texts: What it says.
         parts: All volumes of the disk, with all names that they have.
         boots: Those with a boot menu or a kernel at their top.
-        is_elsewhere: Whether another disk of this machine has a name: then nothing is wrong with it.
+        is_elsewhere: Whether a name may be that of a volume that is not among them, on another disk or in one that is
+            not opened: then nothing is wrong with it.
     """
 
     def __init__(

@@ -101,12 +101,13 @@ class NameWork:
                 name=parse_release(release).get("PRETTY_NAME", "Linux"), root=root, fstab=_text(files, _FSTAB),
                 menu=_menu(files, "/boot"),
             )  # fmt: skip
-        search = NameSearch(texts, parts, boots, _is_elsewhere)
+        may_be = _is_anything if bench.stack.unopened else _is_elsewhere
+        search = NameSearch(texts, parts, boots, may_be)
         boot = search.boot(search.find())
         if boot.key != root.key and boot.volume.filesystem in ROOT_FILE_SYSTEMS:
             with looked_into(bench, boot) as place:
                 texts = replace(texts, menu=_menu(RootFiles(place), ""))
-        search = NameSearch(texts, parts, boots, _is_elsewhere)
+        search = NameSearch(texts, parts, boots, may_be)
         found = search.find()
         self.notices += search.notices
         return found
@@ -167,6 +168,11 @@ def _menu(files: RootFiles, top: str) -> str:
 
 def _text(files: RootFiles, path: str) -> str:
     return (files.read_file(path, 0, _TEXT_MAX) or b"").decode(errors="replace")
+
+
+def _is_anything(_name: str) -> bool:
+    """What is not opened may have any name."""
+    return True
 
 
 def _is_elsewhere(name: str) -> bool:

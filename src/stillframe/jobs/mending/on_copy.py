@@ -155,6 +155,8 @@ class _Mender:
         if not self._windows_asleep():
             self._apply(mend_boot_sectors(self._view, self._seen))
         stack = self._look(self._view)
+        if stack.unopened:
+            self._say((_not_opened(stack),))
         if self._may_hold_linux(stack):
             self._mend_linux_names()
         if self._wishes.adapt:
@@ -304,6 +306,16 @@ class _Mender:
             (name for name in names if len(name) == 8 and all(one in "0123456789ABCDEFabcdef" for one in name)), ""
         )
         return (found or secrets.token_hex(4)).upper()
+
+
+def _not_opened(stack: VolumeStack) -> Notice:
+    unlock = "'--unlock' opens what is encrypted by LUKS." if stack.locked else "Open them in the system's own medium."
+    return Notice(
+        code="volumes-not-opened",
+        message=f"not opened: {', '.join(stack.unopened)}; no Linux in them is repaired, and names of volumes that may "
+        "be in them are left as they are",
+        hint=unlock,
+    )
 
 
 def _is_asleep(window: WindowReader) -> bool:
