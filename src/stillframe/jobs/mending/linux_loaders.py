@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from stillframe.errors import MachineRefusal
+from stillframe.events import EventSink
 from stillframe.host.esp_files import FatVolume, list_names
 from stillframe.jobs.conversions.found_linux import PROGRAM_MAX, SIGNED_GRUB, find_shim
 from stillframe.jobs.conversions.grub_starts import write_signed
@@ -18,6 +19,7 @@ from stillframe.jobs.starts.linux_boot import install_for_bios, install_for_uefi
 from stillframe.jobs.starts.linux_fallback import write_fallback
 from stillframe.jobs.starts.linux_mounts import MountedLinux, find_roots, mount_linux
 from stillframe.jobs.starts.linux_parts import ROOT_FILE_SYSTEMS, read_parts
+from stillframe.jobs.starts.windows_adapting import write_fallback as write_windows_fallback
 from stillframe.jobs.starts.workbench import Workbench
 from stillframe.systems.grub import find_vendor
 
@@ -86,14 +88,17 @@ class LoaderWork:
             yield from install_for_uefi(linux, esp, fallback=fallback)
 
 
-def add_fallback(bench: Workbench, layout: "Layout") -> tuple[str, ...]:
-    """Put a Linux's loader where all firmware looks, if nothing is there; what was done, in words.
+def add_fallback(bench: Workbench, layout: "Layout", events: EventSink) -> tuple[str, ...]:
+    """Put a loader where every firmware looks, if nothing is there: a Linux's, else Windows'. What was done, in words.
 
     Raises:
         MachineRefusal: The volume is full.
     """
     part = find_esp(layout)
-    return tuple(write_fallback(FatVolume(path=bench.disk.node(part.number)))) if part is not None else ()
+    if part is None:
+        return ()
+    done = tuple(write_fallback(FatVolume(path=bench.disk.node(part.number))))
+    return done or tuple(write_windows_fallback(bench, part, events))
 
 
 def _choose(systems: tuple[MountedLinux, ...]) -> MountedLinux:

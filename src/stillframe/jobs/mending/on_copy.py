@@ -42,6 +42,9 @@ _HINT: Final = "Start it from its own system's medium and repair it there; 'stil
 _NOT_OURS: Final = frozenset({"boot-place-unknown", "efi-fallback-missing"})
 """Notices of the repair after a restore that are answered here in another way."""
 _WINDOWS_NOT: Final = "windows-not-repaired"
+_NO_FALLBACK: Final = (
+    "by UEFI: no loader is where every firmware looks (EFI/BOOT): a firmware that has lost its entry starts nothing"
+)
 _ASLEEP: Final = (
     "It cannot be shut down while it does not start. Make an image of the disk first; then start Windows' own medium: "
     "'Repair your computer', 'Startup Repair'."
@@ -113,6 +116,9 @@ def faults_of(seen: SeenDisk) -> tuple[str, ...]:
     known = {one.firmware for one in seen.chains}
     gone = [one for one in expected_firmware(seen) if one not in known]
     found += [f"by {_WORDS[one]}: nothing is there that starts a system" for one in gone]
+    uefi = [one for one in seen.chains if one.firmware == "uefi"]
+    if "uefi" in known and not any(one.is_fallback for one in uefi):
+        found.append(_NO_FALLBACK)
     return tuple(dict.fromkeys(found))
 
 
@@ -165,6 +171,7 @@ class _Mender:
         if self._may_hold_linux(stack):
             self._mend_linux_loaders()
         self._mend_windows_esp()
+        self._mend_fallback()
         self._table.write()
         # A Windows that is asleep goes on where it was when it is started: only when that is where it is.
         is_moved = (self._is_moved or bool(said_starts(self._view, self._seen))) and self._windows_asleep()
@@ -227,8 +234,15 @@ class _Mender:
             )  # fmt: skip
             if self._try(work.do, "its boot loader"):
                 self._seen = look_at_disk(self._view)
-        if "uefi" in wanted and not self._seen.is_lost("uefi"):
-            self._try(lambda bench: add_fallback(bench, self._seen.layout), "the loader that all firmware looks for")
+
+    def _mend_fallback(self) -> None:
+        ways = [one for one in self._seen.chains if one.firmware == "uefi"]
+        is_expected = "uefi" in expected_firmware(self._seen) and not self._seen.is_lost("uefi")
+        if is_expected and not any(one.is_fallback for one in ways):
+            self._try(self._add_fallback, "the loader that every firmware looks for", with_stack=False)
+
+    def _add_fallback(self, bench: Workbench) -> tuple[str, ...]:
+        return add_fallback(bench, self._seen.layout, self._context.events)
 
     def _mend_windows_esp(self) -> None:
         if "uefi" not in expected_firmware(self._seen) or self._seen.is_unknown("uefi"):
@@ -260,8 +274,9 @@ class _Mender:
             raise
         except StillframeError as error:
             message = f"not repaired, {what}: {error.message}"
-            code, hint = NOT_REPAIRED if with_stack else _WINDOWS_NOT, error.hint or _HINT
-            self._say((Notice(code=code, message=message, hint=hint),))
+            self._say(
+                (Notice(code=NOT_REPAIRED if with_stack else _WINDOWS_NOT, message=message, hint=error.hint or _HINT),)
+            )
             return False
         return True
 
