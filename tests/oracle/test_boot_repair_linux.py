@@ -5,13 +5,17 @@ import gzip
 import os
 import re
 import shutil
+import uuid
 from pathlib import Path
 
 import pytest
 
+from stillframe.jobs.saving.unlocking import Unlocking
 from stillframe.testing.disk_files import MIB
 from stillframe.testing.linux_disks import KERNEL, LinuxDisk, devices, ids_of, make_linux_disk, mounted_linux, tree_of
+from stillframe.testing.linux_nested import NestedLinux, Stack, make_nested_linux, mounted_nested
 from stillframe.testing.mended_disks import plan_of, repaired, undo_of, undone
+from stillframe.testing.volumes_luks import PASSPHRASE
 from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = pytest.mark.root
@@ -213,6 +217,45 @@ def test_an_esp_with_something_else_in_it_is_not_made_anew(little: LinuxDisk, tm
     assert "mkfs.fat" in notice.hint
     assert len(plan.differences) == 0
     assert plan.may_not_start
+
+
+def renamed_boot(folder: Path, stack: Stack) -> tuple[NestedLinux, str]:
+    """A Linux whose ``/boot`` has another id than its tables say, by tune2fs; and that id."""
+    disk, new = make_nested_linux(folder / "disk", stack), str(uuid.uuid4())
+    with devices(disk.path) as device:
+        run_tool("e2fsck", "-fp", f"{device}p2", accept=(0, 1))
+        run_tool("tune2fs", "-U", new, f"{device}p2")
+    return disk, new
+
+
+def boot_lines(disk: NestedLinux, work: Path) -> tuple[str, str]:
+    """What the ``fstab`` and the boot menu say of ``/boot``."""
+    work.mkdir()
+    with mounted_nested(disk, disk.path, work) as root:
+        fstab = next(line for line in (root / "etc/fstab").read_text().splitlines() if " /boot " in line)
+        return fstab.split()[0], (root / "boot/grub/grub.cfg").read_text().split()[3]
+
+
+@pytest.mark.parametrize("stack", ["lvm", "luks"])
+def test_a_linux_in_lvm_or_in_luks_with_its_key(tmp_path: Path, stack: Stack) -> None:
+    disk, new = renamed_boot(tmp_path, stack)
+    (tmp_path / "key").write_text(f"{PASSPHRASE}\n")
+    keys = Unlocking(files=(str(tmp_path / "key"),)) if stack == "luks" else None
+    shutil.copyfile(disk.path, tmp_path / "before")
+    plan, _ = repaired(disk.path, keys=keys)
+    assert any("/boot is named" in words for words in plan.mended.broken)
+    assert boot_lines(disk, tmp_path / "work") == (f"UUID={new}", new)
+    undone(disk.path)
+    assert filecmp.cmp(disk.path, tmp_path / "before", shallow=False)
+
+
+def test_without_the_key_nothing_is_called_dead(tmp_path: Path) -> None:
+    disk, _ = renamed_boot(tmp_path, "luks")
+    plan = plan_of(disk.path)
+    (notice,) = (one for one in plan.mended.notices if one.code == "volumes-not-opened")
+    assert "--unlock" in notice.hint
+    assert not any("is named" in words for words in plan.mended.broken)
+    assert {one.number for one in plan.places} <= {1}
 
 
 @pytest.mark.parametrize("kind", ["xfs", "btrfs"])
