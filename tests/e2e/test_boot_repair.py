@@ -24,6 +24,7 @@ from stillframe.errors import (
 )
 from stillframe.jobs import boot_repair
 from stillframe.jobs.boot_repair import apply_boot_repair, require_repairable, write_order
+from stillframe.jobs.mending.undo_file import check_undo_file
 from stillframe.jobs.mending.undo_format import HEAD, MAGIC
 from stillframe.testing.command_line import call
 from stillframe.testing.job_runs import job_context
@@ -185,7 +186,7 @@ def test_an_undo_file_on_the_disk_that_is_repaired_is_refused(tmp_path: Path) ->
         run_tool("mount", str(device), str(place))
         try:
             with pytest.raises(TargetError) as refusal:
-                boot_repair.check_undo_file(str(place / "undo"), str(device))
+                check_undo_file(str(place / "undo"), str(device))
         finally:
             unmount(place)
     assert "must not lie on the disk it changes" in refusal.value.message

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from stillframe.jobs.mending.on_copy import MendWishes
 from stillframe.jobs.saving.unlocking import Unlocking
-from stillframe.testing.disk_files import MIB
 from stillframe.testing.linux_disks import KERNEL, LinuxDisk, devices, ids_of, make_linux_disk, mounted_linux, tree_of
 from stillframe.testing.linux_nested import NestedLinux, Stack, make_nested_linux, mounted_nested
 from stillframe.testing.mended_disks import plan_of, repaired, undo_of, undone
@@ -21,6 +21,7 @@ from stillframe.testing.volumes_windows import run_tool
 pytestmark = pytest.mark.root
 DEAD = "11111111-2222-4333-8444-555555555555"
 DEAD_ROOT = "aaaaaaaa-2222-4333-8444-555555555555"
+MIB = 1 << 20
 BOOTED = {"/": 4, "/boot": 2}
 
 
@@ -269,6 +270,30 @@ def test_other_file_systems(tmp_path: Path, kind: str) -> None:
     repaired(disk.path)
     with mounted_linux(disk) as root:
         assert (root / "etc/fstab").read_text() == text
+
+
+def test_drivers_and_cards_only_when_it_is_asked_for(little: LinuxDisk, tmp_path: Path) -> None:
+    disk = copied(little, tmp_path)
+    cards = "auto enp3s0\niface enp3s0 inet dhcp\n"
+    with mounted_linux(disk) as root:
+        (root / "etc/network").mkdir()
+        (root / "etc/network/interfaces").write_text(cards)
+    before = tmp_path / "before"
+    shutil.copyfile(disk.path, before)
+    repaired(disk.path)
+    with mounted_linux(disk) as root:
+        assert (root / "etc/network/interfaces").read_text() == cards
+    shutil.copyfile(before, disk.path)
+    undo_of(disk.path).unlink()
+    plan, _ = repaired(disk.path, wishes=MendWishes(adapt=True))
+    assert any("the initramfs was made anew with all drivers" in words for words in plan.mended.changes)
+    undone(disk.path)
+    assert filecmp.cmp(disk.path, before, shallow=False)
+    undo_of(disk.path).unlink()
+    repaired(disk.path, wishes=MendWishes(adapt=True))
+    with mounted_linux(disk) as root:
+        assert "/e*/1=enp3s0" in (root / "etc/network/interfaces").read_text()
+        assert b"MODULES=most\n" in gzip.decompress((root / f"boot/initrd.img-{KERNEL}").read_bytes())
 
 
 def test_nothing_of_ours_is_left_mounted(little: LinuxDisk, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from contextlib import ExitStack
 from typing import Any
 
 from stillframe.cli.boot_words import boot_fields
@@ -43,10 +44,11 @@ def boot_repair(call: Call) -> int:
     undo_file = os.path.abspath(options.keep_undo or default_undo_file(os.getcwd(), path, SystemClock()))
     if not options.dry_run or options.keep_undo:
         check_undo_file(undo_file, path)
-    with running(screen) as context:
-        prepared_here = prepare_boot_repair(path, wishes, unlocking(call), context, folder=tempfile.gettempdir())
-        with prepared_here as prepared:
-            return _carry_out(call, prepared, undo_file)
+    with ExitStack() as stack:
+        with running(screen) as context:
+            made = prepare_boot_repair(path, wishes, unlocking(call), context, folder=tempfile.gettempdir())
+            prepared = stack.enter_context(made)
+        return _carry_out(call, prepared, undo_file)
 
 
 def _carry_out(call: Call, prepared: PreparedRepair, undo_file: str) -> int:

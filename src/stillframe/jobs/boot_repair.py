@@ -13,7 +13,7 @@ from typing import Final
 
 from blake3 import blake3
 
-from stillframe.block import BlockReader
+from stillframe.block import BlockReader, WindowReader
 from stillframe.block.copy_on_write import CopyOnWrite, open_scratch
 from stillframe.block.file import FileWriter, open_file_reader
 from stillframe.capture.unlocking import VolumeKey
@@ -22,8 +22,10 @@ from stillframe.disk import Layout, read_layout
 from stillframe.errors import DeviceError, StillframeError, TargetError
 from stillframe.events import EventSink, JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.extents import Extent, ExtentSet
+from stillframe.fs.registry import identify
 from stillframe.host.disks import describe
 from stillframe.host.mounts import users_of
+from stillframe.host.places import disks_under
 from stillframe.host.target import TargetIdentity, identify_target, open_target, require_free
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.mending.differences import PlaceChange, by_place, find_differences
@@ -123,7 +125,8 @@ def require_repairable(path: str) -> None:
             f"{path} is a partition: how a disk starts is repaired on the whole disk",
             hint=f"Name {facts.parent or 'its disk'}.",
         )
-    if any(use.kind == "mounted" and use.where == "/" for use in users_of(facts.path)):
+    is_root = any(use.kind == "mounted" and use.where == "/" for use in users_of(facts.path))
+    if is_root or facts.path in disks_under("/"):
         raise TargetError(
             f"{path} is the disk of the system that is running: it is not repaired while it is in use",
             hint=_RUNNING_HINT,
@@ -157,9 +160,11 @@ def prepare_boot_repair(
         keys: tuple[VolumeKey, ...] = unlock_disk(reader, layout, None, unlocking)
         view = CopyOnWrite(reader, changes)
         told = JobContext(owner=context.owner, events=context.events, cancel=context.cancel, keys=keys)
-        mended = mend(view, wishes, told)
         if wishes.adapt:
-            require_adapting({one.volume.filesystem for one in mended.before.volumes})
+            require_adapting(
+                {identify(WindowReader(reader, part.extent)).volume.filesystem for part in layout.partitions}
+            )
+        mended = mend(view, wishes, told)
         differences = find_differences(reader, view, unit=layout.sector_size)
         steps = tuple(told_steps(target, (part.type for part in layout.partitions), is_copy=False))
         plan = BootRepairPlan(

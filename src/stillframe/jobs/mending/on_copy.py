@@ -265,6 +265,7 @@ class _Mender:
                 raise _NothingToDo
             return done
 
+        self._context.cancel.check()
         look = self._look if with_stack else None
         try:
             self._changes += work_on(self._view, self._table, self._seen.layout, self._context.events, do, look=look)
