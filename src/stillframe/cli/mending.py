@@ -56,7 +56,7 @@ def _carry_out(call: Call, prepared: PreparedRepair, undo_file: str) -> int:
     shown = "" if options.dry_run and not options.keep_undo else undo_file
     lines, code = plan_lines(plan, shown), SKIPPED if plan.may_not_start else 0
     if options.dry_run or not plan.is_needed:
-        screen.finish("boot-repair", {**_plan_fields(plan), "words": lines}, lines)
+        screen.finish("boot-repair", {**_plan_fields(plan), "dry_run": bool(options.dry_run), "words": lines}, lines)
         return 0 if options.dry_run else code
     screen.say(*lines, "")
     screen.confirm(_QUESTION, _WORD, yes=options.yes)
@@ -97,7 +97,7 @@ def _undo(call: Call, path: str) -> int:
 def _plan_fields(plan: BootRepairPlan) -> dict[str, Any]:
     mended, target = plan.mended, plan.target
     return {
-        "dry_run": True, "disk": target.path, "size": target.size, "model": target.model, "serial": target.serial,
+        "disk": target.path, "size": target.size, "model": target.model, "serial": target.serial,
         "systems": [
             {"name": one.installed.name, "partition": one.evidence.partition.number,
              "inner": one.evidence.inner or None, "starts": mended.before.does_start(one)}

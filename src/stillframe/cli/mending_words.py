@@ -45,8 +45,8 @@ def plan_lines(plan: BootRepairPlan, undo_file: str) -> list[str]:
         lines += ["", f"What was there is kept first, about {format_size(undo_size(plan.differences.size))}:"]
         lines += _undo_words(target.path, undo_file)
         lines += ["", "How it starts then, as far as its bytes say:", *_way_lines(mended.after.chains)]
-    elif mended.broken:
-        lines += ["", "Nothing of it can be repaired here."]
+    elif mended.broken or plan.may_not_start:
+        lines += ["", "Nothing was found that can be repaired here."]
     else:
         lines += ["", "Nothing is broken, as far as its bytes say."]
     if plan.steps:
