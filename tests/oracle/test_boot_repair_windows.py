@@ -184,7 +184,17 @@ BOOT_FILES = {
 }  # fmt: skip
 
 
-def build_windows_uefi(folder: Path) -> Path:
+LINUX_ROOT = "0b5d0b8e-5b0f-4d53-9d0c-3e3b0c6f7a11"
+LINUX = {
+    "etc/os-release": b'PRETTY_NAME="Little Linux 3"\nID=little\n',
+    "etc/fstab": f"UUID={LINUX_ROOT} / ext4 defaults 0 1\n".encode(),
+    "boot/grub/grub.cfg": f"menuentry 'Little' {{\nsearch --fs-uuid --set=root {LINUX_ROOT}\n"
+    f"linux /boot/vmlinuz-1 root=UUID={LINUX_ROOT}\n}}\n".encode(),
+    "boot/vmlinuz-1": b"kernel", "usr/bin/.keep": b"",
+}  # fmt: skip
+
+
+def build_windows_uefi(folder: Path, *more: Part) -> Path:
     """A Windows by UEFI whose EFI system partition was emptied."""
     files = dict(windows_files("10", system=build_hive(system_tree("10"))))
     files |= {f"Windows/Boot/{name}": contents for name, contents in BOOT_FILES.items()}
@@ -192,8 +202,8 @@ def build_windows_uefi(folder: Path) -> Path:
     path = folder / "disk"
     parts = [
         Part(size=36 * MIB, type=TYPES["esp"], kind="vfat", guid=ESP_GUID),
-        Part(size=20 * MIB, type=TYPES["basic"], kind="ntfs", guid=WINDOWS_GUID, files=files),
-    ]
+        Part(size=20 * MIB, type=TYPES["basic"], kind="ntfs", guid=WINDOWS_GUID, files=files), *more,
+    ]  # fmt: skip
     build_system_disk(path, "gpt", GPT_DISK, parts)
     return path
 
@@ -221,6 +231,21 @@ def test_an_emptied_esp_gets_the_boot_files_of_windows_back(tmp_path: Path, *, i
     assert hivexget(bcd, rf"\Objects\{BOOTMGR}\Elements\11000001", "Element") == gpt_device(GPT_DISK, ESP_GUID)
     undone(disk)
     assert filecmp.cmp(disk, before, shallow=False)
+
+
+def test_a_windows_and_a_linux_beside_each_other_both_come_back(tmp_path: Path) -> None:
+    linux = Part(
+        size=32 * MIB, type=TYPES["linux"], kind="ext4", uuid=LINUX_ROOT, guid=f"{OTHER}7", files=LINUX
+    )  # fmt: skip
+    disk = build_windows_uefi(tmp_path, linux)
+    plan, result = repaired(disk)
+    assert len(plan.mended.before.systems) == 2
+    assert not result.may_not_start
+    names = run_tool("mdir", "-b", "-/", "-i", f"{disk}@@{MIB}", "::/EFI")
+    for name in ("little/grubx64.efi", "Microsoft/Boot/BCD", "Microsoft/Boot/bootmgfw.efi", "BOOT/BOOTX64.EFI"):
+        assert f"::/EFI/{name}" in names
+    run_tool("mcopy", "-n", "-i", f"{disk}@@{MIB}", "::/EFI/BOOT/BOOTX64.EFI", str(tmp_path / "first"))
+    assert LINUX_ROOT.encode() in (tmp_path / "first").read_bytes(), "the Linux, whose menu may start both"
 
 
 def test_a_lost_loader_comes_back_beside_a_whole_boot_configuration(tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def test_it_does_not_start_before_and_starts_after(name: str, debians: dict[Firm
     run_tool("cp", "--sparse=always", str(disk), str(broken))
     has_started, said = start(broken, firmware, tmp_path / "before", limit_s=DEAD_S)  # type: ignore[arg-type]
     assert not has_started
+    assert ("Linux version" in said) == (break_it is lose_root), "without a loader, not even a kernel"
     run_tool("cp", "--sparse=always", str(disk), str(broken))  # a kernel without its root writes nothing; be sure
     plan, result = repaired(disk)
     assert plan.mended.broken
@@ -148,6 +149,7 @@ def test_it_does_not_start_before_and_starts_after(name: str, debians: dict[Firm
     repaired(disk)
     has_started, said = start(disk, firmware, tmp_path / "after", limit_s=LIMIT_S)  # type: ignore[arg-type]
     assert has_started, said[-3000:]
+    assert "Linux version" in said
 
 
 def test_a_firmware_that_forgot_its_entry_is_told_again(debians: dict[Firmware, Path], tmp_path: Path) -> None:
