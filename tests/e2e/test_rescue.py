@@ -386,6 +386,58 @@ def test_answers_restore_without_a_person(saved: Computer) -> None:
     assert tree_of(saved.linux, saved.folder / "empty.img") == tree_of(saved.linux)
 
 
+def break_start(computer: Computer) -> None:
+    """Its EFI system partition is emptied."""
+    subprocess.run(["mdeltree", "-i", f"{computer.system}p1", "::/EFI"], check=True)
+    os.sync()
+
+
+def test_a_disk_that_does_not_start_is_repaired_with_its_way_back_on_a_stick(computer: Computer) -> None:
+    break_start(computer)
+    before = digest(computer.linux.path)
+    world = computer.world()
+    with world.places:
+        person = Person(lambda: menu(world))
+        page = person.answers(
+            [("Stillframe", "Repair how"), ("Which disk does", str(computer.system)), ("Is the disk in", "Yes")]
+        )
+        assert isinstance(page, Choose)
+        refusals = {option.key: option.refusal for option in page.options}
+        assert refusals[f"{computer.system}p2"] == "it is on the disk that is repaired"
+        assert digest(computer.linux.path) == before, "nothing before the word"
+        page = person.answer("Where is what", "BACKUP")
+        assert isinstance(page, TypeWord)
+        assert any("GRUB was installed for UEFI" in line for line in page.picture)
+        page = person.answer("This is going", "repair")
+    assert page.title.startswith("Repaired")
+    assert digest(computer.linux.path) != before
+    with mounted(computer) as top:
+        (undo,) = top.glob("stillframe-undo-*.undo")
+        assert call("boot-repair", computer.system, "--undo", undo, "--yes").exit_code == 0
+    assert digest(computer.linux.path) == before
+
+
+def test_answers_repair_without_a_person(computer: Computer) -> None:
+    break_start(computer)
+    answers, report = computer.folder / "rescue.toml", computer.folder / "report"
+    report.touch()
+    also = [word for disk in (computer.system, computer.backup) for word in ("--also", str(disk))]
+    text = f'[boot-repair]\nkeep-undo = "%s"\ndisk = {{path = "{computer.system}"}}\n[after]\nreport = "{report}"\n'
+    for place, words in (("label:NOBODY", "no volume has the label"), ("label:boot", "on the disk that is repaired")):
+        answers.write_text(text % place)
+        refused = call("rescue", "start", "--answers", answers, *also)
+        assert refused.exit_code == 22
+        assert words in refused.output + refused.errors
+    answers.write_text(text % "label:BACKUP")
+    done = call("rescue", "start", "--answers", answers, *also)
+    verdict = json.loads(report.read_text().splitlines()[-1])
+    assert (verdict["verb"], verdict["target"]) == ("boot-repair", str(computer.system))
+    assert done.exit_code == verdict["exit_code"] == 0, done.output
+    assert verdict["changes"]
+    with mounted(computer) as top:
+        assert (top / os.path.basename(verdict["undo_file"])).stat().st_size > verdict["bytes_written"]
+
+
 @pytest.mark.slow
 def test_answers_that_cannot_be_carried_out_are_a_sentence(saved: Computer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stillframe.rescue.unattended._SETTLE_S", 0.0)

@@ -31,7 +31,7 @@ def places(folder: Path) -> AnswerPlaces:
 def test_every_answers_file_of_the_guide_is_understood() -> None:
     blocks = re.findall(r"^```toml\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 3
-    assert {parse(block).verb for block in blocks} >= {"restore", "backup", "clone"}
+    assert {parse(block).verb for block in blocks} >= {"restore", "backup", "clone", "boot-repair"}
 
 
 def test_options_of_a_restore_and_a_backup_are_those_of_the_command_line() -> None:
@@ -56,6 +56,10 @@ def test_options_of_a_restore_and_a_backup_are_those_of_the_command_line() -> No
     assert clone is not None
     assert build_parser().parse_args(["clone", "/dev/sda", "/dev/sdb", *clone.options]).wipe
     assert build_parser().parse_args(["clone", "/dev/sda", "/dev/sdb", *clone.options]).delta
+    repair = parse('[boot-repair]\nkeep-undo = "memory"\nadapt = true\ncontroller = ["8086:2922"]\ndrivers = "rst"')
+    assert repair.boot_repair is not None
+    options = build_parser().parse_args(["boot-repair", "/dev/sda", *repair.boot_repair.options])
+    assert (options.adapt, options.controller, options.drivers) == (True, ["8086:2922"], "rst")
 
 
 @pytest.mark.parametrize(
@@ -70,6 +74,9 @@ def test_options_of_a_restore_and_a_backup_are_those_of_the_command_line() -> No
         ('[restore]\ntarget = {size = "huge"}', "line 2: restore: not a size"),
         ('[after]\nthen = "explode"', "line 2: after.then"),
         ("[clone]\nsource = {}", "missing required field `target`"),
+        ("[boot-repair]\nadapt = true", "missing required field `keep-undo`"),
+        ('[boot-repair]\nkeep-undo = "memory"\ndisk = {serail = "a"}', "line 3: boot-repair.disk has no serail"),
+        ('[clone]\n[boot-repair]\nkeep-undo = "memory"', "only one of clone, boot-repair"),
         ("[restore]\n[backup]\n", "only one of restore, backup"),
         ('[secret]\npassword = "a"\npassword-file = "b"', "both password and password-file"),
         ("a b", "is not TOML"),

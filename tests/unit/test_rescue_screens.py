@@ -260,7 +260,7 @@ def test_disks_say_how_they_are() -> None:
     app = make_app(jobs)
 
     async def steps(pilot: Pilot[LeaveFor]) -> None:
-        await press(pilot, "5", "enter")
+        await press(pilot, "6", "enter")
         assert "This disk reports 12 sectors it could not read" in shot(app)
         assert "sectors that could not be read: 12" in shot(app)
         await press(pilot, "enter")
@@ -424,3 +424,40 @@ def test_a_copy_that_stopped_goes_on() -> None:
 
     drive(app, steps)
     assert jobs.asked[-1][-2:] == ("--delta", "--yes")
+
+
+def test_a_repair_shows_what_it_would_write_and_where_the_way_back_goes() -> None:
+    jobs = MadeUpJobs()
+    app = make_app(jobs)
+
+    async def steps(pilot: Pilot[LeaveFor]) -> None:
+        await press(pilot, "5", "enter")
+        assert "Which disk does not start?" in shot(app)
+        await press(pilot, "enter", "enter")
+        assert "Where is what was there kept?" in shot(app)
+        assert "NO way back" in shot(app)
+        await press(pilot, "enter")
+        assert "by UEFI: nothing is there that starts a system" in shot(app)
+        await write(pilot, "repair")
+        assert "Repaired" in shot(app)
+        assert "stillframe-undo-nvme0n1-" in shot(app)
+
+    drive(app, steps)
+    plan, done = (words for words in jobs.asked if words[0] == "boot-repair")
+    assert plan == ("boot-repair", "/dev/nvme0n1", "--dry-run")
+    assert done[:4] == ("boot-repair", "/dev/nvme0n1", "--yes", "--keep-undo")
+    assert done[4].endswith(".undo")
+
+
+def test_a_disk_with_nothing_broken_leads_back() -> None:
+    jobs = MadeUpJobs(nothing_broken=True)
+    app = make_app(jobs)
+
+    async def steps(pilot: Pilot[LeaveFor]) -> None:
+        await press(pilot, "5", "enter", "enter", "down", "enter")
+        assert "Nothing is broken" in shot(app)
+        await press(pilot, "enter")
+        assert "Which disk does not start?" in shot(app)
+
+    drive(app, steps)
+    assert jobs.asked[-1] == ("boot-repair", "/dev/nvme0n1", "--adapt", "--dry-run")

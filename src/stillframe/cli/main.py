@@ -31,6 +31,7 @@ _VERBS: Final = {
     "backup": "saving",
     "restore": "returning",
     "clone": "cloning",
+    "boot-repair": "mending",
     "verify": "caring",
     "check": "caring",
     "repair": "caring",

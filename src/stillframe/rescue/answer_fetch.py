@@ -131,7 +131,8 @@ def secret_notices(address: str, answers: Answers) -> tuple[Notice, ...]:
     """What a person should know of answers that came from an address."""
     secret = answers.secret
     wifi = answers.network.wifi_password if answers.network is not None else ""
-    held = secret.password or secret.share_password or wifi
+    unlock = answers.unlock.password if answers.unlock is not None else ""
+    held = secret.password or secret.share_password or unlock or wifi
     return (_OPEN_SECRET,) if held and address.startswith("http://") else ()
 
 

@@ -16,7 +16,8 @@ from stillframe.units import parse_size
 
 SIZE_MAX: Final = 65_536
 """Of an answers file, in bytes."""
-_SECTIONS: Final = ("repository", "secret", "unlock", "network", "restore", "backup", "clone", "after")
+_SECTIONS: Final = ("repository", "secret", "unlock", "network", "restore", "backup", "clone", "boot-repair", "after")
+_VERBS: Final = ("restore", "backup", "clone", "boot-repair")
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -151,6 +152,27 @@ class CloneAnswer(Section, frozen=True, kw_only=True):
         return tuple(f"--{name.replace('_', '-')}" for name in named if getattr(self, name))
 
 
+class BootRepairAnswer(Section, frozen=True, kw_only=True):
+    """A repair of how a disk starts.
+
+    What was there goes into a file in ``keep-undo``: ``label:NAME`` of a volume, a folder, an address of a share, or
+    ``memory``, where it is gone with the rescue system.
+    """
+
+    keep_undo: str
+    disk: DiskAnswer = DiskAnswer()
+    adapt: bool = False
+    controller: tuple[str, ...] = ()
+    drivers: str = ""
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """As ``stillframe boot-repair`` wants them."""
+        words = ["--adapt"] if self.adapt else []
+        words += ["--drivers", self.drivers] if self.drivers else []
+        return (*words, *(word for value in self.controller for word in ("--controller", value)))
+
+
 class AfterAnswer(Section, frozen=True, kw_only=True):
     """What happens then. ``report`` is where the verdict goes as a line of JSON; empty for the serial lines in use."""
 
@@ -169,16 +191,19 @@ class Answers(Section, frozen=True, kw_only=True):
     restore: RestoreAnswer | None = None
     backup: BackupAnswer | None = None
     clone: CloneAnswer | None = None
+    boot_repair: BootRepairAnswer | None = None
     after: AfterAnswer = AfterAnswer()
 
     @property
-    def verb(self) -> Literal["restore", "backup", "clone", ""]:
+    def verb(self) -> Literal["restore", "backup", "clone", "boot-repair", ""]:
         """What is to be done; empty when it only settles things for the screens."""
         if self.restore is not None:
             return "restore"
         if self.backup is not None:
             return "backup"
-        return "clone" if self.clone is not None else ""
+        if self.clone is not None:
+            return "clone"
+        return "boot-repair" if self.boot_repair is not None else ""
 
 
 _FLAGS: Final = ("fit", "delta", "wipe", "salvage", "adapt", "new_identity")
@@ -228,6 +253,7 @@ def _unknown(said: Mapping[str, Any], text: str) -> Iterator[str]:
         "restore": RestoreAnswer,
         "backup": BackupAnswer,
         "clone": CloneAnswer,
+        "boot-repair": BootRepairAnswer,
         "after": AfterAnswer,
     }
     for name, value in said.items():
@@ -238,7 +264,7 @@ def _unknown(said: Mapping[str, Any], text: str) -> Iterator[str]:
             for key, inner in value.items():
                 if key not in keys:
                     yield f"line {_line_of(text, key, name)}: [{name}] has no {key}, but {_listed(keys)}"
-                elif key in ("target", "source", "sources"):
+                elif key in ("target", "source", "sources", "disk"):
                     yield from _unknown_of_disk(inner, f"{name}.{key}", text)
 
 
@@ -251,7 +277,7 @@ def _unknown_of_disk(inner: Any, name: str, text: str) -> Iterator[str]:
 
 
 def _contradictions(said: Mapping[str, Any]) -> Iterator[str]:
-    verbs = [name for name in ("restore", "backup", "clone") if name in said]
+    verbs = [name for name in _VERBS if name in said]
     if len(verbs) > 1:
         yield f"only one of {_listed(verbs)} can be done"
     for section in ("secret", "unlock"):
@@ -276,6 +302,7 @@ def _wrong_words(answers: Answers, text: str) -> Iterator[str]:
     disks = [("restore", answers.restore.target)] if answers.restore else []
     disks += [("backup", one) for one in answers.backup.sources] if answers.backup else []
     disks += [("clone", answers.clone.source), ("clone", answers.clone.target)] if answers.clone else []
+    disks += [("boot-repair", answers.boot_repair.disk)] if answers.boot_repair else []
     for section, disk in disks:
         try:
             parse_size(disk.size or "1")

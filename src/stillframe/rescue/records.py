@@ -172,6 +172,28 @@ class RestoreSaid(Record, frozen=True, kw_only=True):
     lost: tuple[LostSaid, ...] = ()
 
 
+class RepairPlanSaid(Record, frozen=True, kw_only=True):
+    """The result of a dry run of ``boot-repair``, and of one that found nothing to do."""
+
+    words: tuple[str, ...] = ()
+    bytes_to_write: int = 0
+    steps: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    may_not_start: bool = False
+
+
+class RepairSaid(Record, frozen=True, kw_only=True):
+    """The result of ``boot-repair``."""
+
+    disk: str
+    bytes_written: int = 0
+    seconds: float = 0.0
+    changes: tuple[str, ...] = ()
+    undo_file: str = ""
+    may_not_start: bool = False
+    notices: tuple[NoticeSaid, ...] = ()
+
+
 class ReadBackSaid(Record, frozen=True, kw_only=True):
     """Whether what was stored could be read back."""
 

@@ -1,9 +1,10 @@
-"""A restore, a backup or a clone that nobody watches, as the answers say.
+"""A restore, a backup, a clone or a boot repair that nobody watches, as the answers say.
 
 Answers: "what became of it?" Every error is a sentence in the verdict; there is no question, and no guess: what could
 be two things is refused. The plan is told before anything is written.
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, Final, Literal
 
 from stillframe.errors import Cancelled, RepositoryNotFound, StillframeError, UsageError
 from stillframe.host.places import disks_under
-from stillframe.rescue.answers import Answers, BackupAnswer, CloneAnswer, RestoreAnswer
+from stillframe.rescue.answers import Answers, BackupAnswer, BootRepairAnswer, CloneAnswer, RestoreAnswer
 from stillframe.rescue.calls import Doing, Ended, Progress
 from stillframe.rescue.choosing import (
     Judged,
@@ -24,8 +25,9 @@ from stillframe.rescue.choosing import (
 )
 from stillframe.rescue.found import FoundRepository
 from stillframe.rescue.opening import Opening
-from stillframe.rescue.records import BackupSaid, DiskSeen, PlanSaid, RestoreSaid
+from stillframe.rescue.records import BackupSaid, DiskSeen, PlanSaid, RepairPlanSaid, RepairSaid, RestoreSaid
 from stillframe.rescue.shares import parse_address
+from stillframe.rescue.undo_places import settled_folder, undo_name
 from stillframe.rescue.world import Opened, RestoreWish, World, apply_restore
 from stillframe.units import format_duration, format_rate, format_size
 
@@ -44,7 +46,7 @@ class Verdict:
     """How it ended.
 
     Attributes:
-        verb: ``restore``, ``backup``, ``clone``.
+        verb: ``restore``, ``backup``, ``clone``, ``boot-repair``.
         ok: It was done as asked.
         exit_code: As ``docs/errors.md`` lists them.
         message: One sentence.
@@ -136,7 +138,11 @@ class _Run:
             return self._backup(answers.backup)
         if answers.clone is not None:
             return self._clone(answers.clone)
-        raise UsageError("the answers ask for nothing", hint="Add a section [restore], [backup] or [clone].")
+        if answers.boot_repair is not None:
+            return self._boot_repair(answers.boot_repair)
+        raise UsageError(
+            "the answers ask for nothing", hint="Add a section [restore], [backup], [clone] or [boot-repair]."
+        )
 
     def _restore(self, wanted: RestoreAnswer) -> Verdict:
         opened = self._open(read_write=False)
@@ -189,6 +195,20 @@ class _Run:
         self._tell_plan(self._world.run([*words, "--dry-run"], PlanSaid, self._doing).result)
         ended = self._world.run([*words, "--yes"], RestoreSaid, self._doing)
         return _restored("clone", ended, {"source": source.path})
+
+    def _boot_repair(self, wanted: BootRepairAnswer) -> Verdict:
+        disk = choose_disk(self._judged(None), wanted.disk, what="disk to repair")
+        self._say(f"Disk: {disk_words(disk)}")
+        words = ["boot-repair", disk.path, *wanted.options]
+        planned = self._world.run([*words, "--dry-run"], RepairPlanSaid, self._doing).result
+        for line in planned.words:
+            self._say(line)
+        if not planned.bytes_to_write and not planned.steps:
+            return _repaired(RepairSaid(disk=disk.path, may_not_start=planned.may_not_start))
+        file = os.path.join(settled_folder(self._world, wanted.keep_undo, disk.path), undo_name(disk.path))
+        ended = self._world.run([*words, "--yes", "--keep-undo", file], RepairSaid, self._doing)
+        self._tell_notices(ended)
+        return _repaired(ended.result)
 
     def _open(self, *, read_write: bool) -> Opened:
         """The repository that is meant, ready, and its secret."""
@@ -268,6 +288,19 @@ def _restored(verb: Literal["restore", "clone"], ended: Ended[RestoreSaid], fact
     missing = "it could not be made ready to start" if said.may_not_start else "not everything could be had"
     reasons = "; ".join(one.message for one in (*ended.findings, *ended.notices))
     return Verdict(verb=verb, ok=False, exit_code=SKIPPED, message=f"{done}, but {missing}", hint=reasons, facts=facts)
+
+
+def _repaired(said: RepairSaid) -> Verdict:
+    facts = {
+        "target": said.disk, "bytes_written": said.bytes_written, "seconds": said.seconds,
+        "changes": list(said.changes), "undo_file": said.undo_file, "may_not_start": said.may_not_start,
+    }  # fmt: skip
+    done = f"{format_size(said.bytes_written)} written to {said.disk}" if said.bytes_written else "nothing was written"
+    if not said.may_not_start:
+        return Verdict(verb="boot-repair", ok=True, exit_code=0, message=done, facts=facts)
+    message = f"{done}, and a system on {said.disk} still has no whole way to start"
+    hint = "; ".join(one.message for one in said.notices)
+    return Verdict(verb="boot-repair", ok=False, exit_code=SKIPPED, message=message, hint=hint, facts=facts)
 
 
 def stopped(verb: str) -> Verdict:

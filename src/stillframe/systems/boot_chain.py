@@ -208,6 +208,9 @@ class _Following:
         self, chain: BootChain, part: BootPart, path: str, grub: GrubParts | None, twin: str
     ) -> Iterator[BootChain]:  # fmt: skip
         """A GRUB for UEFI: what was built into it counts, else the menu beside it, or beside its twin."""
+        if grub is not None and _searches_volume(grub):  # that is what it does first, wherever its files lie
+            yield from self._follow_built_in(chain, part, part.step("loader", "GRUB", path), grub)
+            return
         menu, other = (f"{one.rpartition('/')[0]}/grub.cfg" for one in (path, twin))
         if not self._places.has_file(part, menu) and self._places.has_file(part, other):
             menu = other
@@ -333,6 +336,11 @@ def _split_device(prefix: str) -> tuple[str, str]:
     device, closed, folder = prefix.partition(")")
     is_named = prefix.startswith("(") and closed and "$" not in device
     return (f"{device})", folder) if is_named else ("", folder if closed else prefix)
+
+
+def _searches_volume(grub: GrubParts) -> bool:
+    """Whether a GRUB was told, when it was built, to look for its files on a volume that it knows by name."""
+    return bool(grub.config) and parse_grub_menu(grub.config).volume.startswith(("UUID=", "LABEL="))
 
 
 def _root_word(options: str) -> str:

@@ -81,6 +81,18 @@ _PLAN: Final = {
 }  # fmt: skip
 
 
+_REPAIRED: Final = "partition 1: Windows' boot files for UEFI (71), and a new boot configuration"
+_REPAIR: Final[dict[str, Any]] = {
+    "words": [
+        "Repair how this disk starts:", "  /dev/nvme0n1 (disk), 512 GB, model Samsung SSD 980, serial number S649NX0R",
+        "", "Systems on it:", "  Windows 11 (partition 3): no whole way leads to it",
+        "", "How it starts now:", "  no way was found",
+        "", "What is broken:", "  1. by UEFI: nothing is there that starts a system",
+        "", "What was repaired on a copy, and will be written:", f"  1. {_REPAIRED}",
+        "  partition 1 (vfat): 34 MB in 80 places",
+    ],
+    "bytes_to_write": 34_000_000, "changes": [_REPAIRED],
+}  # fmt: skip
 HEALTH: Final[dict[str, Any]] = {
     "path": "/dev/sda", "size": 512 * GB, "model": "Old Disk", "condition": "failing",
     "verdict": "This disk reports 12 sectors it could not read: save what is on it now, then replace it.",
@@ -123,11 +135,13 @@ class MadeUpJobs:
         asked: The commands.
         wait: Called while a restore, a backup or a clone is at work.
         fails: What a verb raises instead.
+        nothing_broken: A boot repair finds nothing to do.
     """
 
     asked: list[tuple[str, ...]] = field(default_factory=list)
     wait: Callable[[], None] = lambda: None
     fails: dict[str, StillframeError] = field(default_factory=dict)
+    nothing_broken: bool = False
 
     def __call__(self, words: Sequence[str], kind: type[R], doing: Doing, *, secret: str | None = None) -> Ended[R]:
         """As ``call_job``."""
@@ -142,13 +156,15 @@ class MadeUpJobs:
         if verb in ("restore", "clone", "backup") and "--dry-run" not in words:
             doing.show(Progress(phase="partition 3", done=54 * GB, total=181 * GB, seconds=308.0))
             self.wait()
+        if verb == "boot-repair" and self.nothing_broken:
+            return Ended(result=msgspec.convert({"words": ["Nothing is broken, as far as its bytes say."]}, kind))
         return Ended(result=msgspec.convert(_said(words), kind))
 
 
 def _said(words: Sequence[str]) -> dict[str, Any]:
     """The result of a verb."""
     if "--dry-run" in words:
-        return _PLAN
+        return _REPAIR if words[0] == "boot-repair" else _PLAN
     said: dict[str, dict[str, Any]] = {
         "disks": {"disks": DISKS},
         "images": {"images": IMAGES},
@@ -159,6 +175,10 @@ def _said(words: Sequence[str]) -> dict[str, Any]:
                    "read_back": {"ok": True}},
         "verify": {"ok": True},
         "health": {"disks": [HEALTH]},
+        "boot-repair": {
+            "disk": words[1] if len(words) > 1 else "", "bytes_written": 34_000_000, "seconds": 2.0,
+            "changes": [_REPAIRED], "undo_file": words[-1],
+        },
     }  # fmt: skip
     return said[words[0]]
 

@@ -151,6 +151,23 @@ def _add_clone(verbs: Verbs) -> None:
     _add_adapting(clone)
 
 
+def _add_boot_repair(verbs: Verbs) -> None:
+    repair = verb(
+        verbs, "boot-repair", "boot-repair DISK [options]", "repair what keeps the systems on a disk from starting",
+        repo=False, writes=True,
+    )  # fmt: skip
+    add_yes(repair)
+    option = repair.add_argument
+    option("disk", metavar="DISK", help="a whole disk that nothing uses, or a disk file")
+    option(
+        "--keep-undo", metavar="FILE", default="",
+        help="keep what was there in FILE, on another disk (default: a new file in the current folder)",
+    )  # fmt: skip
+    option("--undo", metavar="FILE", default="", help="take a repair of DISK back: put back what FILE has kept")
+    _add_unlock(repair, "ask for the passphrase of encrypted (LUKS) volumes, to repair a Linux in them")
+    _add_adapting(repair, "DISK")
+
+
 def _add_wishes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--convert", metavar="HOW", type=conversion,
@@ -178,13 +195,13 @@ def _add_wishes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--edit", action="store_true", help="change the plan on the terminal before it is carried out")
 
 
-def _add_adapting(restore: argparse.ArgumentParser) -> None:
-    option = restore.add_argument
+def _add_adapting(parser: argparse.ArgumentParser, disk: str = "TARGET") -> None:
+    option = parser.add_argument
     option("--adapt", action="store_true", help="prepare it for another computer")
     option(
         "--controller", metavar="ID", action="append", default=[],
         help="with --adapt: a disk controller of that computer, such as 8086:2922 (default: those of this one, when "
-        "TARGET is one of its disks); may be repeated",
+        f"{disk} is one of its disks); may be repeated",
     )  # fmt: skip
     option(
         "--drivers", metavar="FOLDER", default="", help="with --adapt: Windows drivers (.inf, .sys) for its controllers"
@@ -264,6 +281,7 @@ def _add_demo(verbs: Verbs) -> None:
 
 
 ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (
-    _add_looking, _add_repository, _add_backup, _add_restore, _add_clone, _add_care, _add_keys, _add_demo
+    _add_looking, _add_repository, _add_backup, _add_restore, _add_clone, _add_boot_repair, _add_care, _add_keys,
+    _add_demo,
 )  # fmt: skip
 """In the order of the help."""

@@ -89,20 +89,31 @@ def _install(linux: MountedLinux, conversion: Conversion) -> Iterator[str]:
     make_fat(device, label="ESP", volume_id=conversion.esp_id)
     yield f"partition {number} is a new EFI system partition"
     if conversion.linux.loader == "signed":
-        _write_signed(linux, FatVolume(path=device), f"/EFI/{conversion.linux.folder}")
+        write_signed(linux, FatVolume(path=device), f"/EFI/{conversion.linux.folder}")
         yield "the system's own signed GRUB was installed for UEFI"
     else:
         yield from install_for_uefi(linux, FatVolume(path=device))
 
 
-def _write_signed(linux: MountedLinux, esp: FatVolume, own: str) -> None:
-    """Shim, which Microsoft signed, starts the GRUB beside it, which the distribution signed."""
+def write_signed(linux: MountedLinux, esp: FatVolume, own: str, *, fallback: bool = True) -> None:
+    """Shim, which Microsoft signed, starts the GRUB beside it, which the distribution signed.
+
+    Args:
+        linux: The system, whose files these are.
+        esp: Where they go.
+        own: The folder that its GRUB looks in.
+        fallback: Also where every firmware looks.
+
+    Raises:
+        MachineRefusal: There is no boot menu, or no room.
+    """
     programs = {"shimx64.efi": find_shim(linux.files) or "", "grubx64.efi": SIGNED_GRUB, "mmx64.efi": _MOK}
     for name, path in programs.items():
         contents = linux.files.read_file(path, 0, PROGRAM_MAX)
         if contents is not None:
             write_file(esp, f"{own}/{name}", contents)
-            write_file(esp, f"{_FALLBACK}/{'BOOTX64.EFI' if name == 'shimx64.efi' else name}", contents)
+            if fallback:
+                write_file(esp, f"{_FALLBACK}/{'BOOTX64.EFI' if name == 'shimx64.efi' else name}", contents)
     folder = f"{linux.boot_prefix}{grub_folder(linux.files).removeprefix('/boot')}"
     write_file(esp, f"{own}/{grub.MENU}", grub.loader_text(linux.boot.volume.uuid, folder).encode())
 

@@ -35,7 +35,7 @@ def relax_network(linux: MountedLinux) -> Iterator[str]:
             text = _text(contents)
             relaxed = relax(text) if text is not None else None
             if relaxed is not None:
-                _keep(linux, path, contents or b"")
+                keep_original(linux, path, contents or b"")
                 if relaxed.text is None:
                     linux.files.remove_file(path)
                 else:
@@ -62,7 +62,7 @@ def name_by_uuid(linux: MountedLinux, parts: Sequence[DiskPart]) -> Iterator[str
 
         done, names = pattern.sub(by_uuid, text), pattern.findall(text)
         if done != text:
-            _keep(linux, path, contents or b"")
+            keep_original(linux, path, contents or b"")
             linux.files.write_file(path, done.encode())
             yield (
                 f"{path}: {', '.join(dict.fromkeys(name for _, name in names))} by UUID, as names of disks differ from "
@@ -79,9 +79,24 @@ def forget_devices_file(linux: MountedLinux) -> Iterator[str]:
         MachineRefusal: The volume is full.
     """
     if "lvm" in linux.early.layers and linux.files.is_file(_DEVICES_FILE):
-        _keep(linux, _DEVICES_FILE, linux.files.read_file(_DEVICES_FILE, 0, _TEXT_MAX) or b"")
+        keep_original(linux, _DEVICES_FILE, linux.files.read_file(_DEVICES_FILE, 0, _TEXT_MAX) or b"")
         linux.files.remove_file(_DEVICES_FILE)
         yield f"{_DEVICES_FILE}: LVM looks at all disks, as it named the old one; as it was in {KEPT}{_DEVICES_FILE}"
+
+
+def keep_original(linux: MountedLinux, path: str, contents: bytes) -> None:
+    """Keep a file as it was, below ``KEPT``. The first copy is the one of the old computer; a later one is not.
+
+    Args:
+        linux: The system.
+        path: Of the file.
+        contents: As they were.
+
+    Raises:
+        MachineRefusal: The volume is full.
+    """
+    if not linux.files.is_file(f"{KEPT}{path}"):
+        linux.files.write_private(f"{KEPT}{path}", contents)
 
 
 def _own_disk(linux: MountedLinux) -> str:
@@ -94,12 +109,6 @@ def _own_disk(linux: MountedLinux) -> str:
 def _uuid_of(device: str, disk: str, parts: Sequence[DiskPart]) -> str:
     part = find_part(device, parts) if device.rstrip("0123456789") == disk else None
     return f"UUID={part.volume.uuid}" if part is not None and part.volume.uuid else device
-
-
-def _keep(linux: MountedLinux, path: str, contents: bytes) -> None:
-    """The first copy is the one of the old computer; a later one is not."""
-    if not linux.files.is_file(f"{KEPT}{path}"):
-        linux.files.write_private(f"{KEPT}{path}", contents)
 
 
 def _text(contents: bytes | None) -> str | None:

@@ -112,19 +112,20 @@ def install_for_bios(linux: MountedLinux) -> tuple[str, ...]:
     return (f"GRUB was installed for a BIOS, {_origin(grub)}",)
 
 
-def install_for_uefi(linux: MountedLinux, esp: FatVolume) -> tuple[str, ...]:
+def install_for_uefi(linux: MountedLinux, esp: FatVolume, *, fallback: bool = True) -> tuple[str, ...]:
     """GRUB in an EFI system partition, where every firmware looks and in a folder of its own; what was done, in words.
 
     Args:
         linux: The system that is to start.
         esp: The files of that partition.
+        fallback: Also where every firmware looks; without it what is there stays.
 
     Raises:
         MachineRefusal: There is no GRUB, no boot menu or no room for it.
     """
     grub = find_grub(linux.files, "x86_64-efi")
     image = _make_image(linux, grub)
-    for path in (_FALLBACK, f"/EFI/{linux.id}/grubx64.efi"):
+    for path in (*((_FALLBACK,) if fallback else ()), f"/EFI/{linux.id}/grubx64.efi"):
         write_file(esp, path, image)
     return (f"GRUB was installed for UEFI, {_origin(grub)}",)
 

@@ -11,6 +11,7 @@ disks.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -117,8 +118,13 @@ def mount_linux(
     return tuple(_mount_all(bench, parts, part, found[part.key]) for part in parts if part.key in found)
 
 
-def _find_root(bench: Workbench, part: DiskPart) -> str | None:
-    """Where in a volume the root of a system is; ``None`` when it holds none."""
+@contextmanager
+def looked_into(bench: Workbench, part: DiskPart) -> Iterator[str]:
+    """A volume mounted read-only, its journal as it is; where, for as long as the block lasts.
+
+    Raises:
+        MachineRefusal: It cannot be mounted here.
+    """
     kind, mark = part.volume.filesystem, bench.keeper.mark
     if kind == "btrfs":
         require_unknown_btrfs(part.volume.uuid)
@@ -126,13 +132,19 @@ def _find_root(bench: Workbench, part: DiskPart) -> str | None:
     default = "ro" if kind == "ext2" else "ro,noload"
     try:
         mount_changeable(bench.keeper, bench.node(part.key), kind, place, _LOOKING.get(kind, default))
-        for subvolume in SUBVOLUMES if kind == "btrfs" else ("",):
+        yield place
+    finally:
+        bench.keeper.undo_to(mark)
+
+
+def _find_root(bench: Workbench, part: DiskPart) -> str | None:
+    """Where in a volume the root of a system is; ``None`` when it holds none."""
+    with looked_into(bench, part) as place:
+        for subvolume in SUBVOLUMES if part.volume.filesystem == "btrfs" else ("",):
             files = RootFiles(f"{place}{subvolume}")
             if files.is_file("/etc/fstab") and (files.is_file("/etc/os-release") or files.is_folder("/usr")):
                 return subvolume
-        return None
-    finally:
-        bench.keeper.undo_to(mark)
+    return None
 
 
 def _mount_all(bench: Workbench, parts: Sequence[DiskPart], root: DiskPart, subvolume: str) -> MountedLinux:

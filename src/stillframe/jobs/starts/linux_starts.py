@@ -112,7 +112,7 @@ class _Work:
                 done += name_by_uuid(linux, parts)
             if attempt.volumes or attempt.adapt:
                 done += forget_devices_file(linux)
-            done += _renew_initramfs(linux, ids, always=attempt.adapt)
+            done += renew_initramfs(linux, ids, always=attempt.adapt)
         if systems:
             done += _fallbacks(bench, parts)
         return tuple(done)
@@ -132,8 +132,17 @@ class _Work:
         return with_old_names(read_parts(bench, disk.before, disk.written), parts)
 
 
-def _renew_initramfs(linux: MountedLinux, ids: IdPattern, *, always: bool) -> tuple[str, ...]:
-    """Make it anew where it must be; it holds no old id afterwards."""
+def renew_initramfs(linux: MountedLinux, ids: IdPattern, *, always: bool) -> tuple[str, ...]:
+    """Make the initramfs of a Linux anew where it must be; it holds no old id afterwards. What was done, in words.
+
+    Args:
+        linux: The system.
+        ids: Old and new.
+        always: Make it anew in any case, with all drivers.
+
+    Raises:
+        MachineRefusal: It was not made, or still holds an old id.
+    """
     if not always and not (ids.size_max and stale_initrds(linux, ids, unknown=True)):
         return ()
     done = rebuild_initramfs(linux)

@@ -8,6 +8,7 @@ from typing import Final
 
 from stillframe.rescue.flows.cloning import clone
 from stillframe.rescue.flows.health import ask_health
+from stillframe.rescue.flows.repairing import repair
 from stillframe.rescue.flows.restoring import restore
 from stillframe.rescue.flows.saving import back_up
 from stillframe.rescue.flows.taking import take_files
@@ -19,6 +20,7 @@ _FLOWS: Final[dict[str, Callable[[World], Step]]] = {
     "restore": restore,
     "files": take_files,
     "clone": clone,
+    "repair": repair,
     "health": ask_health,
 }
 _LEAVES: Final[dict[str, LeaveFor]] = {
@@ -54,6 +56,7 @@ def menu_page(world: World, notes: tuple[str, ...]) -> Choose:
         Option(key="restore", words="Restore this computer", detail="put an image back onto a disk"),
         Option(key="files", words="Take files out of a backup", detail="onto a USB stick or a disk"),
         Option(key="clone", words="Copy one disk to another", detail="without a backup in between"),
+        Option(key="repair", words="Repair how it starts", detail="everything is there, and it does not start"),
         Option(key="health", words="Are the disks well?", detail="what they say of themselves; nothing is changed"),
         Option(key="shell", words="A shell", detail="for who knows commands; 'exit' comes back here"),
     ]
