@@ -22,6 +22,7 @@ from stillframe.errors import Disturbed, HookFailed, Unseen
 from stillframe.extents import Extent
 from stillframe.jobs import clone as clone_job
 from stillframe.jobs.backup import BackupOptions, BackupResult
+from stillframe.jobs.cloning.copying import Copier
 from stillframe.jobs.saving import live as live_job
 from stillframe.jobs.saving import rounds
 from stillframe.jobs.saving.hooks import Hooks
@@ -136,7 +137,7 @@ def test_a_busy_disk_is_cloned_as_it_was_at_one_moment(
         target = tmp_path / "clone.img"
         target.write_bytes(b"\xee" * volume.image.stat().st_size)
         calls = 0
-        copy_ranges = clone_job._Copier.copy_ranges
+        copy_ranges = Copier.copy_ranges
 
         def copy_and_write(*arguments: object, **named: object) -> None:
             nonlocal calls
@@ -147,7 +148,7 @@ def test_a_busy_disk_is_cloned_as_it_was_at_one_moment(
                 (volume.mount / "late").write_bytes(os.urandom(40 * MIB))
                 os.sync()
 
-        monkeypatch.setattr(clone_job._Copier, "copy_ranges", copy_and_write)
+        monkeypatch.setattr(Copier, "copy_ranges", copy_and_write)
         assert clone(volume.device, target, wipe=wipe).is_complete
         assert calls >= 2
     compare_target(judge, target)
