@@ -105,6 +105,7 @@ def _unattended(call: Call, world: World) -> tuple[str, ...] | None:
         for notice in found.notices:
             call.screen.warn(notice.message, notice.hint)
         verdict = _with_notices(carry_out(world, found.answers, call.screen.say), found)
+        world.places.close_all()  # the screens come next, and may stay for days: no share is held open meanwhile
     _report(call, found.answers.after, verdict)
     if _change(call, found.answers.after, verdict):
         return None
