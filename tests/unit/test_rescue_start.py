@@ -26,6 +26,7 @@ class Machine:
         self.report = folder / "serial"
         self.report.touch()
         self.runs, self.power, self.shown = 0, list[str](), list[tuple[str, ...]]()
+        self.shown_when_closed = list[int]()
         self.verdict, self.again, self.notices = GOOD, list[bool](), tuple[Notice, ...]()
         self.closed_after, self.worlds = list[int](), list[World]()
         monkeypatch.setattr(Places, "close_all", lambda _places: self.closed_after.append(self.runs))
@@ -37,6 +38,7 @@ class Machine:
         monkeypatch.setattr(rescue_screens, "carry_out", self.carry_out)
         monkeypatch.setattr(rescue_screens, "change_power", self.power.append)
         monkeypatch.setattr(rescue_screens, "_screens", self.show)
+        monkeypatch.setattr(Places, "close_all", lambda *_, **__: self.shown_when_closed.append(len(self.shown)))
 
     def find(self, _call: object, _world: World, *, is_again: bool) -> FoundAnswers | None:
         self.again.append(is_again)
@@ -109,9 +111,11 @@ def test_what_is_to_be_known_of_the_answers_stands_in_the_verdict(machine: Machi
 )
 def test_a_failure_ends_as_the_answers_say(machine: Machine, on_failure: str, power: list[str]) -> None:
     machine.verdict = BAD
+    machine.shown_when_closed.clear()
     machine.text = f'[restore]\n[after]\nthen = "poweroff"\non-failure = "{on_failure}"\nreport = "{machine.report}"\n'
     assert call("rescue", "start").exit_code == 0
     assert machine.power == power
+    assert machine.shown_when_closed[:1] == [0], "no share is held open when the screens come"
     assert machine.said[0]["exit_code"] == 22
     shown = [line for notes in machine.shown for line in notes]
     assert ("The target is too small." in shown) == (not power)

@@ -117,7 +117,7 @@ def _unattended(call: Call, world: World) -> tuple[str, ...] | None:
         for notice in found.notices:
             call.screen.warn(notice.message, notice.hint)
         verdict = _with_notices(carry_out(world, found.answers, call.screen.say), found)
-        world.places.close_all()  # the screens go on in this process, and what answers unlocked is not for all of them
+        world.places.close_all()  # the screens come next, for days maybe: nothing unlocked and no share stays open
     _report(call, found.answers.after, verdict)
     if _change(call, found.answers.after, verdict):
         return None
