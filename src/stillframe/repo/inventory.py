@@ -4,9 +4,11 @@ Answers: "is this pack whole?", "does this index row say what the pack says of i
 cannot be opened?" Reads headers, trailers and footers, no chunks; judges nothing lost and changes nothing.
 """
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +17,12 @@ from stillframe.errors import StillframeError, StorageError
 from stillframe.repo.format import FOOTER_SIZE, ObjectType, is_cut_off, object_name, parse_footer
 from stillframe.repo.kept_tables import KeptTable
 from stillframe.repo.manifest_rules import parse_manifest
-from stillframe.repo.objects import TornObject, read_whole
+from stillframe.repo.objects import COVERED, TornObject, read_whole
+from stillframe.repo.parity.sidecars import SettingRecord
 from stillframe.repo.proofs import require_png
 from stillframe.repo.records import ProofRecord, SessionRecord, TombstoneRecord, parse_record
 from stillframe.repo.repository import Repository, StoredImage
-from stillframe.repo.rows import Rows, Table
+from stillframe.repo.rows import Rows, Table, parse_table
 from stillframe.store import ObjectMissing
 
 
@@ -28,6 +31,7 @@ class State(Enum):
 
     WHOLE = "whole"
     TORN = "torn"
+    HEALABLE = "damaged, and its parity brings it back"
     DAMAGED = "damaged"
     UNREADABLE = "unreadable"
     MISSING = "missing"
@@ -56,12 +60,14 @@ class ExaminedPack:
 
 
 def examine_pack(repository: Repository, pack_id: bytes) -> ExaminedPack:
-    """Open header, trailer and footer of a pack."""
+    """Open header, trailer and footer of a pack; where they are damaged, with the help of its parity."""
     name = object_name(ObjectType.PACK, pack_id)
     try:
-        table = repository.packs.read_table(pack_id)
+        table = repository.strict_packs.read_table(pack_id)
     except StillframeError as error:
-        return ExaminedPack(Examined(state_of(error), name, error))
+        with contextlib.suppress(StillframeError):
+            return ExaminedPack(Examined(State.HEALABLE, name, error), repository.packs.read_table(pack_id))
+        return ExaminedPack(Examined(_judged(repository, error, ObjectType.PACK, pack_id), name, error))
     return ExaminedPack(Examined(State.WHOLE, name), table)
 
 
@@ -73,13 +79,30 @@ def examine_records(repository: Repository, kind: ObjectType) -> Iterator[tuple[
     for object_id in sorted(repository.box.ids(kind)):
         name = object_name(kind, object_id)
         try:
-            _parse(repository, kind, object_id, name)
+            _parse(repository, kind, object_id, heal=False)
         except ObjectMissing:
             continue
         except StillframeError as error:
-            yield Examined(state_of(error), name, error), object_id
+            yield Examined(_state_with_parity(repository, error, kind, object_id), name, error), object_id
         else:
             yield Examined(State.WHOLE, name), object_id
+
+
+def _state_with_parity(repository: Repository, error: StillframeError, kind: ObjectType, object_id: bytes) -> State:
+    """How an object is that cannot be opened as it lies there."""
+    try:
+        _parse(repository, kind, object_id, heal=True)
+    except StillframeError:
+        return _judged(repository, error, kind, object_id)
+    return State.HEALABLE
+
+
+def _judged(repository: Repository, error: StillframeError, kind: ObjectType, object_id: bytes) -> State:
+    """As ``state_of``. What has parity was complete once, whatever its end looks like now."""
+    state = state_of(error)
+    if state is State.TORN and kind in COVERED and repository.box.healer.open(kind, object_id) is not None:
+        return State.DAMAGED
+    return state
 
 
 def examine_slot_copy(repository: Repository, slot_id: bytes, copy: str) -> State:
@@ -132,21 +155,23 @@ def read_image(repository: Repository, image_id: bytes) -> StoredImage:
     return StoredImage(manifest=parse_manifest(opened.payload, thing=thing), digest=opened.digest)
 
 
-def _parse(repository: Repository, kind: ObjectType, object_id: bytes, name: str) -> None:
-    if kind is ObjectType.INDEX:
-        repository.read_run_strictly(object_id)
-        return
-    payload = repository.box.read(kind, object_id).payload
+def _parse(repository: Repository, kind: ObjectType, object_id: bytes, *, heal: bool) -> None:
+    name, payload = object_name(kind, object_id), repository.box.read(kind, object_id, heal=heal).payload
     match kind:
+        case ObjectType.INDEX:
+            parse_table(payload, thing=name)
         case ObjectType.IMAGE:
             parse_manifest(payload, thing=name)
-        case ObjectType.SESSION:
-            parse_record(payload, SessionRecord, thing=name)
-        case ObjectType.TOMBSTONE:
-            parse_record(payload, TombstoneRecord, thing=name)
         case ObjectType.SCREENSHOT:
             require_png(payload, thing=name)
-        case ObjectType.KEPT_TABLE:
-            parse_record(payload, KeptTable, thing=name)
         case _:
-            parse_record(payload, ProofRecord, thing=name)
+            parse_record(payload, _RECORDS[kind], thing=name)
+
+
+_RECORDS: Final[Mapping[ObjectType, type[Any]]] = {
+    ObjectType.SESSION: SessionRecord,
+    ObjectType.TOMBSTONE: TombstoneRecord,
+    ObjectType.PROOF: ProofRecord,
+    ObjectType.KEPT_TABLE: KeptTable,
+    ObjectType.SETTING: SettingRecord,
+}

@@ -321,6 +321,8 @@ class ProofRecord:
         emulated: The machine of a rehearsal was emulated, so a real one is faster.
         firmware: That a start used.
         screenshot: Whether a screenshot with this proof's id lies beside it.
+        bad_chunks: Chunks that cannot be had.
+        healed_packs: Packs of which chunks could be had only with the help of parity.
     """
 
     proof: Hex16
@@ -340,6 +342,7 @@ class ProofRecord:
     firmware: Word = ""
     screenshot: bool = False
     bad_chunks: Annotated[tuple[Hex32, ...], Meta(max_length=100_000)] = ()
+    healed_packs: Annotated[tuple[Hex16, ...], Meta(max_length=100_000)] = ()
     findings: Annotated[tuple[Text, ...], Meta(max_length=1000)] = ()
 
 
