@@ -223,6 +223,8 @@ class _IndexRepair:
                     self._log.done("pack-missing", f"{name} is gone; the index names it no more")
                 case State.WHOLE if examined.table is not None:
                     kept[numbers] = self._rows_that_stay(part, examined.table)
+                case _ if len(numbers) == 0:
+                    pass  # nothing of it is used; it stays named, so that nobody takes it for one that a run left
                 case State.HEALABLE if examined.table is not None:
                     kept[numbers] = np.isin(part.rows["offset"], self._copy_out(pack_id, examined.table))
                 case State.TORN | State.DAMAGED:
@@ -243,10 +245,7 @@ class _IndexRepair:
             )
 
     def _rows_that_stay(self, part: Table, own: Table) -> NDArray[np.bool_]:
-        """Which rows of a whole pack the index keeps. Where parity brings entries back all of it is copied elsewhere.
-
-        A pack that loses all its rows stays named: so nobody takes it for one that was left by a run.
-        """
+        """Which rows of a whole pack the index keeps. Where parity brings entries back all is copied elsewhere."""
         good = self._good_rows(part, own)
         if good.all():
             return good
