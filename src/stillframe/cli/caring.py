@@ -16,6 +16,8 @@ from stillframe.jobs.repositories import last_seen
 from stillframe.jobs.sampling import SampledImage, sample_files
 from stillframe.jobs.verify import VerifyResult
 from stillframe.repo.check import CheckReport
+from stillframe.repo.repair import RepairReport
+from stillframe.repo.repository import Repository
 from stillframe.repo.retention import JudgedImage, RetentionPolicy
 from stillframe.units import format_count, format_duration, format_size
 
@@ -40,8 +42,10 @@ def verify(call: Call) -> int:
             checked = check_filesystems(repository, manifests[0], context)
         if options.files and verified.ok and manifests:
             sampled = sample_files(repository, manifests[0], context, count=options.files)
+    repaired = _repair_after(call, repository, verified) if options.repair else None
     fields: Fields = {
         "ok": verified.ok,
+        "healed": list(verified.healed),
         "findings": finding_fields(verified.findings),
         "images": [_verified_fields(result) for result in verified.results],
     }
@@ -54,6 +58,11 @@ def verify(call: Call) -> int:
     if sampled is not None:
         fields["files"] = _sampled_fields(sampled)
         lines += _sampled_lines(sampled)
+    if repaired is not None:
+        fields["repair"] = {**_report_fields(repaired.check), "done": notice_fields(repaired.done)}
+        lines.append(_mended(repaired))
+    elif verified.healed:
+        lines.append("Parity had to help. 'stillframe repair' writes anew what it brought back.")
     screen.finish("verify", fields, lines or ["There is no image here."])
     if not verified.ok:
         return DamagedError.exit_code
@@ -115,9 +124,22 @@ def repair(call: Call) -> int:
         return 0
     repaired = care.repair(repository, seen, owner=this_owner(), read_all=options.read_all, events=screen)
     fields = {**_report_fields(repaired.check), "done": notice_fields(repaired.done)}
-    words = f"Mended: {format_count(len(repaired.done), 'thing')}." if repaired.done else "There was nothing to mend."
-    screen.finish("repair", fields, [words, *_report_lines(repaired.check)])
+    screen.finish("repair", fields, [_mended(repaired), *_report_lines(repaired.check)])
     return 0 if repaired.check.ok else DamagedError.exit_code
+
+
+def _repair_after(call: Call, repository: Repository, verified: care.VerifiedImages) -> RepairReport | None:
+    """Mend what a verification met; ``None`` when there was nothing to mend."""
+    if verified.ok and not verified.healed:
+        return None
+    seen, screen = last_seen(repository), call.screen
+    return care.repair(
+        repository, seen, owner=this_owner(), read_all=False, events=screen, suspects=verified.healed
+    )  # fmt: skip
+
+
+def _mended(repaired: RepairReport) -> str:
+    return f"Mended: {format_count(len(repaired.done), 'thing')}." if repaired.done else "There was nothing to mend."
 
 
 def forget(call: Call) -> int:

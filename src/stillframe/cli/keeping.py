@@ -22,10 +22,15 @@ def init(call: Call) -> int:
     options = call.options
     request = NewRepository(
         folder=folder_of(options.repository), encryption=options.encryption, secrets=call.secrets(),
-        recovery_kit=options.recovery_kit and os.path.abspath(options.recovery_kit),
+        recovery_kit=options.recovery_kit and os.path.abspath(options.recovery_kit), parity=options.parity,
     )  # fmt: skip
     require_new(request)
-    fields = {"folder": request.folder, "encryption": request.encryption, "recovery_kit": request.recovery_kit}
+    fields = {
+        "folder": request.folder,
+        "encryption": request.encryption,
+        "recovery_kit": request.recovery_kit,
+        "parity": request.parity,
+    }
     if options.dry_run:
         words = f"A new repository would be made at {request.folder} (encryption: {request.encryption})."
         call.screen.finish("init", {"dry_run": True, **fields}, [words])
