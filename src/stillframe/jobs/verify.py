@@ -13,7 +13,6 @@ from stillframe.extents import ExtentSet
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.examining import Examination, healed_packs, keep_proof
 from stillframe.jobs.inside.lost_files import name_lost_files
-from stillframe.repo.blockmap import iter_spans
 from stillframe.repo.losses import LostPart, survey_images
 from stillframe.repo.packs import Fetch
 from stillframe.repo.reading import ChunkReader, missing_chunk
@@ -22,7 +21,7 @@ from stillframe.repo.repository import Repository
 from stillframe.repo.rows import ids_array
 from stillframe.repo.sealing import make_id
 from stillframe.repo.session import Owner
-from stillframe.repo.walk import IdSet, iter_maps
+from stillframe.repo.walk import IdSet, iter_leaves, iter_maps
 from stillframe.repo.writing import ChunkNamer
 from stillframe.units import format_size
 
@@ -82,18 +81,12 @@ def _fetches(manifest: Manifest, reader: ChunkReader, examination: Examination) 
     """Everything the image refers to, leaf by leaf. What lies below a damaged node is named by the survey."""
     seen: set[bytes] = set()
     for place in iter_maps(manifest):
-        spans = iter_spans(place.root, place.chunk_size, reader.read_node)
-        while True:
-            try:
-                span = next(spans, None)
-            except DamagedError as error:
-                examination.note_bad(place.root.root.id, error.message)
-                break
-            if span is None:
-                break
-            if span.leaf is not None and span.node_id not in seen:
-                seen.add(span.node_id)
-                raw = span.leaf.ids
+        for node_id, leaf in iter_leaves(reader, place):
+            if isinstance(leaf, DamagedError):
+                examination.note_bad(node_id, leaf.message)
+            elif node_id not in seen:
+                seen.add(node_id)
+                raw = leaf.ids
                 fetches, missing = reader.plan([raw[at : at + 32] for at in range(0, len(raw), 32)])
                 for chunk_id in missing:
                     examination.note_bad(chunk_id, missing_chunk(chunk_id).message)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillframe.errors import DamagedError, RepositoryError, StillframeError, StorageError
-from stillframe.events import EventSink, Notice, PhaseStarted
+from stillframe.events import Event, EventSink, Notice, PhaseStarted
 from stillframe.repo.check import CheckReport, check_repository
 from stillframe.repo.compaction import keep_rows, without_packs, write_tables
 from stillframe.repo.copying import Copier, Opened, open_entries
@@ -72,6 +72,17 @@ def repair_repository(
     if session.record.verb != "repair":
         raise ValueError("repair needs a session of its own")
     repository, log = session.repository, _Log(events)
+    before, repository.box.events = repository.box.events, _Unhealed(events)
+    try:
+        _mend(session, log, read_all=read_all, suspects=suspects)
+        check = check_repository(repository, events=events, last_seen=last_seen)
+    finally:
+        repository.box.events = before
+    return RepairReport(done=tuple(log.notices), check=check)
+
+
+def _mend(session: Session, log: "_Log", *, read_all: bool, suspects: Collection[bytes]) -> None:
+    repository = session.repository
     log.phase("identity and keys")
     _mend_identity(repository, log)
     _mend_key_slots(repository, log)
@@ -80,7 +91,17 @@ def repair_repository(
     log.phase("index")
     asked = {*suspects, *suspected_packs(repository)}
     _IndexRepair(repository, log, suspects=None if read_all else asked).run()
-    return RepairReport(done=tuple(log.notices), check=check_repository(repository, events=events, last_seen=last_seen))
+
+
+@dataclass(frozen=True, slots=True)
+class _Unhealed:
+    """Passes events on, but not that parity helped: a repair says itself what it did with that."""
+
+    events: EventSink
+
+    def emit(self, event: Event) -> None:
+        if not (isinstance(event, Notice) and event.code == "healed-in-memory"):
+            self.events.emit(event)
 
 
 @dataclass(slots=True)

@@ -138,9 +138,11 @@ def _is_whole(repository: Repository, one: CoveredObject, findings: list[Finding
             _require_whole_pack(repository, one)
         else:
             repository.box.read(one.kind, one.object_id, heal=False)
-    except (ObjectMissing, TornObject):
-        return False  # deleted meanwhile, or never complete
+    except ObjectMissing:
+        return False  # deleted meanwhile
     except StillframeError as error:
+        if isinstance(error, TornObject) and repository.box.healer.open(one.kind, one.object_id) is None:
+            return False  # it was never complete
         message = f"{name} is damaged, and gets no new parity: {error.message}"
         findings.append(Finding(code="damaged", message=message, hint=_DAMAGED_HINT, thing=name))
         return False
