@@ -193,7 +193,7 @@ class ObjectBox:
                         hint=CHECK_HINT,
                     ) from error
                 raise error from None
-        if self.healer.note_use(kind, object_id, healed):
+        if self.healer.note_use(kind, object_id):
             self.events.emit(_healed(object_name(kind, object_id), len(healed.patches)))
         return result
 

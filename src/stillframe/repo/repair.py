@@ -123,6 +123,8 @@ class _Log:
 def _words_of(kind: ObjectType) -> str:
     if kind is ObjectType.TOMBSTONE:
         return "If it named forgotten images, 'check' may say that they are missing."
+    if kind is ObjectType.SETTING:
+        return "If new objects are to have parity, say so again: 'stillframe parity on'."
     return "No image needs it."
 
 

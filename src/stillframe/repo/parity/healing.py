@@ -5,6 +5,7 @@ cannot; changes nothing in the store. It never vouches for what it returns: whoe
 as if it came from the store, and tags and digests tell whether it is right.
 """
 
+import os
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
@@ -84,13 +85,20 @@ class Healer:
     def __init__(self, store: Store, repository_id: bytes) -> None:
         self._store = store
         self._repository_id = repository_id
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        """Know nothing. A process that was forked may have got a lock that nobody will open."""
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, HealedObject | None] = OrderedDict()
-        self.used: dict[tuple[ObjectType, bytes], HealedObject] = {}
+        self.used: set[tuple[ObjectType, bytes]] = set()
 
     def open(self, kind: ObjectType, object_id: bytes) -> HealedObject | None:
         """An object as its parity says it was; ``None`` when there is no parity of it, or no object."""
         name = object_name(kind, object_id)
+        if self._process != os.getpid():
+            self._start_anew()
         with self._lock:
             if name not in self._kept:
                 try:
@@ -101,11 +109,11 @@ class Healer:
             self._kept.move_to_end(name)
             return self._kept[name]
 
-    def note_use(self, kind: ObjectType, object_id: bytes, healed: HealedObject) -> bool:
+    def note_use(self, kind: ObjectType, object_id: bytes) -> bool:
         """Remember that an object was used with the help of parity; whether that is new."""
         with self._lock:
             is_new = (kind, object_id) not in self.used
-            self.used[kind, object_id] = healed
+            self.used.add((kind, object_id))
             return is_new
 
     def forget(self, kind: ObjectType, object_id: bytes) -> None:

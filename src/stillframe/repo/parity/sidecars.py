@@ -12,7 +12,7 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from stillframe.clock import Clock, rfc3339
-from stillframe.errors import DamagedError, StillframeError, StorageError
+from stillframe.errors import StillframeError, StorageError
 from stillframe.events import Notice
 from stillframe.repo.format import (
     FOOTER_SIZE,
@@ -31,7 +31,7 @@ from stillframe.repo.objects import COVERED, ObjectBox
 from stillframe.repo.parity.records import Covered, Geometry, find_records, make_records
 from stillframe.repo.records import Hex16, MachineName, Time, build_record, parse_record
 from stillframe.repo.sealing import make_id
-from stillframe.store import ObjectExists, ObjectMissing
+from stillframe.store import ObjectExists
 
 _PAYLOAD: Final = struct.Struct("<B7xQ")
 
@@ -52,14 +52,14 @@ class SettingRecord:
 
 
 def current_setting(box: ObjectBox) -> SettingRecord | None:
-    """The setting that counts; ``None`` when nothing was ever decided. Those that cannot be read are passed over."""
+    """The setting that counts; ``None`` when nothing was ever decided. ``check`` names those that cannot be read."""
     found = []
     for setting_id in box.ids(ObjectType.SETTING):
         try:
             payload = box.read(ObjectType.SETTING, setting_id).payload
-        except (DamagedError, ObjectMissing):
+            found.append(parse_record(payload, SettingRecord, thing=object_name(ObjectType.SETTING, setting_id)))
+        except StillframeError:
             continue
-        found.append(parse_record(payload, SettingRecord, thing=object_name(ObjectType.SETTING, setting_id)))
     return max(found, key=lambda one: (one.sequence, one.created, one.setting), default=None)
 
 
