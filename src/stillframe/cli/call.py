@@ -59,6 +59,7 @@ class Call:
 
         repository = open_at(self.folder, self.secrets())
         repository.box.events = self.screen  # where it says that parity had to help
+        self.screen.before_result.append(repository.box.tell_uses)
         return repository
 
 

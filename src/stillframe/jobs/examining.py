@@ -88,8 +88,8 @@ def keep_proof(repository: Repository, proof: ProofRecord, events: EventSink) ->
 
 def healed_packs(repository: Repository) -> tuple[str, ...]:
     """Packs that could be read here only with the help of parity, so far: a proof names them, ``repair`` mends them."""
-    used = repository.box.healer.used
-    return tuple(sorted(object_id.hex() for kind, object_id in list(used) if kind is ObjectType.PACK))[:100_000]
+    uses = repository.box.healer.uses.all()
+    return tuple(sorted(use.object_id.hex() for use in uses if use.kind is ObjectType.PACK))
 
 
 class _Examiner:

@@ -4,6 +4,8 @@ Answers: "write this payload as a new object", "what does the object of this id 
 their own and live in ``packs`` and ``keys``; they share the trailer with what is here.
 """
 
+import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
@@ -106,6 +108,9 @@ class ObjectBox:
         self.healer: Final = Healer(store, repository_id)
         self.events: EventSink = NoEvents()
         self.on_written: Callable[[ObjectType, bytes], None] | None = None
+        self._told: Final = set[bytes]()
+        self._process: Final = os.getpid()
+        self._lock: Final = threading.Lock()
 
     def new_header(self, kind: ObjectType, object_id: bytes) -> Header:
         """The header of a new object, with a fresh salt."""
@@ -193,9 +198,19 @@ class ObjectBox:
                         hint=CHECK_HINT,
                     ) from error
                 raise error from None
-        if self.healer.note_use(kind, object_id):
-            self.events.emit(_healed(object_name(kind, object_id), len(healed.patches)))
+        self.healer.note_use(kind, object_id, healed)
+        if self._process == os.getpid():  # a process that was forked has nobody to tell
+            self.tell_uses()
         return result
+
+    def tell_uses(self) -> None:
+        """Tell of each object that needed its parity, once; also of those that a forked process met."""
+        for use in self.healer.uses.all():
+            with self._lock:
+                is_new = use.object_id not in self._told
+                self._told.add(use.object_id)
+            if is_new:
+                self.events.emit(_healed(object_name(use.kind, use.object_id), use.blocks))
 
     def expected(self, kind: ObjectType, object_id: bytes) -> Expected:
         """What an object of this repository must say of itself."""

@@ -329,7 +329,7 @@ class _IndexRepair:
         self._salvaged[pack_id] = unread
         if unread:
             self._log.done("pack-unreadable", f"{name}: {len(unread)} chunks cannot be read now, and stay in the index")
-        healed = (ObjectType.PACK, pack_id) in self._repository.box.healer.used
+        healed = any(use.object_id == pack_id for use in self._repository.box.healer.uses.all())
         words = ", with the help of its parity," if healed else ""
         message = (
             f"{name} is damaged: {whole} of its {len(part.rows)} chunks are whole{words} and are copied to a new pack"

@@ -29,6 +29,7 @@ from stillframe.repo.parity.records import (
     find_records,
     padded,
 )
+from stillframe.repo.parity.uses import Use, Uses
 from stillframe.store import ObjectMissing, Store
 
 _KEPT_SIZE: Final = 64 << 20
@@ -79,12 +80,13 @@ class Healer:
     """Finds the parity of damaged objects. Safe for several threads.
 
     Attributes:
-        used: Objects, as type and id, that could be used only because parity brought blocks of them back.
+        uses: Objects that could be used only because parity brought blocks of them back.
     """
 
     def __init__(self, store: Store, repository_id: bytes) -> None:
         self._store = store
         self._repository_id = repository_id
+        self.uses: Final = Uses()
         self._start_anew()
 
     def _start_anew(self) -> None:
@@ -92,7 +94,6 @@ class Healer:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, HealedObject | None] = OrderedDict()
-        self.used: set[tuple[ObjectType, bytes]] = set()
 
     def open(self, kind: ObjectType, object_id: bytes) -> HealedObject | None:
         """An object as its parity says it was; ``None`` when there is no parity of it, or no object."""
@@ -109,12 +110,9 @@ class Healer:
             self._kept.move_to_end(name)
             return self._kept[name]
 
-    def note_use(self, kind: ObjectType, object_id: bytes) -> bool:
-        """Remember that an object was used with the help of parity; whether that is new."""
-        with self._lock:
-            is_new = (kind, object_id) not in self.used
-            self.used.add((kind, object_id))
-            return is_new
+    def note_use(self, kind: ObjectType, object_id: bytes, healed: HealedObject) -> None:
+        """Remember that an object was used with the help of parity."""
+        self.uses.add(Use(kind, object_id, len(healed.patches)))
 
     def forget(self, kind: ObjectType, object_id: bytes) -> None:
         """An object, or its parity, is another one now."""
