@@ -43,14 +43,7 @@ def verify(call: Call) -> int:
         if options.files and verified.ok and manifests:
             sampled = sample_files(repository, manifests[0], context, count=options.files)
     repaired = _repair_after(call, repository, verified) if options.repair else None
-    fields: Fields = {
-        "ok": verified.ok,
-        "healed": list(verified.healed),
-        "findings": finding_fields(verified.findings),
-        "images": [_verified_fields(result) for result in verified.results],
-    }
-    if len(verified.results) == 1:
-        fields |= _verified_fields(verified.results[0]) | {"ok": verified.ok}
+    fields = _images_fields(verified)
     lines = [_verified_line(result, quick=options.quick) for result in verified.results]
     if checked is not None:
         fields["filesystems"] = _checked_fields(checked)
@@ -70,6 +63,16 @@ def verify(call: Call) -> int:
     if any(one.findings for one in asked):
         return DiskFormatError.exit_code
     return 0 if all(one.is_proven for one in asked) else SKIPPED
+
+
+def _images_fields(verified: care.VerifiedImages) -> Fields:
+    fields: Fields = {
+        "ok": verified.ok, "healed": list(verified.healed), "findings": finding_fields(verified.findings),
+        "images": [_verified_fields(result) for result in verified.results],
+    }  # fmt: skip
+    if len(verified.results) == 1:
+        fields |= _verified_fields(verified.results[0]) | {"ok": verified.ok}
+    return fields
 
 
 def _checked_fields(checked: CheckedImage) -> Fields:

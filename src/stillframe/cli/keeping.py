@@ -43,6 +43,8 @@ def init(call: Call) -> int:
         lines.append(_KIT.format(file=request.recovery_kit))
     else:
         lines += [line.format(folder=request.folder) for line in _NO_KIT]
+    if request.parity:
+        lines.append("Parity is on: rotted bytes will be repaired, for about 4 % more room.")
     lines.append(f"Next: stillframe backup SOURCE --repo {request.folder}")
     call.screen.finish("init", {"repository": repository.identity.id, **fields}, lines)
     return 0
