@@ -13,8 +13,11 @@ import pytest
 
 from stillframe.block import MemoryDisk
 from stillframe.extents import Extent
+from stillframe.jobs.repositories import SecretSources, open_at
+from stillframe.repo.session import begin_session
 from stillframe.testing.command_line import Outcome, call, init_own
 from stillframe.testing.disk_builder import fill_with_noise, write_gpt
+from stillframe.testing.repositories import make_owner
 from stillframe.testing.rotten_store import Rot, burst, scatter
 
 MIB = 1 << 20
@@ -107,6 +110,19 @@ def test_parity_is_added_to_an_old_repository(repo: Path, disk: Path) -> None:
     assert done["healed"]
     assert done["repair"]["ok"]
     assert restored(disk)
+
+
+def test_a_verification_is_told_though_its_repair_must_wait(repo: Path, disk: Path) -> None:
+    good("parity", "on")
+    backup(disk)
+    spoil_all(repo, 0.005)
+    repository = open_at(str(repo), SecretSources())
+    session = begin_session(repository, make_owner("bert"), "backup")
+    outcome = call("verify", "--repair", "--json")
+    assert (outcome.exit_code, outcome.result["ok"]) == (3, True)
+    assert "not-repaired" in [line.get("code") for line in outcome.lines]
+    session.end()
+    assert good("verify", "--repair", "--json").result["repair"]["done"]
 
 
 def test_a_sidecar_that_rots_is_renewed(repo: Path, disk: Path) -> None:

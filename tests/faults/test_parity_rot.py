@@ -178,7 +178,7 @@ def test_a_notice_says_once_what_parity_did() -> None:
     (notice,) = [event for event in events.events if isinstance(event, Notice)]
     assert notice.code == "healed-in-memory"
     assert f"{name} is damaged: its parity brought 1 blocks" in notice.message
-    assert "stillframe repair" in notice.hint
+    assert "stillframe verify --repair" in notice.hint
 
 
 def test_nothing_is_written_by_reading() -> None:

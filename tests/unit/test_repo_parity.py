@@ -1,5 +1,6 @@
 """Sidecars, settings and deeper maps: what the tests of whole runs do not look at one by one."""
 
+import random
 from datetime import timedelta
 
 import numpy as np
@@ -11,12 +12,16 @@ from stillframe.jobs.parity import renew, switch
 from stillframe.jobs.pipeline import CancelToken
 from stillframe.jobs.verify import verify_image
 from stillframe.repo.check import check_repository
-from stillframe.repo.expire import apply_expire, plan_expire
+from stillframe.repo.compaction import write_tables
+from stillframe.repo.copying import Copier, open_entries
+from stillframe.repo.expire import _announce, _needed_packs, apply_expire, plan_expire
+from stillframe.repo.expire_plan import look
 from stillframe.repo.format import ObjectType, object_name
 from stillframe.repo.parity.condition import parity_status, renew_parity
 from stillframe.repo.parity.records import BLOCK, Geometry
 from stillframe.repo.parity.replacing import finish_replacing, replace_healed
 from stillframe.repo.parity.sidecars import covered_objects, current_setting, is_sidecar_whole, orphaned_sidecars
+from stillframe.repo.records import StoredNotice, build_record
 from stillframe.repo.repair import repair_repository
 from stillframe.repo.repository import Repository
 from stillframe.repo.session import begin_session
@@ -25,9 +30,17 @@ from stillframe.store import MemoryStore, write_object
 from stillframe.testing.clocks import FakeClock
 from stillframe.testing.faulty_store import FullStore
 from stillframe.testing.job_runs import job_context
-from stillframe.testing.repositories import Draft, make_owner, make_repository, read_image, reopen, store_image
+from stillframe.testing.repositories import (
+    BackupRun,
+    Draft,
+    make_owner,
+    make_repository,
+    read_image,
+    reopen,
+    store_image,
+)
 from stillframe.testing.rotten_store import BadSectors
-from stillframe.testing.sample_repository import flipped, replace_object
+from stillframe.testing.sample_repository import flipped, replace_object, sample_manifest
 
 ANNA, ADMIN = make_owner("anna"), make_owner("admin")
 SECRET = "several words"  # noqa: S105 - of a test
@@ -313,6 +326,74 @@ def test_sectors_of_the_sidecar_that_cannot_be_read_cost_only_themselves(
     )
 
 
+@pytest.mark.parametrize("covered", [False, True])
+def test_what_has_parity_was_complete_once_whatever_its_end_says(
+    repository: Repository, store: MemoryStore, *, covered: bool
+) -> None:
+    """A manifest that lost more than parity brings back is damage, and stops deletion; it is no torn write."""
+    words = random.Random(1).randbytes(8000).hex()
+    notices = tuple(StoredNotice(code="x", message=words[at : at + 4000]) for at in range(0, 16_000, 4000))
+    image = sample_manifest(notices=notices)
+    repository.box.write(ObjectType.IMAGE, bytes.fromhex(image.image), build_record(image))
+    name, sidecar = (object_name(kind, bytes.fromhex(image.image)) for kind in (ObjectType.IMAGE, ObjectType.PARITY))
+    geometry = Geometry(store.size(name))
+    assert geometry.rows == geometry.positions + 1 > 2
+    replace_object(store, name, store.read(name)[:100])
+    assert [one.manifest.image for one in again(store).images().images] == [image.image]
+    kept = 80 + geometry.record_size if covered else 80
+    replace_object(store, sidecar, store.read(sidecar)[:kept])
+    report = check_repository(again(store), events=NoEvents())
+    listed = again(store).images()
+    assert listed.images == ()
+    if covered:
+        assert [(finding.thing, finding.code) for finding in report.findings] == [(name, "damaged")]
+        assert len(listed.findings) == 1
+        with pytest.raises(DamagedError, match="nothing is deleted"):
+            plan_expire(again(store))
+    else:
+        assert report.findings == listed.findings == ()
+        assert {note.code for note in report.notes} == {"torn-object", "no-parity"}
+
+
+def test_of_packs_that_a_run_left_only_what_opens_is_adopted(repository: Repository, store: MemoryStore) -> None:
+    run = BackupRun(repository, ANNA, Draft(chunks=[1, 2, 3, 4], compress=False))
+    run.write_chunks()
+    packs = sorted(store.list(ObjectType.PACK.folder), key=lambda stored: stored.size)
+    replace_object(store, packs[-1].name, flipped(store.read(packs[-1].name), 200))
+    run.end()
+    fresh = again(store)
+    image = store_image(fresh, ANNA, Draft(chunks=[1, 2, 3, 4], compress=False))
+    for name in sidecars(store):
+        store.delete(name)
+    assert read_image(again(store), image.manifest) == Draft(chunks=[1, 2, 3, 4]).contents()
+
+
+@pytest.mark.parametrize("spoil", [False, True])
+def test_bytes_that_need_parity_never_let_another_copy_go(
+    repository: Repository, store: MemoryStore, *, spoil: bool
+) -> None:
+    image = store_image(repository, ANNA, DRAFT)
+    first = set(repository.stored_packs())
+    copier = Copier(repository)
+    for pack in sorted(first):
+        table = repository.packs.read_table(pack)
+        places = [table.location(row) for row in range(len(table.rows))]
+        for place, data in open_entries(repository.packs, places, pack_size=1 << 30):
+            assert isinstance(data, bytes)
+            copier.add(place, data)
+    write_tables(repository, copier.finish())
+    second = set(repository.stored_packs()) - first
+    session = begin_session(repository, ADMIN, "expire")
+    _announce(session, sorted(second))
+    if spoil:
+        for pack in first:
+            name = object_name(ObjectType.PACK, pack)
+            replace_object(store, name, flipped(store.read(name), 100))
+    fresh = again(store)
+    assert read_image(fresh, image.manifest) == DRAFT.contents()
+    assert _needed_packs(fresh, look(fresh, own_session=session.id), second) == (second if spoil else set())
+
+
 def deep_draft() -> Draft:
     """A map of two levels with three leaves, of 40 chunks that come again and again."""
     return Draft(chunks=[n % 40 + 1 + 40 * (n // 1024) for n in range(2100)], chunks_per_pack=10)
@@ -348,7 +429,6 @@ def test_a_damaged_leaf_hides_nothing_behind_it(store: MemoryStore) -> None:
     new = store_image(reopen(store, clock=clock), ANNA, deep_draft())
     for one in (image, new):
         assert verify_image(reopen(store, clock=clock), one.manifest, quick=False, context=job_context(ANNA)).ok
-        assert read_image(reopen(store, clock=clock), one.manifest) == deep_draft().contents()
 
 
 def test_checksums_are_of_whole_blocks() -> None:

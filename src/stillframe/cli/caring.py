@@ -6,7 +6,8 @@ from typing import Final
 from stillframe.cli.call import Call, running
 from stillframe.cli.results import Fields, finding_fields, notice_fields
 from stillframe.cli.words import local_time
-from stillframe.errors import DamagedError, DiskFormatError, UsageError
+from stillframe.errors import DamagedError, DiskFormatError, Locked, StorageError, UsageError
+from stillframe.events import Notice
 from stillframe.host.machine import machine
 from stillframe.jobs import care
 from stillframe.jobs.checking import CheckedImage, check_filesystems
@@ -42,6 +43,7 @@ def verify(call: Call) -> int:
             checked = check_filesystems(repository, manifests[0], context)
         if options.files and verified.ok and manifests:
             sampled = sample_files(repository, manifests[0], context, count=options.files)
+    is_done = True
     repaired = _repair_after(call, repository, verified) if options.repair else None
     fields = _images_fields(verified)
     lines = [_verified_line(result, quick=options.quick) for result in verified.results]
@@ -56,13 +58,14 @@ def verify(call: Call) -> int:
         lines.append(_mended(repaired))
     elif verified.healed:
         lines.append("Parity had to help. 'stillframe repair' writes anew what it brought back.")
+        is_done = not options.repair
     screen.finish("verify", fields, lines or ["There is no image here."])
     if not verified.ok:
         return DamagedError.exit_code
     asked = [one for one in (checked, sampled) if one is not None]
     if any(one.findings for one in asked):
         return DiskFormatError.exit_code
-    return 0 if all(one.is_proven for one in asked) else SKIPPED
+    return 0 if is_done and all(one.is_proven for one in asked) else SKIPPED
 
 
 def _images_fields(verified: care.VerifiedImages) -> Fields:
@@ -132,13 +135,17 @@ def repair(call: Call) -> int:
 
 
 def _repair_after(call: Call, repository: Repository, verified: care.VerifiedImages) -> RepairReport | None:
-    """Mend what a verification met; ``None`` when there was nothing to mend."""
+    """Mend what a verification met; ``None`` when there was nothing to mend, or it could not be begun now."""
     if verified.ok and not verified.healed:
         return None
     seen, screen = last_seen(repository), call.screen
-    return care.repair(
-        repository, seen, owner=this_owner(), read_all=False, events=screen, suspects=verified.healed
-    )  # fmt: skip
+    try:
+        return care.repair(
+            repository, seen, owner=this_owner(), read_all=False, events=screen, suspects=verified.healed
+        )  # fmt: skip
+    except (Locked, StorageError) as error:  # what was verified is known all the same
+        screen.emit(Notice(code="not-repaired", message=f"not repaired: {error.message}", hint=error.hint))
+        return None
 
 
 def _mended(repaired: RepairReport) -> str:

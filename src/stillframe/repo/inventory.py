@@ -4,7 +4,6 @@ Answers: "is this pack whole?", "does this index row say what the pack says of i
 cannot be opened?" Reads headers, trailers and footers, no chunks; judges nothing lost and changes nothing.
 """
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -17,7 +16,7 @@ from stillframe.errors import StillframeError, StorageError
 from stillframe.repo.format import FOOTER_SIZE, ObjectType, is_cut_off, object_name, parse_footer
 from stillframe.repo.kept_tables import KeptTable
 from stillframe.repo.manifest_rules import parse_manifest
-from stillframe.repo.objects import COVERED, TornObject, read_whole
+from stillframe.repo.objects import TornObject, read_whole
 from stillframe.repo.parity.sidecars import SettingRecord
 from stillframe.repo.proofs import require_png
 from stillframe.repo.records import ProofRecord, SessionRecord, TombstoneRecord, parse_record
@@ -65,9 +64,10 @@ def examine_pack(repository: Repository, pack_id: bytes) -> ExaminedPack:
     try:
         table = repository.strict_packs.read_table(pack_id)
     except StillframeError as error:
-        with contextlib.suppress(StillframeError):
+        try:
             return ExaminedPack(Examined(State.HEALABLE, name, error), repository.packs.read_table(pack_id))
-        return ExaminedPack(Examined(_judged(repository, error, ObjectType.PACK, pack_id), name, error))
+        except StillframeError as final:  # it knows more: what has parity was complete once
+            return ExaminedPack(Examined(state_of(final), name, final))
     return ExaminedPack(Examined(State.WHOLE, name), table)
 
 
@@ -83,26 +83,21 @@ def examine_records(repository: Repository, kind: ObjectType) -> Iterator[tuple[
         except ObjectMissing:
             continue
         except StillframeError as error:
-            yield Examined(_state_with_parity(repository, error, kind, object_id), name, error), object_id
+            found = _with_parity(repository, kind, object_id, error)
+            if found.state is not State.MISSING:
+                yield found, object_id
         else:
             yield Examined(State.WHOLE, name), object_id
 
 
-def _state_with_parity(repository: Repository, error: StillframeError, kind: ObjectType, object_id: bytes) -> State:
-    """How an object is that cannot be opened as it lies there."""
+def _with_parity(repository: Repository, kind: ObjectType, object_id: bytes, error: StillframeError) -> Examined:
+    """An object that cannot be opened as it lies there, and why."""
+    name = object_name(kind, object_id)
     try:
         _parse(repository, kind, object_id, heal=True)
-    except StillframeError:
-        return _judged(repository, error, kind, object_id)
-    return State.HEALABLE
-
-
-def _judged(repository: Repository, error: StillframeError, kind: ObjectType, object_id: bytes) -> State:
-    """As ``state_of``. What has parity was complete once, whatever its end looks like now."""
-    state = state_of(error)
-    if state is State.TORN and kind in COVERED and repository.box.healer.open(kind, object_id) is not None:
-        return State.DAMAGED
-    return state
+    except StillframeError as final:  # it knows more: what has parity was complete once
+        return Examined(state_of(final), name, final)
+    return Examined(State.HEALABLE, name, error)
 
 
 def examine_slot_copy(repository: Repository, slot_id: bytes, copy: str) -> State:

@@ -240,5 +240,5 @@ def _healed(name: str, count: int) -> Notice:
     return Notice(
         code="healed-in-memory",
         message=f"{name} is damaged: its parity brought {count} blocks of 4 KiB back, in memory",
-        hint="'stillframe repair' writes them anew. Look at the disk the repository lies on: it may be failing.",
+        hint="'stillframe verify --repair' writes them anew. The disk that the repository lies on may be failing.",
     )
