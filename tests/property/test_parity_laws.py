@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -152,6 +153,22 @@ def test_records_are_found_wherever_they_lie(before: bytes, start: int, cut: int
     assert len(found) == (len(whole) - cut) // geometry.record_size
     spoiled = shifted[:start] + b"\xa5" + shifted[start:]  # and everything behind moves by one
     assert len(list(find_records(spoiled, COVERED))) >= len(found) - 1
+
+
+def test_parity_that_was_forged_heals_nothing() -> None:
+    """Its digest is right, its parity is not: what comes out has not the checksum of the block."""
+    raw = noise(9 * BLOCK, 5)
+    sidecar, size = records_of(raw), Geometry(len(raw)).record_size
+    forged = []
+    for at in range(0, len(sidecar), size):
+        head, contents = sidecar[at : at + 48], sidecar[at + 64 : at + size - 1] + b"!"
+        forged.append(head + blake3(COVERED.repository_id + head + contents).digest(16) + contents)
+    store = MemoryStore()
+    write_object(store, NAME, bytes(BLOCK) + raw[BLOCK:])
+    write_object(store, SIDECAR, b"".join(forged))
+    found = Healer(store, COVERED.repository_id).open(ObjectType.PACK, COVERED.object_id)
+    assert found is not None
+    assert (found.patches, found.lost) == ({}, (0,))
 
 
 @pytest.mark.parametrize("other", [Covered(bytes(16), COVERED.kind, COVERED.object_id),

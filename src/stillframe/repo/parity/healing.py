@@ -211,8 +211,7 @@ def _survey(store: Store, name: str, geometry: Geometry, records: Sequence[Recor
         raw, unread = read_what_is_there(store, name, start, end - start, bad_max=bad_left)
         bad_left -= len(unread)
         data = padded(raw, geometry, last - first)
-        bad[first:last] = _wrong(data, table[first:last]) & known
-        bad.reshape(-1)[unread] = True
+        bad[first:last] = _wrong(data, table[first:last]) & known  # what cannot be read is zeros here, and wrong
         bad.reshape(-1)[geometry.blocks :] = False
         data.reshape(-1, BLOCK)[bad[first:last].reshape(-1)] = 0
         sums.add(first, data)
