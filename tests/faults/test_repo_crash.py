@@ -89,9 +89,11 @@ def repair(repository: Repository, process: str) -> None:
     session.end()
 
 
-def prepared(*, drafts: tuple[Draft, ...] = (FIRST, SECOND)) -> tuple[MemoryStore, FakeClock]:
+def prepared(*, drafts: tuple[Draft, ...] = (FIRST, SECOND), parity: bool = False) -> tuple[MemoryStore, FakeClock]:
     store, clock = MemoryStore(), FakeClock()
     repository = make_repository(store, clock=clock)
+    if parity:
+        repository.parity.decide(parity=True, machine=make_owner().machine, clock=clock)
     for draft in drafts:
         store_image(repository, make_owner(), draft)
         clock.advance(timedelta(hours=1))
@@ -119,15 +121,9 @@ def wrecked() -> tuple[MemoryStore, FakeClock]:
     return store, clock
 
 
-def covered(*, drafts: tuple[Draft, ...] = (FIRST, SECOND)) -> tuple[MemoryStore, FakeClock]:
+def covered() -> tuple[MemoryStore, FakeClock]:
     """As ``prepared``, and every object has parity."""
-    store, clock = MemoryStore(), FakeClock()
-    repository = make_repository(store, clock=clock)
-    repository.parity.decide(parity=True, machine=make_owner().machine, clock=clock)
-    for draft in drafts:
-        store_image(repository, make_owner(), draft)
-        clock.advance(timedelta(hours=1))
-    return store, clock
+    return prepared(parity=True)
 
 
 def covered_and_announced() -> tuple[MemoryStore, FakeClock]:
