@@ -14,6 +14,8 @@ from stillframe.events import Finding, NoEvents
 from stillframe.repo.check import CheckReport, check_repository
 from stillframe.repo.expire import apply_expire, forget_images, plan_expire
 from stillframe.repo.format import ObjectType
+from stillframe.repo.parity.condition import renew_parity
+from stillframe.repo.parity.sidecars import covered_objects
 from stillframe.repo.repair import repair_repository
 from stillframe.repo.repository import Repository
 from stillframe.repo.session import begin_session
@@ -87,9 +89,11 @@ def repair(repository: Repository, process: str) -> None:
     session.end()
 
 
-def prepared(*, drafts: tuple[Draft, ...] = (FIRST, SECOND)) -> tuple[MemoryStore, FakeClock]:
+def prepared(*, drafts: tuple[Draft, ...] = (FIRST, SECOND), parity: bool = False) -> tuple[MemoryStore, FakeClock]:
     store, clock = MemoryStore(), FakeClock()
     repository = make_repository(store, clock=clock)
+    if parity:
+        repository.parity.decide(parity=True, machine=make_owner().machine, clock=clock)
     for draft in drafts:
         store_image(repository, make_owner(), draft)
         clock.advance(timedelta(hours=1))
@@ -114,6 +118,47 @@ def wrecked() -> tuple[MemoryStore, FakeClock]:
     write_object(store, "index/00/" + "00" * 16, b"STILLFRM" + bytes(100))
     write_object(store, "packs/00/" + "00" * 16, b"STILLFRM" + bytes(100))
     store.delete("stillframe-copy.json")
+    return store, clock
+
+
+def covered() -> tuple[MemoryStore, FakeClock]:
+    """As ``prepared``, and every object has parity."""
+    return prepared(parity=True)
+
+
+def covered_and_announced() -> tuple[MemoryStore, FakeClock]:
+    store, clock = covered()
+    expire(reopen(store, clock=clock), "before")
+    clock.advance(3 * DAY)
+    return store, clock
+
+
+def rotten() -> tuple[MemoryStore, FakeClock]:
+    """A piece of every pack, index run, manifest and setting has rotted away."""
+    store, clock = covered()
+    for kind in (ObjectType.PACK, ObjectType.INDEX, ObjectType.IMAGE, ObjectType.SETTING):
+        for number, stored in enumerate(sorted(store.list(kind.folder))):
+            raw = bytearray(store.read(stored.name))
+            start = len(raw) - 90 if number % 2 else 100
+            raw[start : start + 80] = bytes(80)
+            store.delete(stored.name)
+            write_object(store, stored.name, bytes(raw))
+    return store, clock
+
+
+def renew(repository: Repository, process: str) -> None:
+    session = begin_session(repository, make_owner(process=process), "parity")
+    renew_parity(repository, covered_objects(repository.box), events=NoEvents(), check=lambda: None)
+    session.end()
+
+
+def without_sidecars() -> tuple[MemoryStore, FakeClock]:
+    store, clock = covered()
+    for number, stored in enumerate(sorted(store.list(ObjectType.PARITY.folder))):
+        raw = store.read(stored.name)
+        store.delete(stored.name)
+        if number % 2:
+            write_object(store, stored.name, raw[: len(raw) // 2])
     return store, clock
 
 
@@ -225,6 +270,42 @@ def test_both_phases_at_once_that_are_cut_off_lose_nothing(*, late: bool, undele
 @pytest.mark.parametrize("tear", TEARS)
 def test_a_repair_that_is_cut_off_can_be_run_again(tear: Tear) -> None:
     sweep(wrecked, repair, tear=tear, was_healthy=False)
+
+
+@pytest.mark.parametrize("tear", TEARS)
+def test_a_backup_with_parity_that_is_cut_off_loses_nothing(tear: Tear) -> None:
+    sweep(covered, backup, tear=tear)
+
+
+@pytest.mark.parametrize("tear", [Tear.KEPT, Tear.ANY])
+def test_an_expiry_with_parity_that_is_cut_off_loses_nothing(tear: Tear) -> None:
+    sweep(covered, expire, tear=tear, undelete=True)
+    sweep(covered_and_announced, expire, tear=tear, undelete=True)
+
+
+@pytest.mark.parametrize("tear", [*TEARS, Tear.ANY])
+def test_a_repair_of_what_has_rotted_can_be_cut_off(tear: Tear) -> None:
+    sweep(rotten, repair, tear=tear, was_healthy=False, undelete=tear in {Tear.KEPT, Tear.ANY})
+
+
+@pytest.mark.parametrize("tear", TEARS)
+def test_images_can_be_read_at_every_moment_of_such_a_repair(tear: Tear) -> None:
+    """Also by whoever does not repair: what rotted is there to be healed, or the good copy is."""
+    original, clock = rotten()
+    expected = sorted((FIRST.contents(), SECOND.contents()))
+    counted = CrashingStore(clone(original))
+    repair(reopen(counted, clock=clock), "dying")
+    for moment in range(counted.operations):
+        inner, late = clone(original), (moment + TEARS.index(tear)) % 2 == 1
+        with CrashingStore(inner, moment, tear=tear, seed=moment, late=late) as store, pytest.raises(Crash):
+            repair(reopen(store, clock=clock), "dying")
+        assert sorted(read_all_images(reopen(inner, clock=clock)).values()) == expected, moment
+        assert reopen(inner, clock=clock).parity.is_wanted, moment
+
+
+@pytest.mark.parametrize("tear", TEARS)
+def test_a_renewal_of_parity_that_is_cut_off_loses_nothing(tear: Tear) -> None:
+    sweep(without_sidecars, renew, tear=tear)
 
 
 def pack_bytes(store: MemoryStore) -> int:

@@ -140,7 +140,7 @@ def test_a_flipped_bit_in_the_body_is_found(store: MemoryStore, kind: ObjectType
 
 
 def test_every_finding_says_what_to_do(store: MemoryStore) -> None:
-    for name in [names(store, kind)[0] for kind in ObjectType]:
+    for name in [names(store, kind)[0] for kind in ObjectType if kind not in {ObjectType.PARITY, ObjectType.SETTING}]:
         change(store, name, flip(-30))
     store.delete("stillframe-copy.json")
     for finding in check(store).findings:

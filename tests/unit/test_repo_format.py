@@ -126,6 +126,7 @@ def test_a_footer_with_zero_bytes_set_covers_nothing_and_one_of_another_size_is_
 @pytest.mark.parametrize("kind", list(ObjectType))
 def test_names_are_those_of_section_2(kind: ObjectType) -> None:
     folders = ["packs", "index", "images", "sessions", "tombstones", "proofs", "keys", "screenshots", "tables"]
+    folders += ["parity", "settings"]
     text = OBJECT.hex()
     expected = f"keys/{text}.a" if kind == 7 else f"{folders[kind - 1]}/{text[:2]}/{text}"
     assert object_name(kind, OBJECT, copy="a") == expected

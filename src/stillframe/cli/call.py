@@ -56,7 +56,10 @@ class Call:
         """Open the repository that was named."""
         from stillframe.jobs.repositories import open_at  # noqa: PLC0415 - see above
 
-        return open_at(self.folder, self.secrets())
+        repository = open_at(self.folder, self.secrets())
+        repository.box.events = self.screen  # where it says that parity had to help
+        self.screen.before_result.append(repository.box.tell_uses)
+        return repository
 
 
 Verb = Callable[[Call], int]

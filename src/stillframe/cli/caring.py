@@ -6,7 +6,8 @@ from typing import Final
 from stillframe.cli.call import Call, running
 from stillframe.cli.results import Fields, finding_fields, notice_fields
 from stillframe.cli.words import local_time
-from stillframe.errors import DamagedError, DiskFormatError, UsageError
+from stillframe.errors import DamagedError, DiskFormatError, Locked, StorageError, UsageError
+from stillframe.events import Notice
 from stillframe.host.machine import machine
 from stillframe.jobs import care
 from stillframe.jobs.checking import CheckedImage, check_filesystems
@@ -16,6 +17,8 @@ from stillframe.jobs.repositories import last_seen
 from stillframe.jobs.sampling import SampledImage, sample_files
 from stillframe.jobs.verify import VerifyResult
 from stillframe.repo.check import CheckReport
+from stillframe.repo.repair import RepairReport
+from stillframe.repo.repository import Repository
 from stillframe.repo.retention import JudgedImage, RetentionPolicy
 from stillframe.units import format_count, format_duration, format_size
 
@@ -40,13 +43,9 @@ def verify(call: Call) -> int:
             checked = check_filesystems(repository, manifests[0], context)
         if options.files and verified.ok and manifests:
             sampled = sample_files(repository, manifests[0], context, count=options.files)
-    fields: Fields = {
-        "ok": verified.ok,
-        "findings": finding_fields(verified.findings),
-        "images": [_verified_fields(result) for result in verified.results],
-    }
-    if len(verified.results) == 1:
-        fields |= _verified_fields(verified.results[0]) | {"ok": verified.ok}
+    is_done = True
+    repaired = _repair_after(call, repository, verified) if options.repair else None
+    fields = _images_fields(verified)
     lines = [_verified_line(result, quick=options.quick) for result in verified.results]
     if checked is not None:
         fields["filesystems"] = _checked_fields(checked)
@@ -54,13 +53,29 @@ def verify(call: Call) -> int:
     if sampled is not None:
         fields["files"] = _sampled_fields(sampled)
         lines += _sampled_lines(sampled)
+    if repaired is not None:
+        fields["repair"] = {**_report_fields(repaired.check), "done": notice_fields(repaired.done)}
+        lines.append(_mended(repaired))
+    elif verified.healed:
+        lines.append("Parity had to help. 'stillframe repair' writes anew what it brought back.")
+        is_done = not options.repair
     screen.finish("verify", fields, lines or ["There is no image here."])
     if not verified.ok:
         return DamagedError.exit_code
     asked = [one for one in (checked, sampled) if one is not None]
     if any(one.findings for one in asked):
         return DiskFormatError.exit_code
-    return 0 if all(one.is_proven for one in asked) else SKIPPED
+    return 0 if is_done and all(one.is_proven for one in asked) else SKIPPED
+
+
+def _images_fields(verified: care.VerifiedImages) -> Fields:
+    fields: Fields = {
+        "ok": verified.ok, "healed": list(verified.healed), "findings": finding_fields(verified.findings),
+        "images": [_verified_fields(result) for result in verified.results],
+    }  # fmt: skip
+    if len(verified.results) == 1:
+        fields |= _verified_fields(verified.results[0]) | {"ok": verified.ok}
+    return fields
 
 
 def _checked_fields(checked: CheckedImage) -> Fields:
@@ -115,9 +130,26 @@ def repair(call: Call) -> int:
         return 0
     repaired = care.repair(repository, seen, owner=this_owner(), read_all=options.read_all, events=screen)
     fields = {**_report_fields(repaired.check), "done": notice_fields(repaired.done)}
-    words = f"Mended: {format_count(len(repaired.done), 'thing')}." if repaired.done else "There was nothing to mend."
-    screen.finish("repair", fields, [words, *_report_lines(repaired.check)])
+    screen.finish("repair", fields, [_mended(repaired), *_report_lines(repaired.check)])
     return 0 if repaired.check.ok else DamagedError.exit_code
+
+
+def _repair_after(call: Call, repository: Repository, verified: care.VerifiedImages) -> RepairReport | None:
+    """Mend what a verification met; ``None`` when there was nothing to mend, or it could not be begun now."""
+    if verified.ok and not verified.healed:
+        return None
+    seen, screen = last_seen(repository), call.screen
+    try:
+        return care.repair(
+            repository, seen, owner=this_owner(), read_all=False, events=screen, suspects=verified.healed
+        )  # fmt: skip
+    except (Locked, StorageError) as error:  # what was verified is known all the same
+        screen.emit(Notice(code="not-repaired", message=f"not repaired: {error.message}", hint=error.hint))
+        return None
+
+
+def _mended(repaired: RepairReport) -> str:
+    return f"Mended: {format_count(len(repaired.done), 'thing')}." if repaired.done else "There was nothing to mend."
 
 
 def forget(call: Call) -> int:

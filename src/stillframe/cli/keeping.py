@@ -22,10 +22,15 @@ def init(call: Call) -> int:
     options = call.options
     request = NewRepository(
         folder=folder_of(options.repository), encryption=options.encryption, secrets=call.secrets(),
-        recovery_kit=options.recovery_kit and os.path.abspath(options.recovery_kit),
+        recovery_kit=options.recovery_kit and os.path.abspath(options.recovery_kit), parity=options.parity,
     )  # fmt: skip
     require_new(request)
-    fields = {"folder": request.folder, "encryption": request.encryption, "recovery_kit": request.recovery_kit}
+    fields = {
+        "folder": request.folder,
+        "encryption": request.encryption,
+        "recovery_kit": request.recovery_kit,
+        "parity": request.parity,
+    }
     if options.dry_run:
         words = f"A new repository would be made at {request.folder} (encryption: {request.encryption})."
         call.screen.finish("init", {"dry_run": True, **fields}, [words])
@@ -38,6 +43,8 @@ def init(call: Call) -> int:
         lines.append(_KIT.format(file=request.recovery_kit))
     else:
         lines += [line.format(folder=request.folder) for line in _NO_KIT]
+    if request.parity:
+        lines.append("Parity is on: rotted bytes will be repaired, for about 4 % more room.")
     lines.append(f"Next: stillframe backup SOURCE --repo {request.folder}")
     call.screen.finish("init", {"repository": repository.identity.id, **fields}, lines)
     return 0

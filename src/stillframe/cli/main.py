@@ -28,6 +28,7 @@ _VERBS: Final = {
     "init": "keeping",
     "key": "keeping",
     "recovery-kit": "keeping",
+    "parity": "parity",
     "backup": "saving",
     "restore": "returning",
     "clone": "cloning",

@@ -118,6 +118,7 @@ def _open_and_remember(call: Call) -> tuple[Repository, str]:
         return typed[-1]
 
     repository = open_at(call.folder, replace(secrets, ask=remember if ask else None))
+    repository.box.events = call.screen
     if repository.identity.encryption == "none":
         return repository, ""
     return repository, typed[-1] if typed else secrets.given() or ""

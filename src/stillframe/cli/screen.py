@@ -7,7 +7,7 @@ terminal: what is not printable is shown as its code.
 
 import getpass
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -38,6 +38,8 @@ class Screen:
         self.is_json = json
         self._debug = debug
         self._sink = self._make_sink()
+        self.before_result: list[Callable[[], None]] = []
+        """Called before the result is shown: who may have something to say that could not be said earlier."""
 
     def emit(self, event: Event) -> None:
         """Draw one event. When nobody reads any more, the job goes on in silence."""
@@ -58,6 +60,8 @@ class Screen:
 
     def finish(self, verb: str, fields: Mapping[str, Any], lines: Iterable[str]) -> None:
         """The result: the last line for a program, words for a person."""
+        for tell in self.before_result:
+            tell()
         self.close()
         if self.is_json:
             self._write(self._streams.output, json_line({"type": "result", "verb": verb, **fields}))

@@ -127,10 +127,11 @@ def plan_backup(
     baseline = choose_baseline(images, wanted=options.kind, name=options.name, machine_id=owner.machine.id, disks=disks)
     ranges = [found for disk in disks for found in kept_ranges(disk)]
     namer = ChunkNamer(repository, bytes.fromhex(baseline.domain))
-    cost = estimate(
+    measured = estimate(
         ranges, chunk_size=repository.identity.chunk_size, namer=namer, index=repository.load_index(),
         level=LEVELS[options.compression],
     )  # fmt: skip
+    cost = measured.with_parity() if repository.parity.is_wanted else measured
     return BackupPlan(
         machine=owner.machine, kind=baseline.kind, baseline=baseline.image, domain=baseline.domain,
         options=options, disks=disks, estimate=cost, temporary=_price(sources, disks, options),

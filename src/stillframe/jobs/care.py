@@ -3,7 +3,7 @@
 Answers: "is everything still good, and what may go?" Thin: it opens the session that a run needs and calls ``repo``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -40,6 +40,11 @@ class VerifiedImages:
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return not self.findings
+
+    @property
+    def healed(self) -> tuple[str, ...]:
+        """Packs of which chunks could be had only with the help of parity."""
+        return tuple(sorted({pack for result in self.results for pack in result.healed}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +90,11 @@ def check(repository: Repository, seen: LastSeen, *, events: EventSink) -> Check
         return check_repository(repository, events=events, last_seen=_known(seen))
 
 
-def repair(repository: Repository, seen: LastSeen, *, owner: Owner, read_all: bool, events: EventSink) -> RepairReport:
-    """Mend a repository as far as what is there allows, then check it.
+def repair(
+    repository: Repository, seen: LastSeen, *, owner: Owner, read_all: bool, events: EventSink,
+    suspects: Collection[str] = (),
+) -> RepairReport:  # fmt: skip
+    """Mend a repository as far as what is there allows, then check it. ``suspects`` are packs to read in any case.
 
     Raises:
         Locked: Another run is at work.
@@ -95,7 +103,10 @@ def repair(repository: Repository, seen: LastSeen, *, owner: Owner, read_all: bo
     with _job(repository, "repair", events):
         session = begin_session(repository, owner, "repair")
         try:
-            report = repair_repository(session, events=events, read_all=read_all, last_seen=_known(seen))
+            packs = [bytes.fromhex(pack) for pack in suspects]
+            report = repair_repository(
+                session, events=events, read_all=read_all, suspects=packs, last_seen=_known(seen)
+            )
             return replace(report, check=_with_lost_files(repository, report.check, events))
         finally:
             session.end()

@@ -11,6 +11,7 @@ from typing import Final
 from stillframe.errors import DamagedError, StorageError
 from stillframe.events import BytesMoved, EventSink, Notice
 from stillframe.jobs.pipeline import CancelToken, Workers
+from stillframe.repo.format import ObjectType
 from stillframe.repo.packs import Fetch
 from stillframe.repo.proofs import write_proof
 from stillframe.repo.reading import ChunkReader
@@ -83,6 +84,12 @@ def keep_proof(repository: Repository, proof: ProofRecord, events: EventSink) ->
         events.emit(
             Notice(code="proof-not-kept", message=f"the verdict could not be kept: {error.message}", hint=error.hint)
         )
+
+
+def healed_packs(repository: Repository) -> tuple[str, ...]:
+    """Packs that could be read here only with the help of parity, so far: a proof names them, ``repair`` mends them."""
+    uses = repository.box.healer.uses.all()
+    return tuple(sorted(use.object_id.hex() for use in uses if use.kind is ObjectType.PACK))
 
 
 class _Examiner:

@@ -14,6 +14,7 @@ from stillframe.errors import StorageError, UsageError, WrongKey
 from stillframe.host.machine import cache_dir, state_dir
 from stillframe.host.places import is_inside
 from stillframe.jobs.last_seen import LastSeen
+from stillframe.jobs.owner import this_owner
 from stillframe.repo.identity import NAMES, Identity, read_identity
 from stillframe.repo.keys import DEFAULT_COST, Cost
 from stillframe.repo.recovery_key import format_recovery_key, make_recovery_secret
@@ -66,6 +67,7 @@ class NewRepository:
         secrets: Where the first passphrase comes from.
         recovery_kit: File to write the recovery kit to; empty for none.
         cost: Of guessing the passphrase.
+        parity: Whether objects get parity.
     """
 
     folder: str
@@ -73,6 +75,7 @@ class NewRepository:
     secrets: SecretSources
     recovery_kit: str = ""
     cost: Cost = DEFAULT_COST
+    parity: bool = False
 
 
 def read_secret_file(path: str) -> str:
@@ -322,5 +325,7 @@ def _contents(folder: str) -> list[str]:
 def _create(request: NewRepository, passphrase: str | None, key: str | None) -> Repository:
     store = LocalStore(request.folder)
     repository = create_repository(store, passphrase=passphrase, recovery_key=key, cost=request.cost)
+    if request.parity:
+        repository.parity.decide(parity=True, machine=this_owner().machine, clock=repository.clock)
     write_welcome(store, repository.identity)
     return repository

@@ -11,9 +11,8 @@ from stillframe.errors import DamagedError
 from stillframe.events import Finding, JobFinished, JobStarted
 from stillframe.extents import ExtentSet
 from stillframe.jobs.context import JobContext
-from stillframe.jobs.examining import Examination, keep_proof
+from stillframe.jobs.examining import Examination, healed_packs, keep_proof
 from stillframe.jobs.inside.lost_files import name_lost_files
-from stillframe.repo.blockmap import iter_spans
 from stillframe.repo.losses import LostPart, survey_images
 from stillframe.repo.packs import Fetch
 from stillframe.repo.reading import ChunkReader, missing_chunk
@@ -22,14 +21,14 @@ from stillframe.repo.repository import Repository
 from stillframe.repo.rows import ids_array
 from stillframe.repo.sealing import make_id
 from stillframe.repo.session import Owner
-from stillframe.repo.walk import IdSet, iter_maps
+from stillframe.repo.walk import IdSet, iter_leaves, iter_maps
 from stillframe.repo.writing import ChunkNamer
 from stillframe.units import format_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyResult:
-    """The verdict about one image."""
+    """The verdict about one image. ``healed`` are packs of which chunks could be had only with the help of parity."""
 
     image: str
     ok: bool
@@ -37,6 +36,7 @@ class VerifyResult:
     bytes_examined: int
     seconds: float
     how: str
+    healed: tuple[str, ...] = ()
 
 
 def verify_image(repository: Repository, manifest: Manifest, *, quick: bool, context: JobContext) -> VerifyResult:
@@ -64,13 +64,16 @@ def verify_image(repository: Repository, manifest: Manifest, *, quick: bool, con
     findings = (*_lost_ranges(manifest, lost, examination), *name_lost_files(reader, manifest, lost))
     for finding in findings:
         context.events.emit(finding)
+    healed = healed_packs(repository)
+    if healed:
+        how += f"; {len(healed)} damaged packs could be read only with the help of parity"
     proof = _proof(repository, manifest, examination, findings, owner=context.owner, quick=quick, how=how)
     keep_proof(repository, proof, context.events)
     seconds = clock.monotonic() - began
     context.events.emit(JobFinished(verb="verify", seconds=seconds))
     return VerifyResult(
         image=manifest.image, ok=not findings, findings=findings, bytes_examined=examination.bytes_examined,
-        seconds=seconds, how=how,
+        seconds=seconds, how=how, healed=healed,
     )  # fmt: skip
 
 
@@ -78,18 +81,12 @@ def _fetches(manifest: Manifest, reader: ChunkReader, examination: Examination) 
     """Everything the image refers to, leaf by leaf. What lies below a damaged node is named by the survey."""
     seen: set[bytes] = set()
     for place in iter_maps(manifest):
-        spans = iter_spans(place.root, place.chunk_size, reader.read_node)
-        while True:
-            try:
-                span = next(spans, None)
-            except DamagedError as error:
-                examination.note_bad(place.root.root.id, error.message)
-                break
-            if span is None:
-                break
-            if span.leaf is not None and span.node_id not in seen:
-                seen.add(span.node_id)
-                raw = span.leaf.ids
+        for node_id, leaf in iter_leaves(reader, place):
+            if isinstance(leaf, DamagedError):
+                examination.note_bad(node_id, leaf.message)
+            elif node_id not in seen:
+                seen.add(node_id)
+                raw = leaf.ids
                 fetches, missing = reader.plan([raw[at : at + 32] for at in range(0, len(raw), 32)])
                 for chunk_id in missing:
                     examination.note_bad(chunk_id, missing_chunk(chunk_id).message)
@@ -130,6 +127,6 @@ def _proof(
     return ProofRecord(
         proof=make_id().hex(), image=manifest.image, created=rfc3339(repository.clock.now()), machine=owner.machine,
         kind="quick" if quick else "read-back", ok=not findings, bytes=examination.bytes_examined, how=how,
-        bad_chunks=tuple(chunk_id.hex() for chunk_id in bad),
+        bad_chunks=tuple(chunk_id.hex() for chunk_id in bad), healed_packs=healed_packs(repository),
         findings=tuple(finding.message[:4000] for finding in findings[:1000]),
     )  # fmt: skip

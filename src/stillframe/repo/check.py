@@ -30,6 +30,7 @@ from stillframe.repo.inventory import (
 from stillframe.repo.keys import COPIES
 from stillframe.repo.lineage import LastSeen, judge_lineage
 from stillframe.repo.losses import LOSS_HINT, ImageState, survey_images
+from stillframe.repo.parity.condition import check_parity
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository, StoredImage
@@ -37,11 +38,12 @@ from stillframe.repo.rows import Ids, Rows, Table, ids_array
 from stillframe.repo.walk import IdSet
 from stillframe.store import ObjectMissing
 
+HEAL_HINT: Final = "Run 'stillframe repair': it writes it anew. Then look at the disk the repository lies on."
 _PACKS_TRACED: Final = 8
 """For so many bad packs it is told which bytes need each; the images tell the rest."""
 _RECORDS: Final = (
     ObjectType.INDEX, ObjectType.SESSION, ObjectType.TOMBSTONE, ObjectType.PROOF, ObjectType.SCREENSHOT,
-    ObjectType.KEPT_TABLE,
+    ObjectType.KEPT_TABLE, ObjectType.SETTING,
 )  # fmt: skip
 
 
@@ -92,6 +94,7 @@ def check_repository(repository: Repository, *, events: EventSink, last_seen: La
     index = repository.load_index()
     packs = _PackCheck(repository, index)
     packs.run(log)
+    check_parity(repository, log.note)
     log.phase("images")
     reader = ChunkReader(index, repository.packs)
     states = tuple(survey_images(reader, [image.manifest for image in images], packs.is_lost))
@@ -171,9 +174,10 @@ def _check_images(repository: Repository, log: _Log, last_seen: LastSeen) -> lis
             message = f"image {image_id.hex()[:8]} was forgotten, and its manifest lies there again; it is ignored"
             hint = "An older copy came back, or a deletion was cut off. 'stillframe expire' takes it away."
             log.note("image-put-back", message, hint)
-        elif found.state is not State.WHOLE:
+        elif found.state not in {State.WHOLE, State.HEALABLE}:
             _judge_record(found, log)
         else:
+            _judge_record(found, log)
             try:
                 image = read_image(repository, image_id)
             except ObjectMissing:
@@ -201,7 +205,13 @@ def _judge_record(found: Examined, log: _Log) -> None:
             "Else copy it back from another copy of the repository."
         )
     code = found.error.code if found.error else "damaged"
-    log.finding(Finding(code=code, message=found.words, hint=hint, thing=found.name))
+    if found.state is State.HEALABLE:
+        code, hint = "healable", HEAL_HINT
+    log.finding(Finding(code=code, message=_words(found), hint=hint, thing=found.name))
+
+
+def _words(found: Examined) -> str:
+    return f"{found.words}. Its parity brings it back" if found.state is State.HEALABLE else found.words
 
 
 class _PackCheck:
@@ -211,25 +221,33 @@ class _PackCheck:
         self._repository = repository
         self._index = index
         self.found: dict[bytes, Examined] = {}
+        self._empty: set[bytes] = set()
         self._strays: dict[bytes, list[Ids]] = {}
         self._lost_rows: dict[bytes, list[Ids]] = {}
         self._stray_ids = IdSet.of(ids_array(b""))
 
     @property
     def bad(self) -> dict[bytes, Examined]:
-        """Packs that the index names and that are not whole."""
-        return {pack_id: found for pack_id, found in self.found.items() if found.state is not State.WHOLE}
+        """Packs that the index names and that are neither whole nor brought back by their parity."""
+        good = {State.WHOLE, State.HEALABLE}
+        return {pack_id: found for pack_id, found in self.found.items() if found.state not in good}
 
     def run(self, log: _Log) -> None:
         """Examine every pack, and tell those that no run names."""
         there = self._repository.stored_packs()
         for table in self._index.tables():
             for pack_id, numbers in rows_by_pack(table):
+                if len(numbers) == 0:
+                    self._empty.add(pack_id)
+                    continue
                 self._compare(pack_id, Table(table.packs, table.rows[numbers]), is_there=pack_id in there)
         self._index.exclude_packs(self.bad)
         strays = [ids for parts in self._strays.values() for ids in parts]
         self._stray_ids = self._without_good_copies(IdSet.of(np.concatenate([ids_array(b""), *strays])))
-        for pack_id in sorted(there.keys() - self.found.keys()):
+        for pack_id in sorted(self._empty.intersection(there) - self.found.keys()):
+            message = f"{object_name(ObjectType.PACK, pack_id)} holds nothing any more that is used"
+            log.note("pack-empty", message, "'stillframe expire' takes it away.")
+        for pack_id in sorted(there.keys() - self.found.keys() - self._empty):
             found = examine_pack(self._repository, pack_id).found
             words = "is not in the index" if found.state is State.WHOLE else f"is {found.state.value}, and not in use"
             log.note(
@@ -245,6 +263,9 @@ class _PackCheck:
 
     def report(self, log: _Log, states: tuple[ImageState, ...]) -> None:
         """Tell of every bad pack and every wrong row, and who needs it."""
+        for _, found in sorted(self.found.items()):
+            if found.state is State.HEALABLE:
+                _judge_record(found, log)
         needed_by = self._trace(states)
         for pack_id, found in sorted(self.bad.items()):
             needs = needed_by.get(pack_id, "images that are named here too")

@@ -21,6 +21,7 @@ from stillframe.repo.format import CHUNK_ID_SIZE, ObjectType
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.inventory import rows_by_pack
 from stillframe.repo.packs import plan_fetches
+from stillframe.repo.parity.sidecars import orphaned_sidecars
 from stillframe.repo.proofs import delete_proof
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import ForgottenImage, TombstoneRecord, build_record
@@ -180,7 +181,7 @@ def _can_be_read(repository: Repository, index: ChunkIndex, ids: Ids) -> bool:
 
 
 def _unreadable(repository: Repository, index: ChunkIndex, ids: Ids) -> Ids:
-    """Which of these chunks have no copy, in a pack that the index does not exclude, that opens."""
+    """Which of these chunks have no copy, in a pack that the index does not exclude, that opens as it lies there."""
     bad = [ids_array(b"")]
     for first in range(0, len(ids), _BATCH):
         batch = ids[first : first + _BATCH]
@@ -190,7 +191,7 @@ def _unreadable(repository: Repository, index: ChunkIndex, ids: Ids) -> Ids:
             try:
                 opened.update(
                     place.chunk_id
-                    for place, data in repository.packs.fetch(fetch)
+                    for place, data in repository.strict_packs.fetch(fetch)
                     if not isinstance(data, DamagedError)
                 )
             except StillframeError:
@@ -280,7 +281,7 @@ def _still_garbage(session: Session, plan: ExpirePlan) -> list[str]:
     if not plan.garbage:
         return []
     view = look(session.repository, own_session=session.id, with_torn=True)
-    allowed = set(view.ended)
+    allowed = {*view.ended, *orphaned_sidecars(session.repository.box)}
     if not view.sessions:
         allowed.update(view.torn)
         allowed.update(name for name in plan.garbage if name.startswith(ObjectType.PACK.folder))

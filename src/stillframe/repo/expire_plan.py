@@ -22,6 +22,7 @@ from stillframe.repo.index import ChunkIndex
 from stillframe.repo.inventory import State, examine_pack, examine_records, read_image
 from stillframe.repo.lineage import UNKNOWN_MACHINE, find_gaps
 from stillframe.repo.objects import TornObject
+from stillframe.repo.parity.sidecars import orphaned_sidecars, torn_sidecars
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import (
     ForgottenImage,
@@ -39,11 +40,11 @@ GRACE: Final = timedelta(hours=24)
 """How long a tombstone stands at least."""
 CLOCK_MARGIN: Final = timedelta(hours=24)
 """How far clocks of machines may be apart."""
-_STORES_NOTHING: Final = frozenset({"verify", "forget", "key"})
+_STORES_NOTHING: Final = frozenset({"verify", "forget", "key", "parity"})
 """Verbs whose sessions leave no packs."""
 _RECORDS: Final = (
     ObjectType.INDEX, ObjectType.IMAGE, ObjectType.SESSION, ObjectType.TOMBSTONE, ObjectType.PROOF,
-    ObjectType.SCREENSHOT, ObjectType.KEPT_TABLE,
+    ObjectType.SCREENSHOT, ObjectType.KEPT_TABLE, ObjectType.SETTING,
 )  # fmt: skip
 
 
@@ -74,7 +75,7 @@ class ExpirePlan:
         repack: Packs that are mostly dead, to be copied and announced dead.
         ripe: Tombstones whose packs can be deleted now.
         put_back: Forgotten images whose manifests lie there again.
-        garbage: Names of objects that were never complete, and of sessions that have ended.
+        garbage: Names of objects that were never complete, of sessions that have ended, of parity without its object.
         waiting: What could go and must wait.
         bytes_dead: Size of ``dead_packs``.
         bytes_ripe: Size of the packs of ``ripe``.
@@ -174,7 +175,7 @@ def plan_expire(
         repack=census.mostly_dead(),
         ripe=tuple(record.tombstone for record in ripe),
         put_back=view.put_back,
-        garbage=(*view.ended, *garbage),
+        garbage=(*view.ended, *orphaned_sidecars(repository.box), *garbage),
         waiting=tuple(waiting),
         bytes_dead=sum(view.there.get(pack, 0) for pack in dead),
         bytes_ripe=sum(view.there.get(pack, 0) for pack in ripe_packs),
@@ -230,6 +231,7 @@ def look(repository: Repository, *, own_session: str, forget: Collection[str] = 
     there = repository.stored_packs()
     kinds = _RECORDS if with_torn else (ObjectType.SESSION,)
     found = [examined for kind in kinds for examined, _ in examine_records(repository, kind)]
+    torn_parity = tuple(torn_sidecars(repository.box)) if with_torn else ()
     bad_sessions = sorted(
         examined.name
         for examined in found
@@ -246,7 +248,7 @@ def look(repository: Repository, *, own_session: str, forget: Collection[str] = 
         )
     return View(
         there=there,
-        torn=tuple(examined.name for examined in found if examined.state is State.TORN),
+        torn=(*(examined.name for examined in found if examined.state is State.TORN), *torn_parity),
         sessions=sessions,
         ended=(*ended, *bad_sessions),
         tombstones=tombstones,

@@ -4,9 +4,10 @@ Answers: "is this pack whole?", "does this index row say what the pack says of i
 cannot be opened?" Reads headers, trailers and footers, no chunks; judges nothing lost and changes nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,11 @@ from stillframe.repo.format import FOOTER_SIZE, ObjectType, is_cut_off, object_n
 from stillframe.repo.kept_tables import KeptTable
 from stillframe.repo.manifest_rules import parse_manifest
 from stillframe.repo.objects import TornObject, read_whole
+from stillframe.repo.parity.sidecars import SettingRecord
 from stillframe.repo.proofs import require_png
 from stillframe.repo.records import ProofRecord, SessionRecord, TombstoneRecord, parse_record
 from stillframe.repo.repository import Repository, StoredImage
-from stillframe.repo.rows import Rows, Table
+from stillframe.repo.rows import Rows, Table, parse_table
 from stillframe.store import ObjectMissing
 
 
@@ -28,6 +30,7 @@ class State(Enum):
 
     WHOLE = "whole"
     TORN = "torn"
+    HEALABLE = "damaged, and its parity brings it back"
     DAMAGED = "damaged"
     UNREADABLE = "unreadable"
     MISSING = "missing"
@@ -56,12 +59,15 @@ class ExaminedPack:
 
 
 def examine_pack(repository: Repository, pack_id: bytes) -> ExaminedPack:
-    """Open header, trailer and footer of a pack."""
+    """Open header, trailer and footer of a pack; where they are damaged, with the help of its parity."""
     name = object_name(ObjectType.PACK, pack_id)
     try:
-        table = repository.packs.read_table(pack_id)
+        table = repository.strict_packs.read_table(pack_id)
     except StillframeError as error:
-        return ExaminedPack(Examined(state_of(error), name, error))
+        try:
+            return ExaminedPack(Examined(State.HEALABLE, name, error), repository.packs.read_table(pack_id))
+        except StillframeError as final:  # it knows more: what has parity was complete once
+            return ExaminedPack(Examined(state_of(final), name, final))
     return ExaminedPack(Examined(State.WHOLE, name), table)
 
 
@@ -73,13 +79,25 @@ def examine_records(repository: Repository, kind: ObjectType) -> Iterator[tuple[
     for object_id in sorted(repository.box.ids(kind)):
         name = object_name(kind, object_id)
         try:
-            _parse(repository, kind, object_id, name)
+            _parse(repository, kind, object_id, heal=False)
         except ObjectMissing:
             continue
         except StillframeError as error:
-            yield Examined(state_of(error), name, error), object_id
+            found = _with_parity(repository, kind, object_id, error)
+            if found.state is not State.MISSING:
+                yield found, object_id
         else:
             yield Examined(State.WHOLE, name), object_id
+
+
+def _with_parity(repository: Repository, kind: ObjectType, object_id: bytes, error: StillframeError) -> Examined:
+    """An object that cannot be opened as it lies there, and why."""
+    name = object_name(kind, object_id)
+    try:
+        _parse(repository, kind, object_id, heal=True)
+    except StillframeError as final:  # it knows more: what has parity was complete once
+        return Examined(state_of(final), name, final)
+    return Examined(State.HEALABLE, name, error)
 
 
 def examine_slot_copy(repository: Repository, slot_id: bytes, copy: str) -> State:
@@ -132,21 +150,23 @@ def read_image(repository: Repository, image_id: bytes) -> StoredImage:
     return StoredImage(manifest=parse_manifest(opened.payload, thing=thing), digest=opened.digest)
 
 
-def _parse(repository: Repository, kind: ObjectType, object_id: bytes, name: str) -> None:
-    if kind is ObjectType.INDEX:
-        repository.read_run_strictly(object_id)
-        return
-    payload = repository.box.read(kind, object_id).payload
+def _parse(repository: Repository, kind: ObjectType, object_id: bytes, *, heal: bool) -> None:
+    name, payload = object_name(kind, object_id), repository.box.read(kind, object_id, heal=heal).payload
     match kind:
+        case ObjectType.INDEX:
+            parse_table(payload, thing=name)
         case ObjectType.IMAGE:
             parse_manifest(payload, thing=name)
-        case ObjectType.SESSION:
-            parse_record(payload, SessionRecord, thing=name)
-        case ObjectType.TOMBSTONE:
-            parse_record(payload, TombstoneRecord, thing=name)
         case ObjectType.SCREENSHOT:
             require_png(payload, thing=name)
-        case ObjectType.KEPT_TABLE:
-            parse_record(payload, KeptTable, thing=name)
         case _:
-            parse_record(payload, ProofRecord, thing=name)
+            parse_record(payload, _RECORDS[kind], thing=name)
+
+
+_RECORDS: Final[Mapping[ObjectType, type[Any]]] = {
+    ObjectType.SESSION: SessionRecord,
+    ObjectType.TOMBSTONE: TombstoneRecord,
+    ObjectType.PROOF: ProofRecord,
+    ObjectType.KEPT_TABLE: KeptTable,
+    ObjectType.SETTING: SettingRecord,
+}

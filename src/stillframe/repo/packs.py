@@ -7,18 +7,17 @@ written from front to back, once, by one thread; reading is safe for several thr
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import zstandard
 
-from stillframe.errors import DamagedError
+from stillframe.errors import DamagedError, StorageError
 from stillframe.repo.format import (
     CHECK_HINT,
     CHUNK_SIZE_MAX,
     FOOTER_SIZE,
     HEADER_SIZE,
     TAG_SIZE,
-    Expected,
     Footer,
     ObjectType,
     build_payload,
@@ -28,10 +27,10 @@ from stillframe.repo.format import (
     parse_header,
     parse_payload,
 )
-from stillframe.repo.objects import ObjectBox, without_footer
+from stillframe.repo.objects import ObjectBox, ObjectSource, without_footer
 from stillframe.repo.rows import EntryKind, Location, Table, build_table, make_rows, parse_table
 from stillframe.repo.sealing import Seal, make_id
-from stillframe.store import ObjectWriter
+from stillframe.store import ObjectMissing, ObjectWriter
 
 PACK_SIZE: Final = 64 << 20
 """Where a pack is full. The last chunk may go over it, far below the format's limit."""
@@ -44,6 +43,7 @@ _READ_SIZE_MAX: Final = 8 << 20
 _PLAIN_SIZE_MAX: Final = 16 << 20
 """What one read expands to, so that memory stays bounded however well the chunks pack."""
 
+_Result = TypeVar("_Result")
 Compress = Callable[[bytes | bytearray | memoryview], bytes]
 
 
@@ -57,6 +57,7 @@ class PackWriter:
 
     def __init__(self, box: ObjectBox, compress: Compress | None) -> None:
         self.pack_id: Final = make_id()
+        self._box = box
         self._header = box.new_header(ObjectType.PACK, self.pack_id)
         self._seal: Final = box.seal(self._header)
         self._compress = compress
@@ -103,6 +104,7 @@ class PackWriter:
         footer = Footer.over(head, trailer, trailer_offset=offset, trailer_size=len(trailer))
         self._out.append(trailer + footer.build())
         self._out.commit()
+        self._box.written(ObjectType.PACK, self.pack_id)
         return table
 
     def abandon(self) -> None:
@@ -156,10 +158,16 @@ def _continues(group: list[Location], place: Location) -> bool:
 
 
 class PackReader:
-    """Reads chunks out of packs."""
+    """Reads chunks out of packs.
 
-    def __init__(self, box: ObjectBox) -> None:
+    Args:
+        box: The repository's objects.
+        heal: Whether what is damaged may be read with the help of its parity.
+    """
+
+    def __init__(self, box: ObjectBox, *, heal: bool = False) -> None:
         self._box = box
+        self._heal = heal
         self._seal_of = functools.lru_cache(maxsize=1024)(self._read_seal)
 
     def read_table(self, pack_id: bytes) -> Table:
@@ -170,15 +178,62 @@ class PackReader:
             TornObject: Its writing was cut off.
             DamagedError: Header, trailer or footer are not what was written.
         """
-        expected = self._expected(pack_id)
-        name = object_name(ObjectType.PACK, pack_id)
-        size = self._box.store.size(name)
-        tail = self._box.store.read(name, max(0, size - FOOTER_SIZE), min(size, FOOTER_SIZE))
+        return self._attempt(pack_id, lambda source: self._table_from(source, pack_id))
+
+    def fetch(self, fetch: Fetch) -> Iterator[tuple[Location, bytes | DamagedError]]:
+        """Read and open the entries of one fetch; a damaged one yields its error and the rest go on.
+
+        Raises:
+            StorageError: The pack is missing, too short, or the storage failed.
+            DamagedError: The pack's header is not what was written.
+        """
+        seal = self._seal_of(fetch.pack_id)
+        try:
+            raw = memoryview(self._read(self._box.store, fetch.pack_id, fetch.offset, fetch.size))
+        except ObjectMissing:
+            raise
+        except StorageError:
+            if not self._heal or len(fetch.locations) > 1:  # whoever asked tries each alone
+                raise
+            yield self._alone(seal, fetch.locations[0])
+            return
+        for place in fetch.locations:
+            start = place.offset - fetch.offset
+            try:
+                yield place, open_entry(seal, place, raw[start : start + place.sealed_size])
+            except DamagedError as error:
+                yield self._alone(seal, place) if self._heal else (place, error)
+
+    def _alone(self, seal: Seal, place: Location) -> tuple[Location, bytes | DamagedError]:
+        """One entry, with the help of its pack's parity if need be."""
+
+        def attempt(source: ObjectSource) -> bytes:
+            own = seal if source is self._box.store else self._seal_from(source, place.pack_id)  # the salt may be bad
+            return open_entry(own, place, self._read(source, place.pack_id, place.offset, place.sealed_size))
+
+        try:
+            return place, self._attempt(place.pack_id, attempt)
+        except DamagedError as error:
+            return place, error
+
+    def _attempt(self, pack_id: bytes, attempt: Callable[[ObjectSource], _Result]) -> _Result:
+        if self._heal:
+            return self._box.with_parity(ObjectType.PACK, pack_id, attempt)
+        return attempt(self._box.store)
+
+    @staticmethod
+    def _read(source: ObjectSource, pack_id: bytes, offset: int, length: int) -> bytes:
+        return source.read(object_name(ObjectType.PACK, pack_id), offset, length)
+
+    def _table_from(self, source: ObjectSource, pack_id: bytes) -> Table:
+        expected = self._box.expected(ObjectType.PACK, pack_id)
+        size = source.size(object_name(ObjectType.PACK, pack_id))
+        tail = self._read(source, pack_id, max(0, size - FOOTER_SIZE), min(size, FOOTER_SIZE))
         footer = parse_footer(tail, object_size=size)
         if footer is None:
             raise without_footer(expected, tail, object_size=size)
-        head = self._box.store.read(name, 0, HEADER_SIZE)
-        trailer = self._box.store.read(name, footer.trailer_offset, footer.trailer_size)
+        head = self._read(source, pack_id, 0, HEADER_SIZE)
+        trailer = self._read(source, pack_id, footer.trailer_offset, footer.trailer_size)
         if not footer.covers(head, trailer):
             raise DamagedError(f"{expected.thing}: its trailer is not what was written", hint=CHECK_HINT)
         header = parse_header(head, expected)
@@ -189,32 +244,16 @@ class PackReader:
             raise DamagedError(f"{expected.thing}: its table is not that of this pack", hint=CHECK_HINT)
         return table
 
-    def fetch(self, fetch: Fetch) -> Iterator[tuple[Location, bytes | DamagedError]]:
-        """Read and open the entries of one fetch; a damaged one yields its error and the rest go on.
-
-        Raises:
-            StorageError: The pack is missing, too short, or the storage failed.
-            DamagedError: The pack's header is not what was written.
-        """
-        seal = self._seal_of(fetch.pack_id)
-        raw = memoryview(self._box.store.read(object_name(ObjectType.PACK, fetch.pack_id), fetch.offset, fetch.size))
-        for place in fetch.locations:
-            start = place.offset - fetch.offset
-            try:
-                yield place, open_entry(seal, place, raw[start : start + place.sealed_size])
-            except DamagedError as error:
-                yield place, error
-
     def forget_cached(self, pack_id: bytes) -> bool:
         """Ask that the next read of a pack comes from the medium."""
         return self._box.store.forget_cached(object_name(ObjectType.PACK, pack_id))
 
     def _read_seal(self, pack_id: bytes) -> Seal:
-        head = self._box.store.read(object_name(ObjectType.PACK, pack_id), 0, HEADER_SIZE)
-        return self._box.seal(parse_header(head, self._expected(pack_id)))
+        return self._attempt(pack_id, lambda source: self._seal_from(source, pack_id))
 
-    def _expected(self, pack_id: bytes) -> Expected:
-        return Expected(kind=ObjectType.PACK, repository_id=self._box.repository_id, object_id=pack_id)
+    def _seal_from(self, source: ObjectSource, pack_id: bytes) -> Seal:
+        head = self._read(source, pack_id, 0, HEADER_SIZE)
+        return self._box.seal(parse_header(head, self._box.expected(ObjectType.PACK, pack_id)))
 
 
 def open_entry(seal: Seal, place: Location, sealed: bytes | memoryview) -> bytes:

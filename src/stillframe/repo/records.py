@@ -309,9 +309,7 @@ class ProofRecord:
     """Evidence about an image.
 
     Attributes:
-        kind: What was done: every chunk was read back, only the structure was looked at, its file systems were checked
-            by the tools of others, some of its files were compared with their originals, it was started, or a rescue
-            medium restored it onto an empty disk, which was started.
+        kind: What was done; section 11 says what each word means.
         ok: Whether the image stood the test.
         bytes: How many were read for it.
         how: In words; of a start, what was seen.
@@ -321,6 +319,7 @@ class ProofRecord:
         emulated: The machine of a rehearsal was emulated, so a real one is faster.
         firmware: That a start used.
         screenshot: Whether a screenshot with this proof's id lies beside it.
+        healed_packs: Packs of which chunks could be had only with the help of parity.
     """
 
     proof: Hex16
@@ -340,6 +339,7 @@ class ProofRecord:
     firmware: Word = ""
     screenshot: bool = False
     bad_chunks: Annotated[tuple[Hex32, ...], Meta(max_length=100_000)] = ()
+    healed_packs: Annotated[tuple[Hex16, ...], Meta(max_length=100_000)] = ()
     findings: Annotated[tuple[Text, ...], Meta(max_length=1000)] = ()
 
 

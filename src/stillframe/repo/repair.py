@@ -1,11 +1,12 @@
 """Mending a repository as far as what is there allows.
 
-Answers: "make the index right again, bring second copies back, and say plainly what is lost." Packs and manifests are
-never deleted. New objects are durable before old ones go, so that a repair that is cut off can be run again. What was
-lost comes back only with a new full backup, while the source still has it.
+Answers: "make the index right again, bring second copies and rotted blocks back, and say plainly what is lost." Packs
+are never deleted, and a manifest only when parity brought it back and a good copy of it is durable. New objects are
+durable before old ones go, so that a repair that is cut off can be run again. What was lost comes back only with a new
+full backup, while the source still has it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillframe.errors import DamagedError, RepositoryError, StillframeError, StorageError
-from stillframe.events import EventSink, Notice, PhaseStarted
+from stillframe.events import Event, EventSink, Notice, PhaseStarted
 from stillframe.repo.check import CheckReport, check_repository
 from stillframe.repo.compaction import keep_rows, without_packs, write_tables
 from stillframe.repo.copying import Copier, Opened, open_entries
@@ -22,14 +23,18 @@ from stillframe.repo.identity import NAMES, read_identity
 from stillframe.repo.inventory import Examined, State, examine_pack, examine_records, rows_by_pack, stray_rows
 from stillframe.repo.keys import COPIES
 from stillframe.repo.lineage import LastSeen
+from stillframe.repo.packs import PackReader
+from stillframe.repo.parity.replacing import finish_replacing, replace_healed
 from stillframe.repo.repository import Repository
 from stillframe.repo.rows import Location, Table
 from stillframe.repo.session import Session
+from stillframe.repo.suspects import suspected_packs
 from stillframe.repo.writing import whole_entries
 from stillframe.store import ObjectExists, Store, write_object
 
 _WITHOUT_LOSS: Final = (
     ObjectType.SESSION, ObjectType.TOMBSTONE, ObjectType.PROOF, ObjectType.SCREENSHOT, ObjectType.KEPT_TABLE,
+    ObjectType.SETTING,
 )  # fmt: skip
 """Records of which a damaged one is taken away: no image needs them."""
 
@@ -48,8 +53,9 @@ class RepairReport:
 
 
 def repair_repository(
-    session: Session, *, events: EventSink, read_all: bool, last_seen: LastSeen | None = None
-) -> RepairReport:
+    session: Session, *, events: EventSink, read_all: bool, suspects: Collection[bytes] = (),
+    last_seen: LastSeen | None = None,
+) -> RepairReport:  # fmt: skip
     """Mend what can be mended.
 
     Args:
@@ -57,6 +63,7 @@ def repair_repository(
         events: Gets what is done as it is done.
         read_all: Open every entry of every pack, and take the bad ones out of the index: the next backup stores them
             again. Without it a chunk whose bytes have rotted stays in the index until a proof finds it.
+        suspects: Packs whose entries are opened in any case, beside those in which a proof found something.
         last_seen: As for ``check_repository``.
 
     Raises:
@@ -65,19 +72,36 @@ def repair_repository(
     if session.record.verb != "repair":
         raise ValueError("repair needs a session of its own")
     repository, log = session.repository, _Log(events)
+    before, repository.box.events = repository.box.events, _Unhealed(events)
+    try:
+        _mend(session, log, read_all=read_all, suspects=suspects)
+        check = check_repository(repository, events=events, last_seen=last_seen)
+    finally:
+        repository.box.events = before
+    return RepairReport(done=tuple(log.notices), check=check)
+
+
+def _mend(session: Session, log: "_Log", *, read_all: bool, suspects: Collection[bytes]) -> None:
+    repository = session.repository
     log.phase("identity and keys")
     _mend_identity(repository, log)
     _mend_key_slots(repository, log)
+    log.phase("records")
+    _mend_records(session, log)
     log.phase("index")
-    _IndexRepair(repository, log, read_all=read_all).run()
-    for kind in _WITHOUT_LOSS:
-        for found, object_id in examine_records(repository, kind):
-            if found.state is State.DAMAGED and object_id.hex() != session.id:
-                repository.box.delete(kind, object_id)
-                log.done(
-                    "record-deleted", f"{found.name} was damaged and is taken away: {found.words}", _words_of(kind)
-                )
-    return RepairReport(done=tuple(log.notices), check=check_repository(repository, events=events, last_seen=last_seen))
+    asked = {*suspects, *suspected_packs(repository)}
+    _IndexRepair(repository, log, suspects=None if read_all else asked).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Unhealed:
+    """Passes events on, but not that parity helped: a repair says itself what it did with that."""
+
+    events: EventSink
+
+    def emit(self, event: Event) -> None:
+        if not (isinstance(event, Notice) and event.code == "healed-in-memory"):
+            self.events.emit(event)
 
 
 @dataclass(slots=True)
@@ -99,6 +123,8 @@ class _Log:
 def _words_of(kind: ObjectType) -> str:
     if kind is ObjectType.TOMBSTONE:
         return "If it named forgotten images, 'check' may say that they are missing."
+    if kind is ObjectType.SETTING:
+        return "If new objects are to have parity, say so again: 'stillframe parity on'."
     return "No image needs it."
 
 
@@ -137,16 +163,39 @@ def _put_copy(store: Store, name: str, raw: bytes) -> bool:
     return True
 
 
-class _IndexRepair:
-    """Makes the index say of every pack what the pack holds, and no more."""
+def _mend_records(session: Session, log: _Log) -> None:
+    """Bring records back that parity has, and take away damaged ones that no image needs."""
+    repository = session.repository
+    for name in finish_replacing(repository.box):
+        log.done("healed", f"{name} is whole again: an earlier repair had been cut off")
+    for kind in (*_WITHOUT_LOSS, ObjectType.IMAGE):
+        for found, object_id in list(examine_records(repository, kind)):
+            if found.state is State.HEALABLE:
+                replace_healed(repository.box, kind, object_id)
+                log.done("healed", f"{found.name} was damaged, and is written anew as its parity says it was")
+            elif found.state is State.DAMAGED and kind in _WITHOUT_LOSS and object_id.hex() != session.id:
+                repository.box.delete(kind, object_id)
+                log.done(
+                    "record-deleted", f"{found.name} was damaged and is taken away: {found.words}", _words_of(kind)
+                )
 
-    def __init__(self, repository: Repository, log: _Log, *, read_all: bool) -> None:
+
+class _IndexRepair:
+    """Makes the index say of every pack what the pack holds, and no more.
+
+    Args:
+        repository: Open.
+        log: Gets what is done.
+        suspects: Packs of which every entry is opened; ``None`` for all.
+    """
+
+    def __init__(self, repository: Repository, log: _Log, *, suspects: set[bytes] | None) -> None:
         self._repository = repository
         self._log = log
-        self._read_all = read_all
+        self._suspects = suspects
         self._there = repository.stored_packs()
         self._named: set[bytes] = set()
-        self._salvaged: set[bytes] = set()
+        self._salvaged: dict[bytes, list[int]] = {}
         self._new: list[Table] = []
         self._old: list[bytes] = []
         self._copier = Copier(repository)
@@ -169,14 +218,16 @@ class _IndexRepair:
     def _judge_run(self, found: Examined, run_id: bytes) -> None:
         if found.state is State.UNREADABLE:
             return  # it may be readable tomorrow
-        if found.state is not State.WHOLE:
+        if found.state not in {State.WHOLE, State.HEALABLE}:
             self._old.append(run_id)
             self._log.done("index-deleted", f"{found.name} is {found.state.value} and is replaced by what packs say")
             return
         table = self._repository.read_run_strictly(run_id)
         right = self._right_table(table)
         self._named.update(right.packs)
-        if right.packs != table.packs or not np.array_equal(right.rows, table.rows):
+        if found.state is State.HEALABLE:
+            self._log.done("healed", f"{found.name} was damaged, and is written anew as its parity says it was")
+        if found.state is State.HEALABLE or right.packs != table.packs or not np.array_equal(right.rows, table.rows):
             self._old.append(run_id)
             self._new.append(right)
 
@@ -194,13 +245,15 @@ class _IndexRepair:
                     dead.add(pack_id)
                     self._log.done("pack-missing", f"{name} is gone; the index names it no more")
                 case State.WHOLE if examined.table is not None:
-                    good = self._good_rows(part, examined.table)
-                    kept[numbers] = good
-                    if not good.all():
-                        message = f"{int((~good).sum())} rows of {name} were wrong or bad and are out of the index"
-                        self._log.done("rows-dropped", message)
+                    kept[numbers] = self._rows_that_stay(part, examined.table)
+                case _ if len(numbers) == 0:
+                    pass  # nothing of it is used; it stays named, so that nobody takes it for one that a run left
+                case State.HEALABLE if examined.table is not None:
+                    kept[numbers] = np.isin(part.rows["offset"], self._copy_out(pack_id, examined.table))
                 case State.TORN | State.DAMAGED:
-                    if self._salvage(pack_id, part):
+                    unread = self._copy_out(pack_id, part)
+                    kept[numbers] = np.isin(part.rows["offset"], unread)
+                    if not unread:
                         dead.add(pack_id)
                 case _:
                     pass  # it may be readable tomorrow
@@ -214,49 +267,81 @@ class _IndexRepair:
                 hint="Is the disk still plugged in? Nothing was changed in the index. Run repair again.",
             )
 
+    def _rows_that_stay(self, part: Table, own: Table) -> NDArray[np.bool_]:
+        """Which rows of a whole pack the index keeps. Where parity brings entries back all is copied elsewhere."""
+        good = self._good_rows(part, own)
+        if good.all():
+            return good
+        healed = self._repository.box.healer.open(ObjectType.PACK, own.packs[0])
+        if healed is not None and healed.patches:
+            moved: NDArray[np.bool_] = np.isin(part.rows["offset"], self._copy_out(own.packs[0], own))
+            return moved
+        name = object_name(ObjectType.PACK, own.packs[0])
+        self._log.done(
+            "rows-dropped", f"{int((~good).sum())} rows of {name} were wrong or bad and are out of the index"
+        )
+        return good
+
     def _good_rows(self, part: Table, own: Table) -> NDArray[np.bool_]:
-        """Which rows of a whole pack are right, and with ``read_all`` open."""
+        """Which rows of a whole pack are right, and where that is asked open as they lie there."""
         good = ~stray_rows(part.rows, own.rows)
-        if self._read_all:
+        if self._suspects is None or own.packs[0] in self._suspects:
             good[good] = self._opening(Table(part.packs, part.rows[good]))
         return good
 
     def _opening(self, part: Table) -> NDArray[np.bool_]:
-        """Which of these rows of one pack open, or could not be read this time."""
+        """Which of these rows of one pack open, or could not be read this time and have no parity."""
         good = np.ones(len(part.rows), bool)
         rows = {part.location(row): row for row in range(len(part.rows))}
-        for place, data in self._open(part):
-            good[rows[place]] = not isinstance(data, DamagedError)
+        for place, data in self._open(part, self._repository.strict_packs):
+            if isinstance(data, StorageError):
+                good[rows[place]] = isinstance(self._open_again(place), StorageError)
+            else:
+                good[rows[place]] = not isinstance(data, DamagedError)
         return good
 
-    def _open(self, part: Table) -> Iterator[tuple[Location, Opened]]:
-        places = [part.location(row) for row in range(len(part.rows))]
-        size = self._there.get(places[0].pack_id, 0) if places else 0
-        return open_entries(self._repository.packs, places, pack_size=size)
+    def _open_again(self, place: Location) -> Opened:
+        """An entry that could not be read, with the help of parity."""
+        size = self._there.get(place.pack_id, 0)
+        return next(data for _, data in open_entries(self._repository.packs, [place], pack_size=size))
 
-    def _salvage(self, pack_id: bytes, part: Table) -> bool:
-        """Copy what still opens of a damaged pack into a new one; whether the old one is then needed no more."""
+    def _open(self, part: Table, packs: PackReader) -> Iterator[tuple[Location, Opened]]:
+        places = [part.location(row) for row in range(len(part.rows))]
+        healed = self._repository.box.healer.open(ObjectType.PACK, places[0].pack_id) if places else None
+        there = self._there.get(places[0].pack_id, 0) if places else 0
+        yield from open_entries(packs, places, pack_size=max(there, healed.size("")) if healed else there)
+
+    def _copy_out(self, pack_id: bytes, part: Table) -> list[int]:
+        """Copy what opens of a damaged pack, with the help of parity, into a new one.
+
+        Returns:
+            Offsets of the entries that could not be read this time: they stay in the index.
+        """
         if pack_id in self._salvaged:
-            return True
-        name, whole, unread = object_name(ObjectType.PACK, pack_id), 0, 0
-        for place, data in self._open(part):
+            return self._salvaged[pack_id]
+        name, whole, unread = object_name(ObjectType.PACK, pack_id), 0, list[int]()
+        for place, data in self._open(part, self._repository.packs):
             if isinstance(data, bytes):
                 self._copier.add(place, data)
                 whole += 1
-            unread += isinstance(data, StorageError)
+            elif isinstance(data, StorageError):
+                unread.append(place.offset)
+        self._salvaged[pack_id] = unread
         if unread:
-            self._log.done("pack-unreadable", f"{name} is damaged and cannot be read now; it stays in the index")
-            return False
-        self._salvaged.add(pack_id)
-        count = len(part.rows)
-        message = f"{name} is damaged: {whole} of its {count} chunks are whole and are copied to a new pack"
-        self._log.done("pack-salvaged", message)
-        return True
+            self._log.done("pack-unreadable", f"{name}: {len(unread)} chunks cannot be read now, and stay in the index")
+        healed = any(use.object_id == pack_id for use in self._repository.box.healer.uses.all())
+        words = ", with the help of its parity," if healed else ""
+        message = (
+            f"{name} is damaged: {whole} of its {len(part.rows)} chunks are whole{words} and are copied to a new pack"
+        )
+        self._log.done("pack-healed" if healed else "pack-salvaged", message)
+        return unread
 
     def _index_pack(self, pack_id: bytes) -> None:
         """Name what opens of a pack that no run names: nobody said yet that it is durable."""
         try:
-            table = whole_entries(self._repository.packs, self._repository.packs.read_table(pack_id))
+            packs = self._repository.strict_packs
+            table = whole_entries(packs, packs.read_table(pack_id))
         except (RepositoryError, StorageError):
             return  # the check that follows names it
         if len(table.rows):

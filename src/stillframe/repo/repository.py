@@ -36,6 +36,7 @@ from stillframe.repo.keys import DEFAULT_COST, Cost, KeyRing
 from stillframe.repo.manifest_rules import parse_manifest
 from stillframe.repo.objects import ObjectBox, TornObject
 from stillframe.repo.packs import PackReader
+from stillframe.repo.parity.sidecars import Covering
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import (
     Manifest,
@@ -73,14 +74,23 @@ class ImageList:
 
 
 class Repository:
-    """An open repository."""
+    """An open repository.
+
+    Attributes:
+        packs: Reads chunks, where they are damaged with the help of parity.
+        strict_packs: Reads chunks as they lie there, for whoever wants to know how that is.
+        parity: Whether new objects get parity; gives it to them.
+    """
 
     def __init__(self, box: ObjectBox, found: FoundIdentity, *, clock: Clock, cache: RunCache | None) -> None:
         self.box = box
         self.identity = found.identity
         self.found_identity = found
         self.clock = clock
-        self.packs = PackReader(box)
+        self.packs = PackReader(box, heal=True)
+        self.strict_packs = PackReader(box)
+        self.parity = Covering(box)
+        box.on_written = self.parity.cover
         self._cache = cache
 
     @property

@@ -24,9 +24,10 @@ _CONFLICTS: Final = {
     "backup": {"repair"},
     "forget": {"repair"},
     "expire": {"expire", "repair"},
-    "repair": {"backup", "forget", "expire", "repair"},
+    "repair": {"backup", "forget", "expire", "repair", "parity"},
     "verify": set[str](),
     "key": set[str](),
+    "parity": {"repair"},
 }
 """Which verbs of other machines a verb does not run beside (section 14). Of the same machine, also its own kind."""
 

@@ -130,6 +130,24 @@ def iter_new_references(reader: ChunkReader, manifests: Iterable[Manifest]) -> I
         gathering.forget_ids()
 
 
+def iter_leaves(reader: ChunkReader, place: MapPlace) -> Iterator[tuple[bytes, Node | DamagedError]]:
+    """Every leaf of a map by its id, and in the place of each node that cannot be read its error. It goes on after one.
+
+    Leaves that occur several times come several times.
+    """
+    count = chunk_count(place.root.size, place.chunk_size)
+    if place.root.root.kind is Kind.DATA and count:
+        yield from _iter_leaves(reader, [_Place(place.root.root.id, root_level(count), count)])
+
+
+def _iter_leaves(reader: ChunkReader, places: list["_Place"]) -> Iterator[tuple[bytes, Node | DamagedError]]:
+    for place, node in _read_nodes(reader, places):
+        if isinstance(node, DamagedError) or place.level == 0:
+            yield place.node_id, node
+        else:
+            yield from _iter_leaves(reader, [child for _, child in _children(place, node)])
+
+
 class MapSurvey:
     """Finds what is lost of maps; remembers every node, so that images that share nodes cost no more than one.
 

@@ -124,7 +124,8 @@ class ImageWriter:
         dead = self._tombstoned()
         for pack_id in sorted(there.keys() - self.index.packs() - dead):
             try:
-                table = whole_entries(self._repository.packs, self._repository.packs.read_table(pack_id))
+                packs = self._repository.strict_packs  # what parity brings back is for 'repair' to write anew
+                table = whole_entries(packs, packs.read_table(pack_id))
             except (RepositoryError, StorageError):
                 continue
             if len(table.rows):
@@ -224,14 +225,19 @@ def whole_entries(packs: PackReader, table: Table) -> Table:
     return Table(table.packs, table.rows[np.isin(table.rows["offset"], whole)])
 
 
-def failed_chunks(repository: Repository) -> set[bytes]:
-    """Chunks that a proof found bad and no later good proof of the same image has cleared."""
+def last_readings(repository: Repository) -> Iterator[ProofRecord]:
+    """Of each image the newest proofs that its chunks were read."""
     by_image: dict[str, list[ProofRecord]] = {}
     for proof in repository.proofs():
         if proof.kind == "read-back":
             by_image.setdefault(proof.image, []).append(proof)
-    latest = (proof for proofs in by_image.values() for proof in newest(proofs))
-    return {bytes.fromhex(text) for proof in latest for text in proof.bad_chunks}
+    for proofs in by_image.values():
+        yield from newest(proofs)
+
+
+def failed_chunks(repository: Repository) -> set[bytes]:
+    """Chunks that a proof found bad and no later good proof of the same image has cleared."""
+    return {bytes.fromhex(text) for proof in last_readings(repository) for text in proof.bad_chunks}
 
 
 def join_tables(tables: list[Table]) -> Table:

@@ -83,7 +83,7 @@ _FATES = tuple(tear for tear in Tear if tear is not Tear.ANY)
 class _Writer:
     """One object being written through a faulty store; it remembers what was written so that it can be torn."""
 
-    def __init__(self, store: "_FaultyStore", name: str, inner: ObjectWriter) -> None:
+    def __init__(self, store: "FaultyStore", name: str, inner: ObjectWriter) -> None:
         self.store = store
         self.name = name
         self.inner = inner
@@ -100,7 +100,7 @@ class _Writer:
         self.store._abandon(self)  # noqa: SLF001
 
 
-class _FaultyStore:
+class FaultyStore:
     """Passes everything on. Each operation goes through ``_do``, where a wrapper puts its fault."""
 
     def __init__(self, inner: Store, *plans: FaultPlan) -> None:
@@ -197,7 +197,7 @@ def _check_kept(writer: _Writer) -> None:
         raise StorageError(f"object {writer.name} was open when its storage went away")
 
 
-class CrashingStore(_FaultyStore):
+class CrashingStore(FaultyStore):
     """The power goes during one operation; afterwards the process is dead and the inner store shows what is left.
 
     ``create``, each ``append``, ``commit`` and ``delete`` count as operations. ``abandon`` does not: to be cut off
@@ -276,7 +276,7 @@ class CrashingStore(_FaultyStore):
                 write_object(self._inner, name, contents)
 
 
-class FullStore(_FaultyStore):
+class FullStore(FaultyStore):
     """A store with room for ``capacity`` more bytes; what is deleted or abandoned gives its room back.
 
     Args:
@@ -336,7 +336,7 @@ class FullStore(_FaultyStore):
         return StorageFull(f"object {name}: planned fault: no room", hint="Free some room.")
 
 
-class FailingReads(_FaultyStore):
+class FailingReads(FaultyStore):
     """Some objects cannot be read, the first few times.
 
     Args:
@@ -355,7 +355,7 @@ class FailingReads(_FaultyStore):
         return call()
 
 
-class VanishingStore(_FaultyStore):
+class VanishingStore(FaultyStore):
     """The disk is unplugged after ``stop_after`` operations of any kind (``None``: never), until ``plug_in``.
 
     Objects that were open are left as ``tear`` says and cannot be written any more, even when the disk is back.

@@ -44,7 +44,7 @@ def _add_looking(verbs: Verbs) -> None:
 
 def _add_repository(verbs: Verbs) -> None:
     init = verb(
-        verbs, "init", "init REPO [--encryption aes256|none] [--recovery-kit FILE]", "make a new repository",
+        verbs, "init", "init REPO [--encryption aes256|none] [--recovery-kit FILE] [--parity]", "make a new repository",
         repo=False, writes=True,
     )  # fmt: skip
     init.add_argument("repository", metavar="REPO", help="a folder that is empty or does not exist yet")
@@ -53,6 +53,7 @@ def _add_repository(verbs: Verbs) -> None:
         help="'none': whoever finds the folder can read every image (default: aes256)",
     )  # fmt: skip
     init.add_argument("--recovery-kit", metavar="FILE", default="", help="write a recovery key there, for printing")
+    init.add_argument("--parity", action="store_true", help="keep what brings rotted bytes back: about 4 %% more room")
     add_secret(init)
 
 
@@ -221,7 +222,7 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
 
 def _add_care(verbs: Verbs) -> None:
     verify = verb(
-        verbs, "verify", "verify [IMAGE] [--quick | --filesystems --files [N]]",
+        verbs, "verify", "verify [IMAGE] [--quick | --filesystems --files [N]] [--repair]",
         "read an image back from storage and check it",
     )  # fmt: skip
     verify.add_argument("image", metavar="IMAGE", nargs="?", help="an id, the beginning of one, latest or latest:NAME")
@@ -233,6 +234,9 @@ def _add_care(verbs: Verbs) -> None:
         "--files", metavar="N", type=number, nargs="?", const=200,
         help="also compare N files of each volume of IMAGE with their originals (default: 200)",
     )  # fmt: skip
+    verify.add_argument(
+        "--repair", action="store_true", help="then write anew what parity brings back (see 'stillframe repair')"
+    )
     verb(verbs, "check", "check", "check the structure of the repository")
     repair = verb(verbs, "repair", "repair [--read-all]", "mend the repository from what is still good", writes=True)
     repair.add_argument("--read-all", action="store_true", help="read every stored chunk on the way")
@@ -275,6 +279,20 @@ def _add_keys(verbs: Verbs) -> None:
     kit.add_argument("file", metavar="FILE", help="must not exist, nor lie inside the repository")
 
 
+def _add_parity(verbs: Verbs) -> None:
+    words = "what brings rotted bytes of the repository back"
+    parity = verbs.add_parser(
+        "parity", help=words, description=words[0].upper() + words[1:] + ".",
+        usage="stillframe parity on|off|renew|status", allow_abbrev=False, formatter_class=Formatter,
+    )  # fmt: skip
+    inner = parity.add_subparsers(dest="parity_verb", metavar="WHAT", required=True, parser_class=Parser, title="what")
+    verb(inner, "on", "parity on", "from now on every new object gets parity", writes=True)
+    verb(inner, "off", "parity off", "new objects get no parity", writes=True)
+    words = "give parity to what has none, and write parity anew that is not whole"
+    verb(inner, "renew", "parity renew", words, writes=True)
+    verb(inner, "status", "parity status", "say how much has parity")
+
+
 def _add_demo(verbs: Verbs) -> None:
     demo = verb(verbs, "demo", "demo [--keep DIR]", "save and restore a disk made for it, and compare", repo=False)
     demo.add_argument("--keep", metavar="DIR", default="", help="keep the disks and the repository in this new folder")
@@ -282,6 +300,6 @@ def _add_demo(verbs: Verbs) -> None:
 
 ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (
     _add_looking, _add_repository, _add_backup, _add_restore, _add_clone, _add_boot_repair, _add_care, _add_keys,
-    _add_demo,
+    _add_parity, _add_demo,
 )  # fmt: skip
 """In the order of the help."""

@@ -6,7 +6,7 @@ Answers: "what will this cost, and is there room?" Reads a few dozen chunks, wri
 import contextlib
 import time
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -28,6 +28,8 @@ _SAMPLES: Final = 48
 _OVERHEAD: Final = 0.002
 """Of the bytes kept: maps, index and trailers. Measured: below 0.03 % of used bytes plus headers."""
 _PRICING_TIMEOUT_S: Final = 20.0
+_PARITY: Final = 0.042
+"""Of the bytes stored, where objects get parity: 4.1 % of a full pack (docs/format/v1-draft.md, section 16)."""
 RESERVE: Final = 32 << 20
 """Bytes that must stay free: the last pack may go over its size, and the index and the manifest come after it."""
 
@@ -39,6 +41,10 @@ class Estimate:
     bytes_to_read: int
     bytes_expected: int
     seconds_expected: float
+
+    def with_parity(self) -> "Estimate":
+        """The same where objects get parity."""
+        return replace(self, bytes_expected=int(self.bytes_expected * (1 + _PARITY)))
 
 
 def estimate(

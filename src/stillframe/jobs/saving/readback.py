@@ -13,7 +13,7 @@ from stillframe.clock import rfc3339
 from stillframe.errors import DamagedError, StorageError
 from stillframe.events import Finding, PhaseStarted
 from stillframe.jobs.context import JobContext
-from stillframe.jobs.examining import Examination, keep_proof
+from stillframe.jobs.examining import Examination, healed_packs, keep_proof
 from stillframe.repo.blockmap import iter_spans
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.packs import Fetch, plan_fetches
@@ -134,6 +134,6 @@ def _proof(
     return ProofRecord(
         proof=make_id().hex(), image=manifest.image, created=rfc3339(repository.clock.now()), machine=owner.machine,
         kind="read-back", ok=ok, bytes=examination.bytes_examined, how=how,
-        bad_chunks=tuple(chunk_id.hex() for chunk_id in bad[:100_000]),
+        bad_chunks=tuple(chunk_id.hex() for chunk_id in bad[:100_000]), healed_packs=healed_packs(repository),
         findings=tuple(examination.bad[chunk_id][:4000] for chunk_id in bad[:1000]),
     )  # fmt: skip
