@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from stillframe.host.mounts import read_mounts
-from stillframe.rescue.answers import Answers, RepositoryAnswer
+from stillframe.rescue.answering.answers import Answers, RepositoryAnswer
 from stillframe.rescue.flows.menu import menu
-from stillframe.rescue.pages import Choose, Page, TypeWord, Work
-from stillframe.rescue.places import Places
+from stillframe.rescue.pages.pages import Choose, Page, TypeWord, Work
+from stillframe.rescue.places.opened import Places
 from stillframe.rescue.world import World
 from stillframe.testing.command_line import call
 from stillframe.testing.linux_disks import LinuxDisk, make_linux_disk, mounted_linux, tree_of
@@ -440,7 +440,7 @@ def test_answers_repair_without_a_person(computer: Computer) -> None:
 
 @pytest.mark.slow
 def test_answers_that_cannot_be_carried_out_are_a_sentence(saved: Computer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stillframe.rescue.unattended._SETTLE_S", 0.0)
+    monkeypatch.setattr("stillframe.rescue.answering.unattended._SETTLE_S", 0.0)
     key = f'[secret]\npassword = "{SECRET}"\n'
     answers, before = saved.folder / "rescue.toml", digest(saved.folder / "empty.img")
     also = [word for disk in (saved.system, saved.empty, saved.backup) for word in ("--also", str(disk))]

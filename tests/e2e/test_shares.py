@@ -12,9 +12,9 @@ from stillframe.errors import LoginRefused, MachineRefusal, RepositoryNotFound, 
 from stillframe.host import volume_places
 from stillframe.host.mounts import read_mounts
 from stillframe.rescue.flows.menu import menu
-from stillframe.rescue.pages import Ask
-from stillframe.rescue.places import Places
-from stillframe.rescue.shares import Address, parse_address
+from stillframe.rescue.pages.pages import Ask
+from stillframe.rescue.places.opened import Places
+from stillframe.rescue.places.shares import Address, parse_address
 from stillframe.rescue.world import World
 from stillframe.testing.command_line import call
 from stillframe.testing.rescue_person import Person

@@ -11,8 +11,8 @@ import pytest
 import stillframe
 from stillframe.cli.arguments import build_parser
 from stillframe.errors import UsageError
-from stillframe.rescue.answer_places import AnswerPlaces, find_answers, kernel_word, serial_lines
-from stillframe.rescue.answers import Answers, parse_answers
+from stillframe.rescue.answering.answers import Answers, parse_answers
+from stillframe.rescue.answering.finding import AnswerPlaces, find_answers, kernel_word, serial_lines
 
 GUIDE = Path(stillframe.__file__).parents[2] / "docs" / "guide" / "rescue.md"
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from stillframe.errors import RepositoryNotFound, TargetError, UsageError
-from stillframe.rescue.answers import DiskAnswer, RepositoryAnswer
+from stillframe.rescue.answering.answers import DiskAnswer, RepositoryAnswer
 from stillframe.rescue.choosing import (
     Judged,
     choose_disk,
@@ -15,9 +15,9 @@ from stillframe.rescue.choosing import (
     judge_targets,
     propose_sources,
 )
-from stillframe.rescue.found import FoundRepository, FoundVolume
-from stillframe.rescue.records import DiskSeen, ImageSeen, PartitionSeen
-from stillframe.rescue.shares import parse_address
+from stillframe.rescue.places.found import FoundRepository, FoundVolume
+from stillframe.rescue.places.shares import parse_address
+from stillframe.rescue.verbs.records import DiskSeen, ImageSeen, PartitionSeen
 
 GB = 1_000_000_000
 SYSTEM = PartitionSeen(number=1, size=40 * GB, filesystem="ntfs", system="Windows 11", bytes_used=30 * GB)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from stillframe.errors import MachineRefusal, UsageError
-from stillframe.rescue.answer_fetch import Computer, Fetching, fetch_answers, this_computer
-from stillframe.rescue.answer_places import AnswerPlaces, find_answers
+from stillframe.rescue.answering.fetching import Computer, Fetching, fetch_answers, this_computer
+from stillframe.rescue.answering.finding import AnswerPlaces, find_answers
 
 TEXT = '[restore]\nimage = "abcd"\n'
 CARD = Computer(card="52-54-00-12-34-56", serial="S/N 7")

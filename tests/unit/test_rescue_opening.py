@@ -9,16 +9,16 @@ from stillframe.errors import MachineRefusal, RepositoryNotFound, WrongKey
 from stillframe.host.attaching import Keeper
 from stillframe.host.stacked_places import ClosedVolume
 from stillframe.host.volume_places import VolumeDevice
-from stillframe.rescue import stacks
-from stillframe.rescue.answers import Answers, UnlockAnswer
+from stillframe.rescue.answering.answers import Answers, UnlockAnswer
 from stillframe.rescue.choosing import judge_rooms, propose_sources
 from stillframe.rescue.flows.menu import menu
-from stillframe.rescue.found import Found, volume_words
-from stillframe.rescue.opening import Opening
-from stillframe.rescue.pages import Choose
-from stillframe.rescue.places import Places
-from stillframe.rescue.records import DiskSeen, PartitionSeen
-from stillframe.rescue.stacks import Stacks
+from stillframe.rescue.pages.pages import Choose
+from stillframe.rescue.places import stacks
+from stillframe.rescue.places.closed import Opening
+from stillframe.rescue.places.found import Found, volume_words
+from stillframe.rescue.places.opened import Places
+from stillframe.rescue.places.stacks import Stacks
+from stillframe.rescue.verbs.records import DiskSeen, PartitionSeen
 from stillframe.rescue.world import World
 from stillframe.testing.rescue_person import Person
 from stillframe.testing.rescue_world import REPOSITORY, SECRET, VOLUME, MadeUpJobs, MadeUpPlaces
@@ -266,9 +266,9 @@ def test_what_is_opened_to_write_leaves_other_stacks_and_their_mounts_as_they_ar
     def mount(_keeper: Keeper, device: str, _filesystem: str, _place: str, *, how: str) -> None:
         mounted.append((device, how))
 
-    monkeypatch.setattr("stillframe.rescue.places.list_volume_devices", lambda **_: devices)
-    monkeypatch.setattr("stillframe.rescue.places.mount_volume", mount)
-    monkeypatch.setattr("stillframe.rescue.places.find_repositories", lambda _: ())
+    monkeypatch.setattr("stillframe.rescue.places.opened.list_volume_devices", lambda **_: devices)
+    monkeypatch.setattr("stillframe.rescue.places.opened.mount_volume", mount)
+    monkeypatch.setattr("stillframe.rescue.places.opened.find_repositories", lambda _: ())
     with Places(folder="/nowhere/places") as places:
         monkeypatch.setattr(places, "_make_room", lambda: None)
         keeper = places._kept()
@@ -294,8 +294,8 @@ def test_a_journal_in_a_stack_is_replayed_only_for_what_was_chosen(
         if how != "look" and (device == "/dev/sdc1" or not kernel.steps[-1].endswith("rw")):
             raise MachineRefusal(f"{device} cannot be mounted: its journal must be replayed", hint="x")
 
-    monkeypatch.setattr("stillframe.rescue.places.list_volume_devices", lambda **_: devices)
-    monkeypatch.setattr("stillframe.rescue.places.mount_volume", mount)
+    monkeypatch.setattr("stillframe.rescue.places.opened.list_volume_devices", lambda **_: devices)
+    monkeypatch.setattr("stillframe.rescue.places.opened.mount_volume", mount)
     with Places(folder="/nowhere/places") as places:
         monkeypatch.setattr(places, "_make_room", lambda: None)
         places._stacks.open(places._kept(), replace(LUKS, members=("/dev/sdb1",)), KEY)

@@ -13,11 +13,11 @@ from textual.pilot import Pilot
 import stillframe
 from stillframe.errors import DeviceError, MachineRefusal, StillframeError
 from stillframe.rescue.flows.menu import menu
-from stillframe.rescue.found import FoundRepository
-from stillframe.rescue.pages import LeaveFor, Option
+from stillframe.rescue.pages.pages import LeaveFor, Option
+from stillframe.rescue.pages.talk import Talk
+from stillframe.rescue.places.found import FoundRepository
 from stillframe.rescue.screens.app import RescueApp
 from stillframe.rescue.screens.reading import Rows, bar, printable, wrap
-from stillframe.rescue.talk import Talk
 from stillframe.testing.rescue_world import CLOSED, SECRET, MadeUpJobs, MadeUpPlaces, make_world
 
 GUIDE = Path(stillframe.__file__).parents[2] / "docs" / "guide" / "rescue.md"

@@ -8,10 +8,10 @@ import pytest
 from stillframe.cli import rescue_screens
 from stillframe.errors import UsageError
 from stillframe.events import Notice
-from stillframe.rescue.answer_places import FoundAnswers
-from stillframe.rescue.answers import Answers, parse_answers
-from stillframe.rescue.places import Places
-from stillframe.rescue.unattended import Verdict
+from stillframe.rescue.answering.answers import Answers, parse_answers
+from stillframe.rescue.answering.finding import FoundAnswers
+from stillframe.rescue.answering.unattended import Verdict
+from stillframe.rescue.places.opened import Places
 from stillframe.rescue.world import World
 from stillframe.testing.command_line import call
 
@@ -26,10 +26,9 @@ class Machine:
         self.report = folder / "serial"
         self.report.touch()
         self.runs, self.power, self.shown = 0, list[str](), list[tuple[str, ...]]()
-        self.shown_when_closed = list[int]()
         self.verdict, self.again, self.notices = GOOD, list[bool](), tuple[Notice, ...]()
-        self.closed_after, self.worlds = list[int](), list[World]()
-        monkeypatch.setattr(Places, "close_all", lambda _places: self.closed_after.append(self.runs))
+        self.closed_after, self.worlds = list[tuple[int, int]](), list[World]()
+        monkeypatch.setattr(Places, "close_all", self.close)
         self.text = "[restore]\n"
         monkeypatch.setattr(rescue_screens, "_RUN", str(folder / "run"))
         (folder / "cmdline").write_text("quiet")
@@ -38,7 +37,6 @@ class Machine:
         monkeypatch.setattr(rescue_screens, "carry_out", self.carry_out)
         monkeypatch.setattr(rescue_screens, "change_power", self.power.append)
         monkeypatch.setattr(rescue_screens, "_screens", self.show)
-        monkeypatch.setattr(Places, "close_all", lambda *_, **__: self.shown_when_closed.append(len(self.shown)))
 
     def find(self, _call: object, _world: World, *, is_again: bool) -> FoundAnswers | None:
         self.again.append(is_again)
@@ -46,6 +44,9 @@ class Machine:
             return None
         answers = parse_answers(self.text, where="here")
         return FoundAnswers(where="here", folder="", answers=answers, notices=self.notices)
+
+    def close(self, *_: object, **__: object) -> None:
+        self.closed_after.append((self.runs, len(self.shown)))
 
     def carry_out(self, _world: World, _answers: Answers, _say: object) -> Verdict:
         self.runs += 1
@@ -82,7 +83,7 @@ def test_passphrases_of_encrypted_disks_come_from_files(machine: Machine, tmp_pa
 def test_what_answers_opened_is_closed_before_the_screens_are_shown(machine: Machine) -> None:
     machine.verdict = BAD
     assert call("rescue", "start").exit_code == 0
-    assert machine.closed_after == [1]
+    assert machine.closed_after[0] == (1, 0), "answers were carried out, and nothing was shown"
     assert machine.shown
 
 
@@ -111,11 +112,10 @@ def test_what_is_to_be_known_of_the_answers_stands_in_the_verdict(machine: Machi
 )
 def test_a_failure_ends_as_the_answers_say(machine: Machine, on_failure: str, power: list[str]) -> None:
     machine.verdict = BAD
-    machine.shown_when_closed.clear()
     machine.text = f'[restore]\n[after]\nthen = "poweroff"\non-failure = "{on_failure}"\nreport = "{machine.report}"\n'
     assert call("rescue", "start").exit_code == 0
     assert machine.power == power
-    assert machine.shown_when_closed[:1] == [0], "no share is held open when the screens come"
+    assert machine.closed_after[0] == (1, 0), "no share is held open when the screens come"
     assert machine.said[0]["exit_code"] == 22
     shown = [line for notes in machine.shown for line in notes]
     assert ("The target is too small." in shown) == (not power)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from stillframe.errors import UsageError
-from stillframe.rescue.pages import Ask, Choose, Flow, Leave, Option, Outcome, Page, Tell, Work
-from stillframe.rescue.talk import Talk
-from stillframe.rescue.working import Watch, do_work
+from stillframe.rescue.pages.pages import Ask, Choose, Flow, Leave, Option, Outcome, Page, Tell, Work
+from stillframe.rescue.pages.talk import Talk
+from stillframe.rescue.pages.working import Watch, do_work
 
 MENU = Choose(title="menu", is_start=True, options=(Option(key="a", words="A"), Option(key="leave", words="B")))
 

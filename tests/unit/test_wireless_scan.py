@@ -14,7 +14,7 @@ from stillframe.host.run import Finished
 from stillframe.host.wireless_scan import WirelessNetwork, find_networks, parse_objects
 from stillframe.rescue import world as worlds
 from stillframe.rescue.flows.menu import menu
-from stillframe.rescue.pages import Ask, Choose
+from stillframe.rescue.pages.pages import Ask, Choose
 from stillframe.rescue.world import Radio
 from stillframe.testing.rescue_person import BACK, Person
 from stillframe.testing.rescue_world import MadeUpJobs, make_world

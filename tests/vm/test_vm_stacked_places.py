@@ -32,7 +32,7 @@ ROOM = 160 * MIB
 KILLED = f"""
 /stillframe/venv/bin/python3 - <<'END'
 import os, signal
-from stillframe.rescue.places import Places
+from stillframe.rescue.places.opened import Places
 with Places() as places:
     for closed in places.search().closed:
         found = places.open_closed(closed, {PASSPHRASE!r} if closed.is_locked else "")

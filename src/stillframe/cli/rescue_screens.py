@@ -13,11 +13,18 @@ from stillframe.errors import MachineRefusal, StillframeError, UsageError
 from stillframe.host.linux import lock_whole
 from stillframe.host.places import disks_under
 from stillframe.host.power import PowerState, change_power
-from stillframe.rescue.answer_places import LABEL, PATIENCE_S, AnswerPlaces, FoundAnswers, find_answers, serial_lines
-from stillframe.rescue.answers import AfterAnswer, Answers, RepositoryAnswer
+from stillframe.rescue.answering.answers import AfterAnswer, Answers, RepositoryAnswer
+from stillframe.rescue.answering.finding import (
+    LABEL,
+    PATIENCE_S,
+    AnswerPlaces,
+    FoundAnswers,
+    find_answers,
+    serial_lines,
+)
+from stillframe.rescue.answering.unattended import Verdict, carry_out
 from stillframe.rescue.choosing import sentence
-from stillframe.rescue.places import Places
-from stillframe.rescue.unattended import Verdict, carry_out
+from stillframe.rescue.places.opened import Places
 from stillframe.rescue.world import World
 
 _RUN: Final = "/run/stillframe"
@@ -206,7 +213,7 @@ def _screens(call: Call, world: World, notes: tuple[str, ...]) -> int:
             hint="'pip install textual' brings it; all that the screens do can be done by commands too.",
         ) from error
     from stillframe.rescue.flows.menu import menu  # noqa: PLC0415
-    from stillframe.rescue.talk import Talk  # noqa: PLC0415
+    from stillframe.rescue.pages.talk import Talk  # noqa: PLC0415
 
     left_for = RescueApp(Talk(lambda: menu(world, notes))).run()
     if left_for in _POWER:

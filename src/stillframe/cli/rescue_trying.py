@@ -20,7 +20,7 @@ from stillframe.jobs.owner import this_owner
 from stillframe.jobs.repositories import folder_of, open_at, require_outside
 from stillframe.repo.repository import Repository
 from stillframe.rescue.noting import rescue_noted
-from stillframe.rescue.shares import SCHEMES
+from stillframe.rescue.places.shares import SCHEMES
 from stillframe.rescue.trying.asking import ask_machine
 from stillframe.rescue.trying.checking import check_medium, is_fit
 from stillframe.rescue.trying.contents import open_medium

@@ -76,7 +76,7 @@ def network_unit(wish: NetworkWish) -> str:
             raise UsageError(
                 f"the address {wish.address} has no length", hint=f"Write {wish.address}/24, for instance."
             )
-    if not re.fullmatch(r"[\w.@:*-]*", wish.interface):
+    if not re.fullmatch(r"[\w.:*-]*", wish.interface):
         raise UsageError(f"{wish.interface!r} is no name of an interface", hint="Leave it out: a cable is found.")
     match = f"Name={wish.interface}" if wish.interface else f"Type={'wlan' if wish.wifi else 'ether'}"
     lines = ["[Match]", match, "", "[Network]"]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from stillframe.errors import RepositoryNotFound, StillframeError, TargetError, UsageError
-from stillframe.rescue.answers import DiskAnswer, RepositoryAnswer
-from stillframe.rescue.found import FoundRepository, FoundVolume
-from stillframe.rescue.records import DiskSeen, ImageSeen
+from stillframe.rescue.answering.answers import DiskAnswer, RepositoryAnswer
+from stillframe.rescue.places.found import FoundRepository, FoundVolume
+from stillframe.rescue.verbs.records import DiskSeen, ImageSeen
 from stillframe.units import format_size, parse_size
 
 _T = TypeVar("_T")

@@ -11,11 +11,20 @@ from typing import Final
 from stillframe.errors import StillframeError, TargetError
 from stillframe.host.network import NetworkWish, bring_up, is_up
 from stillframe.host.wireless_scan import WirelessNetwork, find_networks, has_program, has_radio
-from stillframe.rescue.answers import Answers, NetworkAnswer
-from stillframe.rescue.calls import Doing, Ended, Progress, Runs, call_job
-from stillframe.rescue.found import FoundRepository
-from stillframe.rescue.places import Places
-from stillframe.rescue.records import DiskSeen, DisksSaid, ImageSeen, ImagesSaid, PlanSaid, R, RestoreSaid, ShowSaid
+from stillframe.rescue.answering.answers import Answers, NetworkAnswer
+from stillframe.rescue.places.found import FoundRepository
+from stillframe.rescue.places.opened import Places
+from stillframe.rescue.verbs.calls import Doing, Ended, Progress, Runs, call_job
+from stillframe.rescue.verbs.records import (
+    DiskSeen,
+    DisksSaid,
+    ImageSeen,
+    ImagesSaid,
+    PlanSaid,
+    R,
+    RestoreSaid,
+    ShowSaid,
+)
 
 _JOIN_S: Final = 60.0
 

@@ -7,9 +7,9 @@ that cannot be chosen.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from stillframe.rescue.pages import Ask, Choose, Flow, Page, Tell, TypeWord, Work
-from stillframe.rescue.talk import Talk
-from stillframe.rescue.working import Watch, do_work
+from stillframe.rescue.pages.pages import Ask, Choose, Flow, Page, Tell, TypeWord, Work
+from stillframe.rescue.pages.talk import Talk
+from stillframe.rescue.pages.working import Watch, do_work
 
 BACK = "<back>"
 

@@ -13,10 +13,10 @@ import msgspec
 from stillframe.errors import StillframeError, TargetError, WrongKey
 from stillframe.host.stacked_places import ClosedVolume
 from stillframe.host.volume_places import How
-from stillframe.rescue.calls import Doing, Ended, Progress
-from stillframe.rescue.found import Found, FoundRepository, FoundVolume
-from stillframe.rescue.places import Places
-from stillframe.rescue.records import R
+from stillframe.rescue.places.found import Found, FoundRepository, FoundVolume
+from stillframe.rescue.places.opened import Places
+from stillframe.rescue.verbs.calls import Doing, Ended, Progress
+from stillframe.rescue.verbs.records import R
 from stillframe.rescue.world import World
 
 GB: Final = 1_000_000_000

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from stillframe.errors import MachineRefusal, StillframeError
-from stillframe.rescue.calls import Doing
 from stillframe.rescue.flows.words import told
-from stillframe.rescue.found import FoundRepository
-from stillframe.rescue.pages import Ask, Choose, Option, Outcome, Step, Tell, TypeWord, Work
-from stillframe.rescue.records import InitSaid
+from stillframe.rescue.pages.pages import Ask, Choose, Option, Outcome, Step, Tell, TypeWord, Work
+from stillframe.rescue.places.found import FoundRepository
+from stillframe.rescue.verbs.calls import Doing
+from stillframe.rescue.verbs.records import InitSaid
 from stillframe.rescue.world import Unlocked, World
 
 _FOLDER: Final = "stillframe"

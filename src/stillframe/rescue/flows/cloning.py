@@ -6,12 +6,12 @@ Answers: "what comes next until the copy is there?" Nothing is written before th
 from dataclasses import replace
 from typing import Final
 
-from stillframe.rescue.calls import Doing
 from stillframe.rescue.choosing import Judged, contents_words, disk_words, sentence
 from stillframe.rescue.flows.restoring import ask_to_fill, judged_disks
 from stillframe.rescue.flows.words import disk_option, restored_lines, told, verdict
-from stillframe.rescue.pages import Choose, Option, Outcome, Step, TypeWord, Work
-from stillframe.rescue.records import DiskSeen, PlanSaid, RestoreSaid
+from stillframe.rescue.pages.pages import Choose, Option, Outcome, Step, TypeWord, Work
+from stillframe.rescue.verbs.calls import Doing
+from stillframe.rescue.verbs.records import DiskSeen, PlanSaid, RestoreSaid
 from stillframe.rescue.world import World
 
 _SMALLER: Final = ("The new disk is smaller: what is in use may fit, and partitions are made smaller (--fit).",)

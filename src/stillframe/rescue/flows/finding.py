@@ -9,15 +9,15 @@ from typing import Final
 
 from stillframe.errors import LoginRefused, StillframeError, UsageError, WrongKey
 from stillframe.host.stacked_places import ClosedVolume
-from stillframe.rescue.calls import Doing, Progress
 from stillframe.rescue.choosing import sentence
 from stillframe.rescue.flows.beginning import Beginning, begin_repository
 from stillframe.rescue.flows.joining import join_network, wifi_option
 from stillframe.rescue.flows.opening import TRIES, chosen_closed, closed_options, open_closed
 from stillframe.rescue.flows.words import told, when
-from stillframe.rescue.found import Found, FoundRepository
-from stillframe.rescue.pages import Ask, Choose, Option, Outcome, Step, Work
-from stillframe.rescue.shares import Address, parse_address
+from stillframe.rescue.pages.pages import Ask, Choose, Option, Outcome, Step, Work
+from stillframe.rescue.places.found import Found, FoundRepository
+from stillframe.rescue.places.shares import Address, parse_address
+from stillframe.rescue.verbs.calls import Doing, Progress
 from stillframe.rescue.world import Unlocked, World
 
 _RECOVERY: Final = (

@@ -5,10 +5,10 @@ Answers: "is a disk failing, and what is to be done then?" Nothing is written.
 
 from collections.abc import Iterator
 
-from stillframe.rescue.calls import Doing
 from stillframe.rescue.flows.words import told
-from stillframe.rescue.pages import Outcome, Step, Tell, Work
-from stillframe.rescue.records import HealthSaid, HealthSeen
+from stillframe.rescue.pages.pages import Outcome, Step, Tell, Work
+from stillframe.rescue.verbs.calls import Doing
+from stillframe.rescue.verbs.records import HealthSaid, HealthSeen
 from stillframe.rescue.world import World
 from stillframe.units import format_size
 

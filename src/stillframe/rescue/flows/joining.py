@@ -4,9 +4,9 @@ Answers: "how does somebody without a cable reach the share with the backups?"
 """
 
 from stillframe.host.wireless_scan import WirelessNetwork
-from stillframe.rescue.calls import Doing, Progress
 from stillframe.rescue.choosing import sentence
-from stillframe.rescue.pages import Ask, Choose, Option, Outcome, Step, Work
+from stillframe.rescue.pages.pages import Ask, Choose, Option, Outcome, Step, Work
+from stillframe.rescue.verbs.calls import Doing, Progress
 from stillframe.rescue.world import World
 
 _NEAR, _FAR = -60, -75

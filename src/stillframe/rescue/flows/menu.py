@@ -12,7 +12,7 @@ from stillframe.rescue.flows.repairing import repair
 from stillframe.rescue.flows.restoring import restore
 from stillframe.rescue.flows.saving import back_up
 from stillframe.rescue.flows.taking import take_files
-from stillframe.rescue.pages import Choose, Flow, Leave, LeaveFor, Option, Step
+from stillframe.rescue.pages.pages import Choose, Flow, Leave, LeaveFor, Option, Step
 from stillframe.rescue.world import World
 
 _FLOWS: Final[dict[str, Callable[[World], Step]]] = {

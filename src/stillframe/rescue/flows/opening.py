@@ -9,9 +9,9 @@ from typing import Final
 from stillframe.errors import StillframeError, WrongKey
 from stillframe.host.stacked_places import ClosedVolume
 from stillframe.rescue.flows.words import told
-from stillframe.rescue.found import Found
-from stillframe.rescue.pages import Ask, Option, Outcome, Step, Tell, Work
-from stillframe.rescue.stacks import locked_detail, locked_words
+from stillframe.rescue.pages.pages import Ask, Option, Outcome, Step, Tell, Work
+from stillframe.rescue.places.found import Found
+from stillframe.rescue.places.stacks import locked_detail, locked_words
 from stillframe.rescue.world import World
 
 _KEY: Final = "closed:"

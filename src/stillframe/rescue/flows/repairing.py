@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from stillframe.rescue.calls import Doing, Ended
 from stillframe.rescue.choosing import Judged, disk_words
 from stillframe.rescue.flows.finding import search_page
 from stillframe.rescue.flows.restoring import judged_disks
 from stillframe.rescue.flows.words import disk_option, told, verdict
-from stillframe.rescue.found import FoundVolume
-from stillframe.rescue.pages import Choose, Option, Outcome, Step, Tell, TypeWord, Work
-from stillframe.rescue.records import DiskSeen, RepairPlanSaid, RepairSaid
-from stillframe.rescue.undo_places import MEMORY, memory_folder, undo_name, why_not_there
+from stillframe.rescue.pages.pages import Choose, Option, Outcome, Step, Tell, TypeWord, Work
+from stillframe.rescue.places.for_undo import MEMORY, memory_folder, undo_name, why_not_there
+from stillframe.rescue.places.found import FoundVolume
+from stillframe.rescue.verbs.calls import Doing, Ended
+from stillframe.rescue.verbs.records import DiskSeen, RepairPlanSaid, RepairSaid
 from stillframe.rescue.world import World
 from stillframe.units import format_size
 

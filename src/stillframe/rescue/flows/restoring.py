@@ -9,13 +9,13 @@ from typing import Final
 
 from stillframe.errors import Cancelled, DamagedError, StillframeError
 from stillframe.host.places import disks_under
-from stillframe.rescue.calls import Doing
 from stillframe.rescue.choosing import Judged, disk_words, judge_targets, sentence
 from stillframe.rescue.flows.finding import find_repository
 from stillframe.rescue.flows.words import disk_option, image_option, restored_lines, told, verdict, when
-from stillframe.rescue.found import FoundRepository
-from stillframe.rescue.pages import Choose, Option, Outcome, Step, TypeWord, Work
-from stillframe.rescue.records import ImageSeen, StoredDiskSeen, VerifySaid
+from stillframe.rescue.pages.pages import Choose, Option, Outcome, Step, TypeWord, Work
+from stillframe.rescue.places.found import FoundRepository
+from stillframe.rescue.verbs.calls import Doing
+from stillframe.rescue.verbs.records import ImageSeen, StoredDiskSeen, VerifySaid
 from stillframe.rescue.world import RestorePlanned, RestoreWish, Unlocked, World, apply_restore, plan_restore
 from stillframe.units import format_size
 

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from stillframe.rescue.calls import Doing, Ended
 from stillframe.rescue.choosing import Room, contents_words, disk_words, judge_rooms, propose_sources
 from stillframe.rescue.flows.beginning import Beginning, begin_repository
 from stillframe.rescue.flows.finding import find_repository, search_page, unlock
 from stillframe.rescue.flows.opening import chosen_closed, closed_options, open_closed
 from stillframe.rescue.flows.words import told, verdict
-from stillframe.rescue.found import Found
-from stillframe.rescue.pages import Choose, Option, Outcome, Step, Work
-from stillframe.rescue.records import BackupSaid, DiskSeen, PlanSaid
+from stillframe.rescue.pages.pages import Choose, Option, Outcome, Step, Work
+from stillframe.rescue.places.found import Found
+from stillframe.rescue.verbs.calls import Doing, Ended
+from stillframe.rescue.verbs.records import BackupSaid, DiskSeen, PlanSaid
 from stillframe.rescue.world import Unlocked, World
 from stillframe.units import format_duration, format_rate, format_size
 

@@ -8,13 +8,13 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from stillframe.rescue.calls import Doing
 from stillframe.rescue.flows.finding import find_repository, search_page
 from stillframe.rescue.flows.restoring import choose_disk_of, choose_image
 from stillframe.rescue.flows.words import told, verdict
-from stillframe.rescue.found import FoundVolume
-from stillframe.rescue.pages import Choose, Option, Outcome, Step, Work
-from stillframe.rescue.records import EntrySeen, FilesSaid, GetSaid, StoredPartitionSeen
+from stillframe.rescue.pages.pages import Choose, Option, Outcome, Step, Work
+from stillframe.rescue.places.found import FoundVolume
+from stillframe.rescue.verbs.calls import Doing
+from stillframe.rescue.verbs.records import EntrySeen, FilesSaid, GetSaid, StoredPartitionSeen
 from stillframe.rescue.world import Unlocked, World
 from stillframe.units import format_size
 

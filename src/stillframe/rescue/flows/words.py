@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Final
 
 from stillframe.errors import StillframeError
-from stillframe.rescue.calls import Ended
 from stillframe.rescue.choosing import Judged, contents_words, disk_words, sentence
-from stillframe.rescue.pages import Choose, Option, Step, Tell
-from stillframe.rescue.records import ImageSeen, RestoreSaid
+from stillframe.rescue.pages.pages import Choose, Option, Step, Tell
+from stillframe.rescue.verbs.calls import Ended
+from stillframe.rescue.verbs.records import ImageSeen, RestoreSaid
 from stillframe.rescue.world import World
 from stillframe.units import format_duration, format_rate, format_size
 

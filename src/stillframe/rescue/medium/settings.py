@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from stillframe.errors import UsageError
 from stillframe.jobs.starts.driver_folder import list_packages
-from stillframe.rescue.answers import parse_answers
+from stillframe.rescue.answering.answers import parse_answers
 
 ANSWERS: Final = "settings/rescue.toml"
 _TEXT_MAX: Final = 1 << 20

@@ -16,11 +16,11 @@ from textual.widgets import Static
 
 from stillframe.errors import Cancelled, MachineRefusal
 from stillframe.host.talking import run_shown
-from stillframe.rescue.pages import Ask, Choose, Leave, LeaveFor, Option, Outcome, Page, Tell, TypeWord, Work
+from stillframe.rescue.answering.unattended import progress_words
+from stillframe.rescue.pages.pages import Ask, Choose, Leave, LeaveFor, Option, Outcome, Page, Tell, TypeWord, Work
+from stillframe.rescue.pages.talk import Talk
+from stillframe.rescue.pages.working import Watch, do_work
 from stillframe.rescue.screens.reading import Entry, Reading, Rows, bar, printable, wrap
-from stillframe.rescue.talk import Talk
-from stillframe.rescue.unattended import progress_words
-from stillframe.rescue.working import Watch, do_work
 from stillframe.units import format_duration
 
 _LOOK_S: Final = 0.25

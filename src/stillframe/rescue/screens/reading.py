@@ -16,7 +16,7 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Input
 
-from stillframe.rescue.pages import Option
+from stillframe.rescue.pages.pages import Option
 
 _BAR: Final = 50
 _MARK: Final = ">"

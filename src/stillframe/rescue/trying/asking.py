@@ -14,7 +14,7 @@ from stillframe.host.places import disks_under, filesystem_under
 from stillframe.host.start_up import read_start_up
 from stillframe.jobs.looking import look_at_disks
 from stillframe.repo.identity import NAMES
-from stillframe.rescue.shares import parse_address
+from stillframe.rescue.places.shares import parse_address
 from stillframe.rescue.trying.checking import Asked, Place
 
 _MOUNTED_AS: Final = {"sshfs": "fuse.sshfs"}

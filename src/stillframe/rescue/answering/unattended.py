@@ -12,8 +12,7 @@ from typing import Any, Final, Literal
 
 from stillframe.errors import Cancelled, RepositoryNotFound, StillframeError, UsageError
 from stillframe.host.places import disks_under
-from stillframe.rescue.answers import Answers, BackupAnswer, BootRepairAnswer, CloneAnswer, RestoreAnswer
-from stillframe.rescue.calls import Doing, Ended, Progress
+from stillframe.rescue.answering.answers import Answers, BackupAnswer, BootRepairAnswer, CloneAnswer, RestoreAnswer
 from stillframe.rescue.choosing import (
     Judged,
     choose_disk,
@@ -23,11 +22,12 @@ from stillframe.rescue.choosing import (
     judge_targets,
     propose_sources,
 )
-from stillframe.rescue.found import FoundRepository
-from stillframe.rescue.opening import Opening
-from stillframe.rescue.records import BackupSaid, DiskSeen, PlanSaid, RepairPlanSaid, RepairSaid, RestoreSaid
-from stillframe.rescue.shares import parse_address
-from stillframe.rescue.undo_places import settled_folder, undo_name
+from stillframe.rescue.places.closed import Opening
+from stillframe.rescue.places.for_undo import settled_folder, undo_name
+from stillframe.rescue.places.found import FoundRepository
+from stillframe.rescue.places.shares import parse_address
+from stillframe.rescue.verbs.calls import Doing, Ended, Progress
+from stillframe.rescue.verbs.records import BackupSaid, DiskSeen, PlanSaid, RepairPlanSaid, RepairSaid, RestoreSaid
 from stillframe.rescue.world import Opened, RestoreWish, World, apply_restore
 from stillframe.units import format_duration, format_rate, format_size
 

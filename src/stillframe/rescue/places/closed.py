@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from stillframe.errors import MachineRefusal, RepositoryNotFound, StillframeError, WrongKey
 from stillframe.host.stacked_places import ClosedVolume, closed_words
-from stillframe.rescue.found import FoundRepository
-from stillframe.rescue.places import Places
+from stillframe.rescue.places.found import FoundRepository
+from stillframe.rescue.places.opened import Places
 
 _DEPTH_MAX = 6
 

@@ -16,7 +16,7 @@ from stillframe.block.file import open_file_reader
 from stillframe.errors import StillframeError
 from stillframe.host.stacked_places import ClosedVolume
 from stillframe.host.volume_places import VolumeDevice
-from stillframe.rescue.shares import Address
+from stillframe.rescue.places.shares import Address
 
 _DEPTH: Final = 2
 _FOLDERS_MAX: Final = 2000

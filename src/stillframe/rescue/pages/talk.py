@@ -8,7 +8,7 @@ repeated is done between two pages.
 from collections.abc import Callable
 from typing import Any
 
-from stillframe.rescue.pages import Flow, Page, Work
+from stillframe.rescue.pages.pages import Flow, Page, Work
 
 
 class Talk:

@@ -31,7 +31,7 @@ from stillframe.errors import (
     WrongKey,
 )
 from stillframe.host.talking import Talking, start_talking
-from stillframe.rescue.records import NoticeSaid, R, parse
+from stillframe.rescue.verbs.records import NoticeSaid, R, parse
 
 PASSWORD_FILE: Final = "/dev/stdin"  # noqa: S105 - where the secret comes from, not the secret
 _FAMILIES: Final[dict[int, type[StillframeError]]] = {

@@ -20,7 +20,7 @@ from stillframe.host.stacked_places import (
     open_closed,
 )
 from stillframe.host.volume_places import VolumeDevice
-from stillframe.rescue.found import FoundVolume
+from stillframe.rescue.places.found import FoundVolume
 from stillframe.units import format_size
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from threading import Event
 
 from stillframe.errors import Cancelled, StillframeError
-from stillframe.rescue.calls import Doing, Progress
-from stillframe.rescue.pages import Outcome, Work
+from stillframe.rescue.pages.pages import Outcome, Work
+from stillframe.rescue.verbs.calls import Doing, Progress
 
 
 @dataclass(slots=True)

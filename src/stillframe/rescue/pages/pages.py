@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from stillframe.errors import StillframeError
-from stillframe.rescue.calls import Doing
+from stillframe.rescue.verbs.calls import Doing
 
 LeaveFor = Literal["shell", "restart", "switch-off", "leave"]
 

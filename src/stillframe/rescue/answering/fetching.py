@@ -22,7 +22,7 @@ from stillframe.errors import MachineRefusal, UsageError
 from stillframe.events import Notice
 from stillframe.host.network import read_card
 from stillframe.host.start_up import read_serial_number
-from stillframe.rescue.answers import SIZE_MAX, Answers
+from stillframe.rescue.answering.answers import SIZE_MAX, Answers
 
 _SCHEMES: Final = ("http://", "https://")
 _ANSWER_S: Final = 30.0

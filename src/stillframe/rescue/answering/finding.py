@@ -15,7 +15,7 @@ import msgspec
 
 from stillframe.errors import UsageError
 from stillframe.events import Notice
-from stillframe.rescue.answers import SIZE_MAX, Answers, SecretAnswer, UnlockAnswer, parse_answers
+from stillframe.rescue.answering.answers import SIZE_MAX, Answers, SecretAnswer, UnlockAnswer, parse_answers
 
 KERNEL_WORD: Final = "stillframe.answers="
 LABEL: Final = "STILLFRAME"
@@ -104,7 +104,7 @@ def serial_lines(command_line: str) -> tuple[str, ...]:
 
 
 def _fetched(address: str, command_line: str, places: AnswerPlaces) -> FoundAnswers:
-    from stillframe.rescue import answer_fetch as web  # noqa: PLC0415 - it takes long to load, and is seldom needed
+    from stillframe.rescue.answering import fetching as web  # noqa: PLC0415 - it takes long to load, and is seldom needed
 
     how = web.Fetching(
         bring_network=places.bring_network, computer=lambda: web.this_computer(command_line), say=places.say,

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from stillframe.errors import TargetError
-from stillframe.rescue.found import FoundVolume
-from stillframe.rescue.shares import parse_address
+from stillframe.rescue.places.found import FoundVolume
+from stillframe.rescue.places.shares import parse_address
 from stillframe.rescue.world import World
 from stillframe.units import format_size
 

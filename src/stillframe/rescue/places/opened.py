@@ -27,7 +27,7 @@ from stillframe.host.volume_places import (
     mount_volume,
     require_root,
 )
-from stillframe.rescue.found import (
+from stillframe.rescue.places.found import (
     Found,
     FoundRepository,
     FoundVolume,
@@ -37,8 +37,8 @@ from stillframe.rescue.found import (
     volume_words,
     why_not_read,
 )
-from stillframe.rescue.shares import Address
-from stillframe.rescue.stacks import Stacks, closed_among, part_of
+from stillframe.rescue.places.shares import Address
+from stillframe.rescue.places.stacks import Stacks, closed_among, part_of
 
 _SHOWN: Final = 3
 """Names in a message."""

@@ -1,0 +1,1 @@
+"""What is to be done without a person: answers, where they come from, and carrying them out."""

@@ -1,0 +1,1 @@
+"""What a person is shown, in which order, and the work behind it."""

@@ -1,0 +1,1 @@
+"""The verbs of Stillframe as child processes, and what they tell."""
