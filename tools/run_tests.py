@@ -88,6 +88,7 @@ class Processes:
         self.waiting.extend(group_by_file([item.nodeid.split("::")[0] for item in session.items]))
         session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # noqa: SLF001 - made once, for all
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # else ignored, where a shell put us behind with "&"
         try:
             for _ in range(min(self.count, len(self.waiting))):
                 self.start(session)
