@@ -16,6 +16,7 @@
     |  |  |- ThawedEarly      20    somebody else thawed it
     |  |  `- Unseen           20    it is not proven that every write was seen
     |  |- HookFailed          20    a program of the person's failed before the freeze
+    |  |- Retired             20    the machine was retired from the repository
     |  `- MissingProgram      20    a program must be installed
     |- DiskFormatError        21    the bytes on a disk are not what the format says
     |- TargetError            22    the target is wrong, mounted or too small
@@ -128,6 +129,12 @@ class HookFailed(MachineRefusal):
     """A program that was to run before the sources are held still failed, or did not end in time."""
 
     code = "hook-failed"
+
+
+class Retired(MachineRefusal):
+    """This machine was retired from the repository."""
+
+    code = "machine-retired"
 
 
 class MissingProgram(MachineRefusal):

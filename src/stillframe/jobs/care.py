@@ -17,8 +17,10 @@ from stillframe.jobs.last_seen import LastSeen
 from stillframe.jobs.listing import list_images
 from stillframe.jobs.verify import VerifyResult, verify_image
 from stillframe.repo.check import CheckReport, check_repository
-from stillframe.repo.expire import ExpirePlan, ExpireResult, apply_expire, forget_images, plan_expire
-from stillframe.repo.records import ForgottenImage, Manifest
+from stillframe.repo.deletion_records import ForgottenImage
+from stillframe.repo.expire import ExpirePlan, ExpireResult, apply_expire, plan_expire
+from stillframe.repo.forgetting import forget_images
+from stillframe.repo.records import Manifest
 from stillframe.repo.repair import RepairReport, repair_repository
 from stillframe.repo.repository import Repository
 from stillframe.repo.retention import RetentionPlan, RetentionPolicy, plan_retention

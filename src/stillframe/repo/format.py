@@ -54,6 +54,8 @@ class ObjectType(IntEnum):
     KEY_SLOT = 7
     SCREENSHOT = 8
     KEPT_TABLE = 9
+    SESSION_END = 12
+    RETIREMENT = 13
 
     @property
     def folder(self) -> str:
@@ -76,6 +78,8 @@ _FOLDERS: Final = {
     ObjectType.KEY_SLOT: "keys/",
     ObjectType.SCREENSHOT: "screenshots/",
     ObjectType.KEPT_TABLE: "tables/",
+    ObjectType.SESSION_END: "ended/",
+    ObjectType.RETIREMENT: "retired/",
 }
 _WORDS: Final = {
     ObjectType.PACK: "pack",
@@ -87,6 +91,8 @@ _WORDS: Final = {
     ObjectType.KEY_SLOT: "key slot",
     ObjectType.SCREENSHOT: "screenshot",
     ObjectType.KEPT_TABLE: "kept table",
+    ObjectType.SESSION_END: "end of a session",
+    ObjectType.RETIREMENT: "retirement",
 }
 
 

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillframe.errors import StillframeError, StorageError
+from stillframe.repo.deletion_records import Retirement, SessionEnd, SessionRecord, TombstoneRecord
 from stillframe.repo.format import FOOTER_SIZE, ObjectType, is_cut_off, object_name, parse_footer
 from stillframe.repo.kept_tables import KeptTable
 from stillframe.repo.manifest_rules import parse_manifest
 from stillframe.repo.objects import TornObject, read_whole
 from stillframe.repo.proofs import require_png
-from stillframe.repo.records import ProofRecord, SessionRecord, TombstoneRecord, parse_record
+from stillframe.repo.records import ProofRecord, parse_record
 from stillframe.repo.repository import Repository, StoredImage
 from stillframe.repo.rows import Rows, Table
 from stillframe.store import ObjectMissing
@@ -148,5 +149,9 @@ def _parse(repository: Repository, kind: ObjectType, object_id: bytes, name: str
             require_png(payload, thing=name)
         case ObjectType.KEPT_TABLE:
             parse_record(payload, KeptTable, thing=name)
+        case ObjectType.SESSION_END:
+            parse_record(payload, SessionEnd, thing=name)
+        case ObjectType.RETIREMENT:
+            parse_record(payload, Retirement, thing=name)
         case _:
             parse_record(payload, ProofRecord, thing=name)

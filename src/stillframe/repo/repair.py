@@ -30,6 +30,7 @@ from stillframe.store import ObjectExists, Store, write_object
 
 _WITHOUT_LOSS: Final = (
     ObjectType.SESSION, ObjectType.TOMBSTONE, ObjectType.PROOF, ObjectType.SCREENSHOT, ObjectType.KEPT_TABLE,
+    ObjectType.SESSION_END, ObjectType.RETIREMENT,
 )  # fmt: skip
 """Records of which a damaged one is taken away: no image needs them."""
 

@@ -161,10 +161,7 @@ class BackupRun:
         ]
         last = max(mine, key=lambda image: image.manifest.sequence, default=None)
         forgotten = [
-            image.sequence
-            for tombstone in self.repository.tombstones()
-            for image in tombstone.images
-            if image.machine == self._owner.machine.id
+            image.sequence for image in self.repository.forgotten().images if image.machine == self._owner.machine.id
         ]
         size = len(self._draft.chunks) * CHUNK_SIZE
         partition = StoredPartition(
