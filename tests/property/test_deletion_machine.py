@@ -1,279 +1,176 @@
 """Several machines, one repository, every order: nothing that is needed is ever deleted.
 
-A job of the product stands still before each operation on the store until hypothesis lets it go on: for one operation,
-to the next one that changes something, or to its end. Between any two of them days may pass, clocks be set, a process
-be killed, a machine sleep for weeks.
+A job of the product stands still before each operation on the store until hypothesis lets it go on: some operations, to
+the next one that matters, or to its end. Between any two of them days pass, clocks are set, processes are killed, and
+other machines do their work. Locks can be off, because nothing may rest on them, and creating a name that is taken
+succeeds, because some stores let it.
 """
 
+import hashlib
+import itertools
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from datetime import timedelta
+from unittest.mock import patch
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
-from stillframe.errors import DamagedError, Locked, RepositoryNotFound, StillframeError, StorageError
-from stillframe.events import NoEvents
-from stillframe.repo.expire import apply_expire, plan_expire
-from stillframe.repo.forgetting import forget_images
-from stillframe.repo.repair import repair_repository
-from stillframe.repo.repository import Repository
-from stillframe.repo.session import Owner, begin_session
-from stillframe.store import MemoryStore, Store
-from stillframe.testing.clocks import FakeClock
-from stillframe.testing.interleaving import CarelessStore, SteppedJob
-from stillframe.testing.repositories import (
-    BackupRun,
-    Draft,
-    Processes,
-    make_owner,
-    make_repository,
-    read_all_images,
-    reopen,
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
 )
 
-DAY = timedelta(days=1)
-EXPECTED = (Locked, StorageError, DamagedError, RepositoryNotFound)
-MACHINES = ("anna", "bert", "carl")
+from stillframe.repo import sealing
+from stillframe.repo import session as session_module
+from stillframe.store import MemoryStore
+from stillframe.testing.deletion_world import (
+    DAY,
+    MACHINES,
+    Running,
+    World,
+    expire,
+    forget,
+    repair,
+    restore,
+    retire,
+    undelete,
+)
+from stillframe.testing.interleaving import CarelessStore
+
+NOW = timedelta(0)
+WRITERS = MACHINES[:2]
+PLACES = ("create images/", "commit images/", "list ended/", "create tombstones/", "list tombstones/", "list sessions/",
+          "delete packs/", "delete ", "create ", "list ")  # fmt: skip
+CHUNKS = ((1, 2), (1, 2), (1,), (2, 3), (1, 2, 3), (3,))
+TOTAL: Counter[str] = Counter()
 
 
-@dataclass(eq=False)
-class Computer:
-    name: str
-    clock: FakeClock
-    counts_sleep: bool = True
+def pick(images: set[str], number: int) -> str:
+    return sorted(images)[number % len(images)]
 
 
-@dataclass(eq=False)
-class Running:
-    what: str
-    computer: Computer
-    job: SteppedJob
-    process: str
-    name: str = ""
-    touches: tuple[str, ...] = ()
-    notes: list[str] = field(default_factory=list)
-
-
-class World:
-    def __init__(self, store: MemoryStore) -> None:
-        self.inner = store
-        self.store = CarelessStore(store)
-        self.processes = Processes()
-        self.computers = {name: Computer(name, FakeClock()) for name in MACHINES}
-        self.running: list[Running] = []
-        self.drafts: dict[str, Draft] = {}
-        self.kept: dict[str, str] = {}
-        self.given_up: set[str] = set()
-        self.log: list[str] = []
-        self.count = 0
-        self.true_clock = FakeClock()
-        make_repository(store, clock=self.true_clock)
-
-    def start(self, what: str, computer: Computer, work: Callable[[Repository, Owner], object]) -> Running:
-        self.count += 1
-        process = str(self.count)
-        owner = make_owner(computer.name, process=process, processes=self.processes)
-
-        def job(store: Store) -> object:
-            return work(reopen(store, clock=computer.clock), owner)
-
-        running = Running(what, computer, SteppedJob(self.store, job), process)
-        self.running.append(running)
-        self.log.append(f"{what} on {computer.name} begins as {process}")
-        return running
-
-    def settle(self, running: Running) -> None:
-        if not running.job.is_over:
-            return
-        if running in self.running:
-            self.running.remove(running)
-            self.processes.dead.add(running.process)
-        error = running.job.error
-        self.log.append(f"{running.what} {running.process} ended: {error!r}")
-        if error is not None and not running.job.is_dead and not isinstance(error, EXPECTED):
-            raise AssertionError(self.log) from error
-        if error is None and running.what == "backup":
-            self.kept[str(running.job.result)] = running.name
-
-    def pass_time(self, step: timedelta) -> None:
-        self.true_clock.advance(step, asleep=True)
-        for computer in self.computers.values():
-            boot = computer.clock.boottime()
-            computer.clock.advance(step, asleep=True)
-            if not computer.counts_sleep:
-                computer.clock._boot = boot
-
-    def examine(self) -> None:
-        repository = reopen(self.inner, clock=self.true_clock)
-        listing = repository.images()
-        names = {image.manifest.image: image.manifest.name for image in listing.images}
-        try:
-            contents = read_all_images(repository)
-        except StillframeError as error:
-            raise AssertionError(["an image lost bytes", error, *self.log]) from error
-        for image, data in contents.items():
-            assert data == self.drafts[names[image]].contents(), self.log
-        for image in self.kept.keys() - self.given_up:
-            assert image in names, [f"image {image} is gone", *self.log]
-
-
-def backup(world: World, draft: Draft) -> Callable[[Repository, Owner], str]:
-    def work(repository: Repository, owner: Owner) -> str:
-        run = BackupRun(repository, owner, draft)
-        try:
-            run.write_chunks()
-            return run.commit().manifest.image
-        finally:
-            run.end()
-
-    return work
-
-
-def forget(image: str) -> Callable[[Repository, Owner], None]:
-    def work(repository: Repository, owner: Owner) -> None:
-        session = begin_session(repository, owner, "forget")
-        try:
-            forget_images(session, [image])
-        finally:
-            session.end()
-
-    return work
-
-
-def expire(grace: timedelta) -> Callable[[Repository, Owner], None]:
-    def work(repository: Repository, owner: Owner) -> None:
-        session = begin_session(repository, owner, "expire")
-        try:
-            apply_expire(session, plan_expire(repository, own_session=session.id, grace=grace))
-        finally:
-            session.end()
-
-    return work
-
-
-def repair(repository: Repository, owner: Owner) -> None:
-    session = begin_session(repository, owner, "repair")
-    try:
-        repair_repository(session, events=NoEvents(), read_all=False)
-    finally:
-        session.end()
+def salts() -> Callable[[], bytes]:
+    """Ids that are the same in each run of an example, so that objects come in the same order."""
+    numbers = itertools.count()
+    return lambda: hashlib.blake2b(next(numbers).to_bytes(8, "big"), digest_size=32).digest()
 
 
 class DeletionMachine(RuleBasedStateMachine):
+    """One world, and what can happen in it."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(MemoryStore())
+        self.patches = ExitStack()
+        self.patches.enter_context(patch.object(sealing, "make_salt", salts()))
+        self.world = self.make_world()
+        TOTAL["worlds"] += 1
 
-    @rule(
-        name=st.sampled_from(MACHINES[:2]),
-        chunks=st.lists(st.integers(1, 5), min_size=1, max_size=3),
-        per_pack=st.sampled_from([1, 2]),
-    )
-    def begin_backup(self, name: str, chunks: list[int], per_pack: int) -> None:
-        job_name = f"run {self.world.count + 1}"
-        draft = Draft(chunks=chunks, chunks_per_pack=per_pack, name=job_name)
-        self.world.drafts[job_name] = draft
-        running = self.world.start("backup", self.world.computers[name], backup(self.world, draft))
-        running.name = job_name
+    def make_world(self) -> World:
+        return World(CarelessStore(MemoryStore()), counted=TOTAL)
 
-    @precondition(lambda self: self.world.kept.keys() - self.world.given_up)
-    @rule(name=st.sampled_from(MACHINES), data=st.data())
-    def begin_forget(self, name: str, data: st.DataObject) -> None:
-        image = data.draw(st.sampled_from(sorted(self.world.kept.keys() - self.world.given_up)))
+    @initialize(off=st.booleans(), chunks=st.sampled_from(CHUNKS), second=st.sampled_from(CHUNKS))
+    def there_are_images(self, *, off: bool, chunks: tuple[int, ...], second: tuple[int, ...]) -> None:
+        if off:
+            self.patches.enter_context(patch.object(session_module, "_conflicts", lambda _mine, _other: False))
+        self.world.finish(self.world.begin_backup("anna", chunks))
+        self.world.finish(self.world.begin_backup("bert", second))
+
+    @rule(name=st.sampled_from(WRITERS), chunks=st.sampled_from(CHUNKS), place=st.sampled_from(PLACES))
+    def a_backup(self, name: str, chunks: tuple[int, ...], place: str) -> None:
+        self.to_place(self.world.begin_backup(name, chunks), place)
+
+    @precondition(lambda self: self.world.kept - self.world.given_up)
+    @rule(name=st.sampled_from(MACHINES), number=st.integers(0, 9), whole=st.sampled_from([True, True, False]))
+    def a_forget(self, name: str, number: int, *, whole: bool) -> None:
+        image = pick(self.world.kept - self.world.given_up, number)
         self.world.given_up.add(image)
-        self.world.start("forget", self.world.computers[name], forget(image))
+        running = self.world.begin("forget", name, forget(image), image=image)
+        self.to_place(running, "" if whole else "create tombstones/")
 
-    @rule(name=st.sampled_from(MACHINES), grace=st.sampled_from([timedelta(0), DAY]))
-    def begin_expire(self, name: str, grace: timedelta) -> None:
-        self.world.start("expire", self.world.computers[name], expire(grace))
-
-    @rule(name=st.sampled_from(MACHINES))
-    def begin_repair(self, name: str) -> None:
-        self.world.start("repair", self.world.computers[name], repair)
-
-    @precondition(lambda self: self.world.running)
-    @rule(which=st.integers(0, 5), steps=st.integers(1, 40))
-    def some_steps(self, which: int, steps: int) -> None:
-        running = self.world.running[which % len(self.world.running)]
-        for _ in range(steps):
-            running.job.step()
-        self.world.settle(running)
-
-    @precondition(lambda self: self.world.running)
-    @rule(which=st.integers(0, 5), times=st.integers(1, 6))
-    def to_the_next_change(self, which: int, times: int) -> None:
-        running = self.world.running[which % len(self.world.running)]
-        for _ in range(times):
-            running.job.step()
-            while running.job.next is not None and not running.job.next.changes:
-                running.job.step()
-        self.world.settle(running)
-
-    @precondition(lambda self: self.world.running)
-    @rule(which=st.integers(0, 5))
-    def to_the_end(self, which: int) -> None:
-        running = self.world.running[which % len(self.world.running)]
-        while not running.job.is_over:
-            running.job.step()
-        self.world.settle(running)
-
-    @precondition(lambda self: self.world.running)
     @rule(
-        which=st.integers(0, 5),
-        place=st.sampled_from(
-            ["create images/", "commit images/", "create tombstones/", "list ", "delete packs/", "delete "]
-        ),
+        name=st.sampled_from(MACHINES),
+        hours=st.sampled_from([0, 25, 72, 17 * 24]),
+        grace=st.sampled_from([DAY, DAY, NOW]),
+        undelete_for=st.sampled_from([NOW, NOW, 2 * DAY]),
+        place=st.sampled_from(("", "", "", *PLACES)),
     )
-    def to_a_place(self, which: int, place: str) -> None:
-        running = self.world.running[which % len(self.world.running)]
-        running.job.step()
-        while running.job.next is not None and not f"{running.job.next.verb} {running.job.next.name}".startswith(place):
-            running.job.step()
-        self.world.settle(running)
+    def an_expire(self, name: str, hours: int, grace: timedelta, undelete_for: timedelta, place: str) -> None:
+        if hours:
+            self.world.pass_time(timedelta(hours=hours))
+        self.to_place(self.world.begin("expire", name, expire(grace, undelete_for)), place)
 
-    @rule(name=st.sampled_from(MACHINES), what=st.sampled_from(["expire", "expire at once", "backup"]))
-    def a_whole(self, name: str, what: str) -> None:
-        if what == "backup":
-            self.begin_backup(name, [1, 2], 1)
-        else:
-            self.begin_expire(name, DAY if what == "expire" else timedelta(0))
-        running = self.world.running[-1]
-        while not running.job.is_over:
-            running.job.step()
-        self.world.settle(running)
+    @precondition(lambda self: self.world.given_up)
+    @rule(name=st.sampled_from(MACHINES), number=st.integers(0, 9), place=st.sampled_from(("", *PLACES)))
+    def an_undelete(self, name: str, number: int, place: str) -> None:
+        image = pick(self.world.given_up, number)
+        self.to_place(self.world.begin("undelete", name, undelete(image), image=image), place)
+
+    @rule(name=st.sampled_from(MACHINES), place=st.sampled_from(("", *PLACES)))
+    def a_repair(self, name: str, place: str) -> None:
+        self.to_place(self.world.begin("repair", name, repair()), place)
+
+    @rule(name=st.sampled_from(MACHINES), other=st.sampled_from(WRITERS), undo=st.booleans())
+    def a_retirement(self, name: str, other: str, *, undo: bool) -> None:
+        self.to_place(self.world.begin("retire", name, retire(other, undo=undo)), "")
+
+    @precondition(lambda self: self.world.kept - self.world.given_up)
+    @rule(name=st.sampled_from(MACHINES), number=st.integers(0, 9), steps=st.integers(1, 40))
+    def a_restore(self, name: str, number: int, steps: int) -> None:
+        image = pick(self.world.kept - self.world.given_up, number)
+        self.world.step(self.world.begin("restore", name, restore(image), image=image), lambda _: False, steps)
 
     @precondition(lambda self: self.world.running)
-    @rule(which=st.integers(0, 5))
-    def kill(self, which: int) -> None:
-        running = self.world.running[which % len(self.world.running)]
-        running.job.kill()
-        self.world.settle(running)
+    @rule(which=st.integers(0, 9), steps=st.integers(1, 30))
+    def some_steps(self, which: int, steps: int) -> None:
+        self.world.step(self.some(which), lambda _: False, steps)
 
-    @rule(hours=st.sampled_from([1, 25, 3 * 24, 17 * 24]))
-    def time_passes(self, hours: int) -> None:
-        self.world.log.append(f"{hours} h pass")
-        self.world.pass_time(timedelta(hours=hours))
+    @precondition(lambda self: self.world.running)
+    @rule(which=st.integers(0, 9), place=st.sampled_from(PLACES))
+    def on_to_a_place(self, which: int, place: str) -> None:
+        self.to_place(self.some(which), place)
+
+    @precondition(lambda self: self.world.running)
+    @rule(which=st.integers(0, 9))
+    def on_to_the_end(self, which: int) -> None:
+        self.world.finish(self.some(which))
+
+    @precondition(lambda self: self.world.running)
+    @rule(which=st.integers(0, 9))
+    def a_kill(self, which: int) -> None:
+        self.world.kill(self.some(which))
 
     @rule(name=st.sampled_from(MACHINES), days=st.sampled_from([-400, -20, -2, 2, 20, 400]))
-    def a_clock_jumps(self, name: str, days: int) -> None:
+    def a_clock_is_set(self, name: str, days: int) -> None:
         clock = self.world.computers[name].clock
         clock.set_date(clock.now() + timedelta(days=days))
-        self.world.log.append(f"the clock of {name} jumps by {days} days")
+        self.world.log.append(f"the clock of {name} is set by {days} days")
 
-    @rule(name=st.sampled_from(MACHINES[:2]), counts=st.booleans())
-    def sleep_counts(self, name: str, counts: bool) -> None:
+    @rule(name=st.sampled_from(WRITERS), counts=st.booleans())
+    def sleep_counts(self, name: str, *, counts: bool) -> None:
         self.world.computers[name].counts_sleep = counts
 
     @invariant()
     def nothing_is_lost(self) -> None:
         self.world.examine()
 
+    def some(self, which: int) -> Running:
+        return self.world.running[which % len(self.world.running)]
+
+    def to_place(self, running: Running, place: str) -> None:
+        """To what it waits before there; with no place to its end."""
+        self.world.step(running, lambda words: bool(place) and words.startswith(place))
+
     def teardown(self) -> None:
-        for running in list(self.world.running):
-            running.job.kill()
+        try:
+            self.world.end()
+        finally:
+            self.patches.close()
 
 
-TestDeletion = DeletionMachine.TestCase
-TestDeletion.settings = settings(max_examples=1500, stateful_step_count=60)
+def test_nothing_is_lost_in_any_order() -> None:
+    run_state_machine_as_test(DeletionMachine, settings=settings(max_examples=120, stateful_step_count=30))

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from stillframe.errors import StillframeError
 from stillframe.events import EventSink, Finding, Notice, PhaseStarted
+from stillframe.repo.deletion_records import ForgottenImage
+from stillframe.repo.forgetting import to_forget
 from stillframe.repo.format import CHECK_HINT, ObjectType, object_name
 from stillframe.repo.identity import NAMES, read_identity
 from stillframe.repo.index import ChunkIndex
@@ -164,7 +166,7 @@ def _check_keys(repository: Repository, log: _Log) -> None:
 def _check_images(repository: Repository, log: _Log, last_seen: LastSeen) -> list[StoredImage]:
     """Every manifest, and whether some are missing or were put back. Returns those that count."""
     forgotten = repository.forgotten()
-    images = []
+    images, void = [], list[ForgottenImage]()
     for found, image_id in examine_records(repository, ObjectType.IMAGE):
         if image_id.hex() in forgotten.binned:
             if forgotten.binned[image_id.hex()].image.machine != UNKNOWN_MACHINE:  # else it was bad before
@@ -183,12 +185,13 @@ def _check_images(repository: Repository, log: _Log, last_seen: LastSeen) -> lis
             if not forgotten.ends.counts(image.manifest.session, image_id.hex()):
                 message = f"image {image_id.hex()[:8]} does not count: its run had lost its session when it was written"
                 log.note("image-void", message, "'stillframe expire' takes it away.")
+                void += to_forget(repository, [image_id.hex()])
             elif image.manifest.image == image_id.hex():
                 images.append(image)
             else:
                 message = f"{found.name} describes image {image.manifest.image}: it was put under another name"
                 log.finding(Finding(code="damaged", message=message, hint=CHECK_HINT, thing=found.name))
-    for finding in judge_lineage(images, forgotten.images, last_seen):
+    for finding in judge_lineage(images, (*forgotten.images, *void), last_seen):
         log.finding(finding)
     return sorted(images, key=lambda image: (image.manifest.created, image.manifest.sequence))
 

@@ -28,7 +28,14 @@ from stillframe.repo.expire_plan import (
     why_wait,
 )
 from stillframe.repo.expire_view import View, look
-from stillframe.repo.forgetting import IMAGES_MAX, PACKS_MAX, delete_manifests, forget_images, write_tombstone
+from stillframe.repo.forgetting import (
+    IMAGES_MAX,
+    PACKS_MAX,
+    delete_manifests,
+    forget_images,
+    to_forget,
+    write_tombstone,
+)
 from stillframe.repo.format import CHUNK_ID_SIZE, ObjectType
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.inventory import rows_by_pack
@@ -88,7 +95,10 @@ def apply_expire(session: Session, plan: ExpirePlan) -> ExpireResult:
     end_sessions(repository, plan.endings, session.record.machine)
     still_there = {image_id.hex() for image_id in repository.box.ids(ObjectType.IMAGE)} - view.forgotten.ids
     forget_images(session, [image for image in leaving if image in still_there])
-    delete_manifests(repository, plan.put_back)
+    void = to_forget(repository, sorted(set(plan.void) & still_there))
+    for first in range(0, len(void), IMAGES_MAX):  # so that nobody misses their numbers
+        write_tombstone(session, images=void[first : first + IMAGES_MAX])
+    delete_manifests(repository, (*plan.put_back, *plan.void))
     for name in _still_garbage(session, plan):
         repository.box.store.delete(name)
     sweep.delete_ripe()

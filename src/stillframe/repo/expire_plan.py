@@ -69,7 +69,8 @@ class ExpirePlan:
         dead_packs: Packs that no image needs, to be announced dead. With a ``grace`` of 0 they go at once.
         repack: Packs that are mostly dead, to be copied and announced dead.
         ripe: Tombstones whose packs can be deleted now.
-        put_back: Images that do not count whose manifests lie there: gone ones, and those of runs that had ended.
+        put_back: Images that are gone and whose manifests lie there.
+        void: Images that never counted: their runs had lost their sessions.
         garbage: Names of objects that were never complete.
         endings: Sessions that have expired or cannot be read.
         waiting: What could go and must wait.
@@ -86,6 +87,7 @@ class ExpirePlan:
     repack: tuple[RepackedPack, ...]
     ripe: tuple[str, ...]
     put_back: tuple[str, ...]
+    void: tuple[str, ...]
     garbage: tuple[str, ...]
     endings: tuple[Ending, ...]
     waiting: tuple[Waiting, ...]
@@ -98,7 +100,7 @@ class ExpirePlan:
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
         to_do = (self.forget, self.purge, self.dead_packs, self.repack, self.ripe, self.put_back, self.garbage)
-        return not (any(to_do) or self.endings)
+        return not (any(to_do) or self.void or self.endings)
 
 
 def plan_expire(
@@ -119,7 +121,7 @@ def plan_expire(
         UnsupportedFormat: An image needs a feature that this program does not know.
     """
     view = look(repository, own_session=own_session, forget=forget, with_torn=True)
-    new = to_forget(repository, sorted(set(forget).difference(view.put_back, view.forgotten.binned)))
+    new = to_forget(repository, sorted(set(forget).difference(view.put_back, view.void, view.forgotten.binned)))
     purge, stay = _split_bin(repository, view, undelete)
     purge += [] if undelete else new
     leaving = {image.image for image in purge} | {one.image.image for one in stay if one.purging}
@@ -146,7 +148,7 @@ def plan_expire(
     return ExpirePlan(
         forget=new, purge=tuple(purge), binned=tuple(one for one in stay if not one.purging),
         dead_packs=tuple(pack.hex() for pack in sorted(dead)), repack=census.mostly_dead(),
-        ripe=tuple(record.tombstone for record in ripe), put_back=view.put_back, garbage=tuple(garbage),
+        ripe=tuple(record.tombstone for record in ripe), put_back=view.put_back, void=view.void, garbage=tuple(garbage),
         endings=(*expired, *_bad_endings(view)), waiting=tuple(waiting.found),
         bytes_dead=sum(view.there.get(pack, 0) for pack in dead),
         bytes_ripe=sum(view.there.get(pack, 0) for pack in ripe_packs), grace=grace, undelete=undelete,

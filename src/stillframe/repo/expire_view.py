@@ -38,7 +38,8 @@ class View:
         images: Those that count.
         binned: Forgotten ones that are not gone and can be read.
         unreadable: Ids of forgotten ones that cannot be read.
-        put_back: Ids of images that are gone, or never counted, and lie there.
+        put_back: Ids of images that are gone and lie there.
+        void: Ids of images that never counted and lie there.
     """
 
     there: dict[bytes, int]
@@ -50,6 +51,7 @@ class View:
     binned: tuple[StoredImage, ...]
     unreadable: frozenset[str]
     put_back: tuple[str, ...]
+    void: tuple[str, ...]
     index: ChunkIndex
 
     @property
@@ -108,6 +110,7 @@ def look(repository: Repository, *, own_session: str, forget: Collection[str] = 
         binned=tuple(images.binned),
         unreadable=frozenset(images.unreadable),
         put_back=tuple(images.put_back),
+        void=tuple(images.void),
         index=repository.load_index(),
     )
 
@@ -120,6 +123,7 @@ class _Images:
     binned: list[StoredImage] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     put_back: list[str] = field(default_factory=list)
+    void: list[str] = field(default_factory=list)
     torn: list[str] = field(default_factory=list)
 
     def take(self, image: StoredImage, forgotten: Forgotten) -> None:
@@ -130,7 +134,7 @@ class _Images:
         elif forgotten.ends.counts(manifest.session, manifest.image):
             self.counting.append(image)
         else:
-            self.put_back.append(manifest.image)
+            self.void.append(manifest.image)
 
 
 def _read_images(repository: Repository, forgotten: Forgotten, leaving: frozenset[str]) -> _Images:

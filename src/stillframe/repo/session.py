@@ -73,13 +73,11 @@ class Session:
         Raises:
             StorageError: The run took too long, or lost its session; what it stored stays and the next run uses it.
         """
-        if self.repository.clock.boottime() - self._began_boottime > LIFETIME.total_seconds():
-            raise StorageError(
-                f"this run began more than {LIFETIME.days} days ago; it must not be completed any more", hint=_AGAIN
-            )
+        self._require_young()
+        is_there = self._is_there()
         if self.repository.forgotten().ends.is_touched(self.id):
             raise self._given_up()
-        if not self._is_there():
+        if not is_there:
             raise StorageError(
                 f"session {self.id} of this run is gone or damaged: others may have deleted what it relies on",
                 hint=_AGAIN,
@@ -93,9 +91,11 @@ class Session:
         Raises:
             StorageError: It may not count, and must not be called done.
         """
+        self._require_young()
+        is_there = self._is_there()  # first: whoever takes it away has written before that it ended
         if self._is_touched():
             raise self._given_up()
-        if not self._is_there():
+        if not is_there:
             ending = Ending(self.id, self.record.machine, "lost")
             write_end(self.repository, ending, self.record.machine, kept=self._committed)
             raise StorageError(
@@ -113,6 +113,12 @@ class Session:
             ending = Ending(self.id, self.record.machine, "done")
             write_end(self.repository, ending, self.record.machine, kept=self._committed)
         self._is_over = True
+
+    def _require_young(self) -> None:
+        if self.repository.clock.boottime() - self._began_boottime > LIFETIME.total_seconds():
+            raise StorageError(
+                f"this run began more than {LIFETIME.days} days ago; it must not be completed any more", hint=_AGAIN
+            )
 
     def _is_there(self) -> bool:
         try:
