@@ -46,7 +46,7 @@ NOW = timedelta(0)
 WRITERS = MACHINES[:2]
 PLACES = ("create images/", "commit images/", "list ended/", "create tombstones/", "list tombstones/", "list sessions/",
           "delete packs/", "delete ", "create ", "list ")  # fmt: skip
-CHUNKS = ((1, 2), (1, 2), (1,), (2, 3), (1, 2, 3), (3,))
+CHUNKS = ((1, 2), (1, 2), (1, 2), (1,), (1, 2, 3), (2, 3))
 TOTAL: Counter[str] = Counter()
 
 
@@ -83,6 +83,24 @@ class DeletionMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(WRITERS), chunks=st.sampled_from(CHUNKS), place=st.sampled_from(PLACES))
     def a_backup(self, name: str, chunks: tuple[int, ...], place: str) -> None:
         self.to_place(self.world.begin_backup(name, chunks), place)
+
+    @rule(name=st.sampled_from(WRITERS), chunks=st.sampled_from(CHUNKS[:4]), sleeps=st.booleans())
+    def a_backup_that_falls_asleep(self, name: str, chunks: tuple[int, ...], *, sleeps: bool) -> None:
+        """At the worst moment: all that it looks at before its manifest was looked at."""
+        self.world.computers[name].counts_sleep = sleeps
+        self.to_place(self.world.begin_backup(name, chunks), "create images/")
+
+    @precondition(lambda self: self.world.kept - self.world.given_up)
+    @rule(
+        name=st.sampled_from(MACHINES), number=st.integers(0, 9), hours=st.sampled_from([0, 25, 25, 17 * 24]),
+        grace=st.sampled_from([DAY, NOW]),
+    )  # fmt: skip
+    def weeks_of_care(self, name: str, number: int, hours: int, grace: timedelta) -> None:
+        """An image is forgotten, and expiries let go of it, while others stand still."""
+        self.a_forget(name, number, whole=True)
+        for _ in range(2):
+            self.world.pass_time(timedelta(hours=hours))
+            self.world.finish(self.world.begin("expire", name, expire(grace, NOW)))
 
     @precondition(lambda self: self.world.kept - self.world.given_up)
     @rule(name=st.sampled_from(MACHINES), number=st.integers(0, 9), whole=st.sampled_from([True, True, False]))

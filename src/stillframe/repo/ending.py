@@ -17,10 +17,11 @@ from typing import Literal
 from stillframe.clock import rfc3339
 from stillframe.errors import DamagedError, UnsupportedFormat
 from stillframe.repo.deletion_records import SessionEnd, SessionRecord
+from stillframe.repo.forgotten import judge_ends
 from stillframe.repo.format import ObjectType
 from stillframe.repo.inventory import read_image
 from stillframe.repo.records import MachineName, build_record
-from stillframe.repo.repository import Repository
+from stillframe.repo.repository import Repository, read_records
 from stillframe.repo.sealing import make_id
 from stillframe.store import DeletionRefused, ObjectMissing
 
@@ -70,6 +71,46 @@ def write_end(
     )  # fmt: skip
     repository.box.write(ObjectType.SESSION_END, end_id, build_record(record))
     return end_id
+
+
+def require_right_to_delete(repository: Repository, by: MachineName, what: str) -> None:
+    """Refuse what needs to delete where nothing may be deleted: tried on an object made for it.
+
+    Args:
+        repository: Where.
+        by: Who asks.
+        what: What was to be done, as the subject of a sentence.
+
+    Raises:
+        DeletionRefused: The storage lets objects only be added. Nothing was changed.
+    """
+    now, probe = rfc3339(repository.clock.now()), make_id()
+    record = SessionRecord(
+        session=probe.hex(), verb="probe", machine=by, boot_id="", process="", started=now, expires=now
+    )  # fmt: skip
+    ending = ending_of(record, "done")
+    end = write_end(repository, ending, by)  # before it begins: so it never counts as open
+    repository.box.write(ObjectType.SESSION, probe, build_record(record))
+    try:
+        repository.box.delete(ObjectType.SESSION, probe)
+        repository.box.delete(ObjectType.SESSION_END, end)
+    except DeletionRefused as error:
+        raise DeletionRefused(
+            f"{what} needs the right to delete, and the storage only lets this machine add: nothing was changed",
+            hint="Do it where deleting is allowed, such as on the computer that the storage belongs to.",
+        ) from error
+
+
+def clear_ended(repository: Repository) -> None:
+    """Take away what lies of sessions that have ended, where nobody could before."""
+    ends = list(read_records(repository.box, ObjectType.SESSION_END, SessionEnd))
+    ended = judge_ends(ends)
+    for session_id in list(repository.box.ids(ObjectType.SESSION)):
+        if ended.has_ended(session_id.hex()):
+            repository.box.delete(ObjectType.SESSION, session_id)
+    for record in ends:  # one that ended by itself is as if it had been taken away at once
+        if record.why == "done":
+            repository.box.delete(ObjectType.SESSION_END, bytes.fromhex(record.end))
 
 
 def _written_in(repository: Repository, sessions: set[str]) -> dict[str, list[str]]:

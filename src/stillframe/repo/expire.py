@@ -17,7 +17,7 @@ from stillframe.errors import DamagedError, StillframeError
 from stillframe.repo.compaction import drop_packs, write_tables
 from stillframe.repo.copying import Copier
 from stillframe.repo.deletion_records import ForgottenImage, TombstoneRecord
-from stillframe.repo.ending import end_sessions
+from stillframe.repo.ending import clear_ended, end_sessions
 from stillframe.repo.expire_plan import (
     GRACE,
     UNDELETE,
@@ -93,6 +93,7 @@ def apply_expire(session: Session, plan: ExpirePlan) -> ExpireResult:
     leaving = [image.image for image in plan.forget]
     view = look(repository, own_session=session.id, forget=leaving)  # may refuse
     end_sessions(repository, plan.endings, session.record.machine)
+    clear_ended(repository)
     still_there = {image_id.hex() for image_id in repository.box.ids(ObjectType.IMAGE)} - view.forgotten.ids
     forget_images(session, [image for image in leaving if image in still_there])
     void = to_forget(repository, sorted(set(plan.void) & still_there))
