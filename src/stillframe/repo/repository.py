@@ -180,7 +180,7 @@ class Repository:
 
     def reader(self, index: ChunkIndex | None = None) -> ChunkReader:
         """Chunks by id; without an index given, packs that no run names are searched too."""
-        return ChunkReader(index or self.load_index(unindexed=True), self.packs)
+        return ChunkReader(index or self.load_index(unindexed=True), self.packs, load_index=self.load_index)
 
     def stored_packs(self) -> dict[bytes, int]:
         """The packs that are there, torn ones too, with their sizes."""

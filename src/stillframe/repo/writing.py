@@ -115,6 +115,7 @@ class ImageWriter:
             DamagedError: Something the image relies on has vanished meanwhile.
         """
         self.flush()
+        self.session.require_fresh()  # else what is missing would be called damage
         self._rescue(relied_on)
         self.session.require_fresh()
         self._repository.box.write(ObjectType.IMAGE, bytes.fromhex(manifest.image), build_record(manifest))

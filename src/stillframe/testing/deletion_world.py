@@ -6,7 +6,7 @@ own that may be wrong, processes that can be killed, and jobs that stand still b
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -20,7 +20,7 @@ from stillframe.repo.repair import repair_repository
 from stillframe.repo.repository import Repository
 from stillframe.repo.retirement import retire_machine, unretire_machine
 from stillframe.repo.session import Owner, begin_session
-from stillframe.store.base import ObjectWriter, Store, StoredObject
+from stillframe.store.base import Store
 from stillframe.testing.clocks import FakeClock
 from stillframe.testing.interleaving import SteppedJob
 from stillframe.testing.repositories import (
@@ -72,13 +72,15 @@ class World:
         store: Empty.
         seen_by: Gives each machine's own view of it.
         counted: Gets what happened, over many worlds.
+        true_clock: Nobody sees it.
     """
 
     def __init__(
-        self, store: Store, *, seen_by: Callable[[str, Store], Store] | None = None, counted: Counter[str] | None = None
-    ) -> None:
+        self, store: Store, *, seen_by: Callable[[str, Store], Store] | None = None,
+        counted: Counter[str] | None = None, true_clock: FakeClock | None = None,
+    ) -> None:  # fmt: skip
         self.store = store
-        self.true_clock = FakeClock()
+        self.true_clock = true_clock or FakeClock()
         view = seen_by or (lambda _name, inner: inner)
         self.computers = {name: Computer(name, FakeClock(), view(name, store)) for name in MACHINES}
         self.running: list[Running] = []
@@ -206,60 +208,6 @@ class World:
 
 
 ADMIN: Final = make_owner("dora", process="0")
-
-
-class LaggingStore:
-    """A store as one machine sees it: of what others wrote, lists miss the newest for a while.
-
-    Args:
-        inner: The store.
-        lag: How long.
-        clock: The true one.
-        born: When and by whom each object was made; shared by all who see the store.
-        name: Of the machine that sees it so.
-    """
-
-    def __init__(
-        self, inner: Store, *, lag: timedelta, clock: FakeClock, born: dict[str, tuple[str, timedelta]], name: str
-    ) -> None:
-        self._inner = inner
-        self._lag = lag
-        self._clock = clock
-        self._born = born
-        self._name = name
-
-    def create(self, name: str) -> ObjectWriter:
-        """Begin an object: from now on it has an age."""
-        self._born[name] = (self._name, timedelta(seconds=self._clock.boottime()))
-        return self._inner.create(name)
-
-    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        """Whoever knows a name can read it."""
-        return self._inner.read(name, offset, length)
-
-    def size(self, name: str) -> int:
-        """As the inner store."""
-        return self._inner.size(name)
-
-    def list(self, prefix: str) -> Iterator[StoredObject]:
-        """What is mine, and what is old enough."""
-        now = timedelta(seconds=self._clock.boottime())
-        for stored in self._inner.list(prefix):
-            maker, born = self._born.get(stored.name, (self._name, now))
-            if maker == self._name or born + self._lag <= now:
-                yield stored
-
-    def delete(self, name: str) -> None:
-        """As the inner store."""
-        self._inner.delete(name)
-
-    def forget_cached(self, name: str) -> bool:
-        """As the inner store."""
-        return self._inner.forget_cached(name)
-
-    def free_space(self) -> int | None:
-        """As the inner store."""
-        return self._inner.free_space()
 
 
 def forget(image: str) -> Work:

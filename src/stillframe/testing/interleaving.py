@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from stillframe.store.base import ObjectExists, ObjectWriter, Store, StoredObject
+from stillframe.store.base import ObjectWriter, Store, StoredObject
 from stillframe.testing.faulty_store import Crash
 
 Verb = Literal["create", "append", "commit", "read", "size", "list", "delete"]
@@ -160,45 +160,3 @@ class _SteppedWriter:
     def abandon(self) -> None:
         if not self._job.is_dead:
             self._inner.abandon()
-
-
-class CarelessStore:
-    """A store in which creating a name that is taken succeeds and replaces what was there.
-
-    Some shares and object stores do so. Nothing may rest on the promise that only one of two creators wins.
-    """
-
-    def __init__(self, inner: Store) -> None:
-        self._inner = inner
-
-    def create(self, name: str) -> ObjectWriter:
-        """Begin an object, whatever is there."""
-        try:
-            return self._inner.create(name)
-        except ObjectExists:
-            self._inner.delete(name)
-            return self._inner.create(name)
-
-    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        """As the inner store."""
-        return self._inner.read(name, offset, length)
-
-    def size(self, name: str) -> int:
-        """As the inner store."""
-        return self._inner.size(name)
-
-    def list(self, prefix: str) -> Iterator[StoredObject]:
-        """As the inner store."""
-        return self._inner.list(prefix)
-
-    def delete(self, name: str) -> None:
-        """As the inner store."""
-        self._inner.delete(name)
-
-    def forget_cached(self, name: str) -> bool:
-        """As the inner store."""
-        return self._inner.forget_cached(name)
-
-    def free_space(self) -> int | None:
-        """As the inner store."""
-        return self._inner.free_space()
