@@ -33,6 +33,7 @@ _CONFLICTS: Final = {
     "verify": set[str](),
     "key": set[str](),
     "retire": set[str](),
+    "undelete": {"repair"},
 }
 """Which verbs of other machines a verb does not run beside (section 14). Of the same machine, also its own kind."""
 
