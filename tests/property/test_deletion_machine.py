@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -27,8 +27,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from stillframe.repo import sealing
+from stillframe.errors import DamagedError
+from stillframe.repo import expire as expire_module
+from stillframe.repo import expire_plan, sealing
 from stillframe.repo import session as session_module
+from stillframe.repo.forgotten import Ends
+from stillframe.repo.writing import ImageWriter
 from stillframe.store import LocalStore, MemoryStore, Store
 from stillframe.testing.clocks import FakeClock
 from stillframe.testing.deletion_world import (
@@ -246,3 +250,35 @@ def test_nothing_is_lost_where_lists_lag() -> None:
 @pytest.mark.parametrize(("machine", "examples"), [(DeletionMachine, 1500), (OnADisk, 60), (WhereListsLag, 400)])
 def test_nothing_is_lost_in_many_more_orders(machine: type[DeletionMachine], examples: int) -> None:
     run(machine, examples)
+
+
+NO_WAIT = [(expire_module, "why_wait", lambda *_, **__: ""), (expire_plan, "why_wait", lambda *_, **__: "")]
+NO_SECOND_LOOK = [(ImageWriter, "_rescue", lambda _self, _relied_on: None)]
+NO_SECOND_COUNT: list[tuple[object, str, object]] = [(expire_module, "_needed_packs", lambda *_: set())]
+NO_LAST_LOOK = [(session_module.Session, "confirm", lambda self, record: self._committed.append(record))]
+ALL_COUNT = [(Ends, "counts", lambda *_: True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "mistakes",
+    [NO_WAIT, [*NO_SECOND_LOOK, *NO_SECOND_COUNT], NO_LAST_LOOK, ALL_COUNT],
+    ids=[
+        "nobody is waited for",
+        "tombstones are not read again nor needs counted again",
+        "no look after a manifest",
+        "late manifests count",
+    ],
+)
+def test_a_mistake_is_found(mistakes: list[tuple[object, str, object]]) -> None:
+    """A world that cannot lose anything would prove nothing."""
+    with ExitStack() as stack:
+        for mistake in mistakes:
+            stack.enter_context(patch.object(*mistake))
+        with pytest.raises((AssertionError, DamagedError)):
+            run_state_machine_as_test(
+                DeletionMachine,
+                settings=settings(
+                    max_examples=1000, stateful_step_count=30, phases=(Phase.generate,), derandomize=True, database=None
+                ),
+            )

@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 
@@ -341,9 +342,9 @@ def test_a_repair_begun_meanwhile_forbids_the_manifest() -> None:
     repository = sample_repository()
     writer = writer_for(repository)
     ids = store_chunks(writer, CHUNKS)
-    writer.session.end()
-    other = Owner(machine=OTHER_MACHINE, boot_id="b", process="p", is_alive=lambda _boot, _process: True)
-    begin_session(repository, other, "repair")
+    mine = writer.session.record  # a repair that was not stopped by it
+    theirs = replace(mine, session="cd" * 16, verb="repair", machine=OTHER_MACHINE)
+    repository.box.write(ObjectType.SESSION, bytes.fromhex(theirs.session), build_record(theirs))
     with pytest.raises(Locked, match="repair"):
         writer.commit(sample_manifest(), lambda: ids)
     assert repository.images().images == ()

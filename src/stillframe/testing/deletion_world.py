@@ -256,7 +256,7 @@ def _backup(repository: Repository, owner: Owner, draft: Draft) -> str:
     run = BackupRun(repository, owner, draft)
     try:
         run.write_chunks()
-        return run.commit().manifest.image
+        return run.write_manifest().image
     finally:
         run.end()
 
