@@ -63,8 +63,8 @@ if TYPE_CHECKING:
 
 # --- The numbers of the page -----------------------------------------------------------------------------------------
 
-PACK, INDEX, IMAGE, TOMBSTONE, SLOT = 1, 2, 3, 5, 7  # section 4, type
-FOLDERS = {PACK: "packs", INDEX: "index", IMAGE: "images", TOMBSTONE: "tombstones"}  # section 2
+PACK, INDEX, IMAGE, TOMBSTONE, SLOT, SESSION_END = 1, 2, 3, 5, 7, 12  # section 4, type
+FOLDERS = {PACK: "packs", INDEX: "index", IMAGE: "images", TOMBSTONE: "tombstones", SESSION_END: "ended"}  # section 2
 HEADER = struct.Struct("<8sHBBI16s16s32s")  # section 4
 FOOTER = struct.Struct("<QIIQ32s8s")  # section 4
 SEALED_MIN, SEALED_MAX = 25, 134_217_728  # section 4, length of a sealed trailer
@@ -804,17 +804,49 @@ def read_image(repository: Repository, image_id: str) -> Image:
 
 
 def read_tombstones(repository: Repository) -> tuple[set[str], set[tuple[str, int]]]:
-    """Say which images are forgotten: by id, and by machine and sequence."""
-    forgotten: set[str] = set()
+    """Say which images are forgotten: by id, and by machine and sequence (section 11)."""
+    gone: set[str] = set()
+    binned: set[tuple[str, str]] = set()
+    back: set[tuple[str, str]] = set()
     sequences: set[tuple[str, int]] = set()
+    ends = read_ends(repository)
     for name in repository.iter_ids(TOMBSTONE):
         try:
-            for item in records_of(parse_json(repository.read_payload(TOMBSTONE, name)), "images"):
-                forgotten.add(hex_of(item, "image", 16).hex())
-                sequences.add((str(item.get("machine")), number_of(item, "sequence", 0, SIZE_MAX)))
-        except (ReaderError, OSError) as error:
+            record = parse_json(repository.read_payload(TOMBSTONE, name))
+            for field in ("images", "binned"):
+                for item in records_of(record, field):
+                    image = hex_of(item, "image", 16).hex()
+                    gone.update([image] if field == "images" else [])
+                    binned.update([(image, name)] if field == "binned" else [])
+                    sequences.add((str(item.get("machine")), number_of(item, "sequence", 0, SIZE_MAX)))
+            if counts(ends, record, name):
+                for item in records_of(record, "back"):
+                    image = hex_of(item, "image", 16).hex()
+                    back.update((image, str(tombstone)) for tombstone in item.get("tombstones") or [])
+        except (ReaderError, OSError, TypeError) as error:
             note(f"tombstone {name} is left out: {error}")
-    return forgotten, sequences
+    return gone | {image for image, _ in binned - back}, sequences
+
+
+def read_ends(repository: Repository) -> dict[str, set[str]]:
+    """Say of each session that was ended which of its records count (section 11)."""
+    kept: dict[str, set[str]] = {}
+    for name in repository.iter_ids(SESSION_END):
+        try:
+            record = parse_json(repository.read_payload(SESSION_END, name))
+            if record.get("final", True):
+                named = {str(one) for one in record.get("kept") or []}
+                session = hex_of(record, "session", 16).hex()
+                kept[session] = kept.get(session, named) & named
+        except (ReaderError, OSError, TypeError) as error:
+            note(f"end of a session {name} is left out: {error}")
+    return kept
+
+
+def counts(ends: dict[str, set[str]], record: dict[str, Any], name: str) -> bool:
+    """Say whether a record was written while its session was held."""
+    session = str(record.get("session"))
+    return session not in ends or name in ends[session]
 
 
 def find_image(repository: Repository, wanted: str) -> Image:
@@ -827,9 +859,12 @@ def find_image(repository: Repository, wanted: str) -> Image:
     if len(names) != 1:
         raise NotFound(f"{len(names)} images have an id that begins with {wanted!r}; see the command list")
     try:
-        return read_image(repository, names[0])
+        image = read_image(repository, names[0])
     except ReaderError as error:
         raise type(error)(f"image {names[0]}: {error}") from None
+    if not counts(read_ends(repository), image.record, names[0]):
+        raise NotFound(f"image {names[0]} does not count: its run had lost its session when it was written")
+    return image
 
 
 # --- Block maps (section 8) ------------------------------------------------------------------------------------------
@@ -1088,6 +1123,7 @@ def run_copy(
 def command_list(repository: Repository) -> int:
     """Print one line per image."""
     forgotten, buried = read_tombstones(repository)
+    ends = read_ends(repository)
     rows: list[tuple[str, int, str]] = []
     exit_code = 0
     for name in repository.iter_ids(IMAGE):
@@ -1095,6 +1131,8 @@ def command_list(repository: Repository) -> int:
             continue
         try:
             record = read_image(repository, name).record
+            if not counts(ends, record, name):
+                continue
             machine = dict(record.get("machine") or {})
             sequence = number_of(record, "sequence", 1, SIZE_MAX)
         except Torn as error:

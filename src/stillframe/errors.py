@@ -17,6 +17,7 @@
     |  |  `- Unseen           20    it is not proven that every write was seen
     |  |- HookFailed          20    a program of the person's failed before the freeze
     |  |- LoginRefused        20    another computer refuses a name and its password
+    |  |- Retired             20    the machine was retired from the repository
     |  `- MissingProgram      20    a program must be installed
     |- DiskFormatError        21    the bytes on a disk are not what the format says
     |- TargetError            22    the target is wrong, mounted or too small
@@ -135,6 +136,12 @@ class LoginRefused(MachineRefusal):
     """Another computer does not let that name in with that password, or not into that share."""
 
     code = "login-refused"
+
+
+class Retired(MachineRefusal):
+    """This machine was retired from the repository."""
+
+    code = "machine-retired"
 
 
 class MissingProgram(MachineRefusal):

@@ -11,6 +11,7 @@ from stillframe.events import RecordedEvents
 from stillframe.jobs.restore import RestoreOptions
 from stillframe.jobs.restoring.undo_table import KEPT_MAX, apply_undo, plan_undo
 from stillframe.repo.check import check_repository
+from stillframe.repo.kept_tables import kept_tables
 from stillframe.store import LocalStore, MemoryStore
 from stillframe.testing.command_line import call
 from stillframe.testing.job_runs import backup_paths, job_context, make_repository, restore
@@ -67,10 +68,10 @@ def test_a_restore_that_was_cut_off_does_not_hide_what_was_there(tmp_path: Path)
         file.seek(-8192, 2)
         file.write(bytes(8192))
     restore(repository, manifest, target)
-    assert len(repository.kept_tables()) == 1
+    assert len(kept_tables(repository)) == 1
     for _ in range(KEPT_MAX + 2):
         restore(repository, manifest, target)
-    assert len(repository.kept_tables()) == KEPT_MAX
+    assert len(kept_tables(repository)) == KEPT_MAX
 
 
 def test_nothing_is_kept_of_an_empty_target_and_nothing_found_for_another(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from stillframe.errors import WrongKey
 from stillframe.events import Finding, NoEvents
 from stillframe.repo.check import CheckReport, check_repository
-from stillframe.repo.expire import apply_expire, forget_images, plan_expire
+from stillframe.repo.expire import apply_expire, plan_expire
+from stillframe.repo.forgetting import forget_images
 from stillframe.repo.format import ObjectType
 from stillframe.repo.parity.condition import renew_parity
 from stillframe.repo.parity.sidecars import covered_objects

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from stillframe.errors import DamagedError, StillframeError
 from stillframe.repo.blockmap import build_node, parse_node
+from stillframe.repo.deletion_records import SessionRecord, TombstoneRecord
 from stillframe.repo.format import ObjectType, object_name, parse_footer, parse_payload
 from stillframe.repo.identity import FORMAT, NAMES, Identity, build_identity, read_identity
 from stillframe.repo.keys import KeyRing
 from stillframe.repo.objects import ObjectBox
 from stillframe.repo.packs import PackReader
-from stillframe.repo.records import Manifest, ProofRecord, R, SessionRecord, TombstoneRecord, build_record, parse_record
+from stillframe.repo.records import Manifest, ProofRecord, R, build_record, parse_record
 from stillframe.repo.recovery_key import format_recovery_key, parse_recovery_key
 from stillframe.repo.rows import build_table, parse_table
 from stillframe.store import MemoryStore

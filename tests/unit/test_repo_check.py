@@ -8,12 +8,13 @@ import pytest
 from stillframe.events import Finding, NoEvents, RecordedEvents
 from stillframe.extents import Extent, ExtentSet
 from stillframe.repo.check import CheckReport, check_repository
-from stillframe.repo.expire import forget_images
+from stillframe.repo.forgetting import forget_images, to_forget, write_tombstone
 from stillframe.repo.format import FOOTER_SIZE, HEADER_SIZE, ObjectType, object_name
 from stillframe.repo.kept_tables import KeptPiece, KeptTable
 from stillframe.repo.proofs import write_screenshot
 from stillframe.repo.records import ProofRecord, build_record
 from stillframe.repo.repository import Repository, StoredImage
+from stillframe.repo.retirement import retire_machine
 from stillframe.repo.rows import Table, build_table
 from stillframe.repo.sealing import make_id
 from stillframe.repo.session import begin_session
@@ -21,7 +22,7 @@ from stillframe.store import MemoryStore, write_object
 from stillframe.testing.clocks import FakeClock
 from stillframe.testing.repositories import CHUNK_SIZE, Draft, make_owner, make_repository, reopen, store_image
 
-ANNA, BERT = make_owner("anna"), make_owner("bert")
+ANNA, BERT, CARL = make_owner("anna"), make_owner("bert"), make_owner("carl")
 SECRET = "several words"  # noqa: S105 - of a test
 FIRST = Draft(chunks=[1, 2, 3, 4, None, 5], chunks_per_pack=2)
 SECOND = Draft(chunks=[1, 2, 6, 7, None, 5], chunks_per_pack=2)
@@ -58,7 +59,7 @@ def copy_of(store: MemoryStore) -> MemoryStore:
 
 @pytest.fixture(scope="module")
 def original() -> MemoryStore:
-    """Two images, a forgotten one, a proof and a session, under a passphrase."""
+    """Two images, a forgotten one, a proof, a session and a retired machine, under a passphrase."""
     store = MemoryStore()
     repository = make_repository(store, passphrase=SECRET)
     gone = store_image(repository, ANNA, Draft(chunks=[9]))
@@ -66,6 +67,8 @@ def original() -> MemoryStore:
     store_image(repository, ANNA, SECOND)
     session = begin_session(repository, BERT, "forget")
     forget_images(session, [gone.manifest.image])
+    begin_session(repository, CARL, "verify")
+    retire_machine(repository, CARL.machine, BERT.machine)
     proof = ProofRecord(
         proof=make_id().hex(), image=first.manifest.image, created="2026-03-01T00:00:00Z",
         machine=ANNA.machine, kind="quick", ok=True, bytes=1,
@@ -253,7 +256,9 @@ def test_a_forgotten_manifest_that_is_put_back_is_noted(original: MemoryStore) -
     repository = reopen(store, clock=FakeClock(), passphrase=SECRET)
     image = images_of(repository)[0].manifest.image
     name = object_name(ObjectType.IMAGE, bytes.fromhex(image))
-    forget_images(begin_session(repository, BERT, "forget"), [image])
+    write_tombstone(begin_session(repository, BERT, "forget"), images=to_forget(repository, [image]))
+    store.delete(name)
+    assert check(store).notes == ()
     write_object(store, name, original.read(name))
     report = check(store)
     assert report.ok

@@ -9,7 +9,8 @@ import pytest
 from stillframe.errors import DamagedError, Locked, RepositoryNotFound, StorageError, UnsupportedFormat
 from stillframe.events import NoEvents
 from stillframe.repo.check import check_repository
-from stillframe.repo.expire import ExpirePlan, ExpireResult, apply_expire, forget_images, plan_expire
+from stillframe.repo.expire import ExpirePlan, ExpireResult, apply_expire, plan_expire
+from stillframe.repo.forgetting import forget_images
 from stillframe.repo.format import ObjectType, object_name
 from stillframe.repo.records import build_record
 from stillframe.repo.repository import Repository
@@ -81,7 +82,7 @@ def test_a_forgotten_image_is_gone_and_its_tombstone_says_so(repository: Reposit
     forget_images(session, [first.manifest.image])
     session.end()
     assert [image.manifest.image for image in repository.images().images] == [second.manifest.image]
-    assert [image.sequence for record in repository.tombstones() for image in record.images] == [1]
+    assert [image.sequence for record in repository.tombstones() for image in record.binned] == [1]
     require_sound(repository)
     with pytest.raises(RepositoryNotFound):
         forget_images(session, ["ab" * 16])
@@ -266,7 +267,8 @@ def test_a_forgotten_manifest_that_is_put_back_is_taken_away_again(repository: R
     first = store_image(repository, ANNA, FIRST)
     name = object_name(ObjectType.IMAGE, bytes.fromhex(first.manifest.image))
     raw = store.read(name)
-    run_expire(repository, forget=[first.manifest.image])
+    run_expire(repository, forget=[first.manifest.image], grace=NOW)
+    assert not names(store, ObjectType.IMAGE)
     write_object(store, name, raw)
     assert plan_expire(repository).put_back == (first.manifest.image,)
     run_expire(repository)

@@ -15,17 +15,18 @@ from stillframe.repo.check import check_repository
 from stillframe.repo.compaction import write_tables
 from stillframe.repo.copying import Copier, open_entries
 from stillframe.repo.expire import _announce, _needed_packs, apply_expire, plan_expire
-from stillframe.repo.expire_plan import look
+from stillframe.repo.expire_view import look
 from stillframe.repo.format import ObjectType, object_name
 from stillframe.repo.parity.condition import parity_status, renew_parity
 from stillframe.repo.parity.records import BLOCK, Geometry
 from stillframe.repo.parity.replacing import finish_replacing, replace_healed
 from stillframe.repo.parity.sidecars import covered_objects, current_setting, is_sidecar_whole, orphaned_sidecars
+from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import StoredNotice, build_record
 from stillframe.repo.repair import repair_repository
 from stillframe.repo.repository import Repository
 from stillframe.repo.session import begin_session
-from stillframe.repo.walk import iter_leaves, iter_maps
+from stillframe.repo.walk import iter_leaves, iter_maps, referenced_chunks
 from stillframe.store import MemoryStore, write_object
 from stillframe.testing.clocks import FakeClock
 from stillframe.testing.faulty_store import FullStore
@@ -391,7 +392,9 @@ def test_bytes_that_need_parity_never_let_another_copy_go(
             replace_object(store, name, flipped(store.read(name), 100))
     fresh = again(store)
     assert read_image(fresh, image.manifest) == DRAFT.contents()
-    assert _needed_packs(fresh, look(fresh, own_session=session.id), second) == (second if spoil else set())
+    view = look(fresh, own_session=session.id)
+    needed = referenced_chunks(ChunkReader(view.index, fresh.packs), (one.manifest for one in view.images))
+    assert _needed_packs(fresh, view, needed, second) == (second if spoil else set())
 
 
 def deep_draft() -> Draft:

@@ -10,13 +10,12 @@ import pytest
 from stillframe.errors import DamagedError, UnsupportedFormat
 from stillframe.events import Notice
 from stillframe.repo.blockmap import Entry, Kind, MapRoot
+from stillframe.repo.deletion_records import SessionRecord, TombstoneRecord
 from stillframe.repo.format import JSON_SIZE_MAX
 from stillframe.repo.records import (
     Manifest,
     ProofRecord,
-    SessionRecord,
     StoredMap,
-    TombstoneRecord,
     build_record,
     parse_record,
     parse_time,

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from stillframe.errors import DamagedError, RepositoryNotFound, StillframeError, UnsupportedFormat, UsageError, WrongKey
+from stillframe.repo.deletion_records import ForgottenImage, TombstoneRecord
 from stillframe.repo.format import ObjectType, object_name
 from stillframe.repo.identity import NAMES
-from stillframe.repo.records import ForgottenImage, ProofRecord, TombstoneRecord, build_record
+from stillframe.repo.records import ProofRecord, build_record
 from stillframe.repo.recovery_key import format_recovery_key
 from stillframe.repo.repository import Repository, create_repository, open_repository
 from stillframe.repo.rows import EntryKind, Table, build_table, ids_array, make_rows

@@ -6,8 +6,9 @@ import pytest
 
 from stillframe.clock import rfc3339
 from stillframe.errors import DamagedError, Locked, StorageError
+from stillframe.repo.deletion_records import SessionRecord
 from stillframe.repo.format import ObjectType
-from stillframe.repo.records import MachineName, SessionRecord, build_record
+from stillframe.repo.records import MachineName, build_record
 from stillframe.repo.repository import Repository
 from stillframe.repo.session import LIFETIME, Owner, Session, begin_session, open_sessions
 from stillframe.testing.clocks import FIRST_MOMENT, FakeClock

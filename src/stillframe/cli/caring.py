@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Final
 
 from stillframe.cli.call import Call, running
+from stillframe.cli.forgetting import undo
 from stillframe.cli.results import Fields, finding_fields, notice_fields
 from stillframe.cli.words import local_time
 from stillframe.errors import DamagedError, DiskFormatError, Locked, StorageError, UsageError
@@ -17,6 +18,7 @@ from stillframe.jobs.repositories import last_seen
 from stillframe.jobs.sampling import SampledImage, sample_files
 from stillframe.jobs.verify import VerifyResult
 from stillframe.repo.check import CheckReport
+from stillframe.repo.ending import Ending
 from stillframe.repo.repair import RepairReport
 from stillframe.repo.repository import Repository
 from stillframe.repo.retention import JudgedImage, RetentionPolicy
@@ -155,6 +157,8 @@ def _mended(repaired: RepairReport) -> str:
 def forget(call: Call) -> int:
     """Forget images."""
     options, screen = call.options, call.screen
+    if options.undo:
+        return undo(call)
     repository = call.open_repository()
     here = machine().id
     ids = list(dict.fromkeys(find_image_id(repository, word, machine_id=here) for word in options.images))
@@ -168,9 +172,9 @@ def forget(call: Call) -> int:
         screen.finish("forget", {"dry_run": True, "images": ids}, lines)
         return 0
     screen.say(*lines)
-    screen.confirm("They cannot be brought back.", "forget", yes=options.yes)
+    screen.confirm("'forget --undo' brings them back until 'expire' lets them go.", "forget", yes=options.yes)
     forgotten = care.forget(repository, ids, owner=this_owner())
-    words = f"{format_count(len(forgotten), 'image')} forgotten. 'stillframe expire' frees the room."
+    words = f"{format_count(len(forgotten), 'image')} forgotten. 'stillframe expire' frees the room, days later."
     screen.finish("forget", {"images": [image.image for image in forgotten]}, [words])
     return 0
 
@@ -183,14 +187,15 @@ def expire(call: Call) -> int:
         keep_monthly=options.keep_monthly, max_size=options.max_size,
     )  # fmt: skip
     repository = call.open_repository()
-    expiry = care.plan_expiry(repository, policy, grace=timedelta(hours=options.grace))
+    undelete = timedelta(days=options.undelete_days)
+    expiry = care.plan_expiry(repository, policy, grace=timedelta(hours=options.grace), undelete=undelete)
     lines = _expiry_lines(expiry)
     if options.dry_run:
         screen.finish("expire", {"dry_run": True, **_expiry_fields(expiry)}, lines)
         return 0
     screen.say(*lines, "")
     if not expiry.plan.is_empty:
-        screen.confirm("What is forgotten or deleted cannot be brought back.", "expire", yes=options.yes)
+        screen.confirm(_warning(options.undelete_days), "expire", yes=options.yes)
     result = care.apply_expiry(repository, expiry, owner=this_owner(), events=screen)
     fields = _expiry_fields(expiry) | {
         "packs_announced": result.announced, "packs_deleted": result.deleted, "bytes_freed": result.bytes_freed,
@@ -201,6 +206,12 @@ def expire(call: Call) -> int:
     )
     screen.finish("expire", fields, [words])
     return 0
+
+
+def _warning(undelete_days: int) -> str:
+    if not undelete_days:
+        return "What is forgotten or deleted cannot be brought back."
+    return f"What is deleted cannot be brought back; what is forgotten can, for {format_count(undelete_days, 'day')}."
 
 
 def _report_fields(report: CheckReport) -> Fields:
@@ -231,6 +242,14 @@ def _expiry_lines(expiry: care.Expiry) -> list[str]:
     lines += [f"Forget  {_judged_words(judged)}" for judged in retention.forget]
     if retention.is_over:
         lines.append("Even so the images take more than '--max-size': the newest good one of each series always stays.")
+    lines += [f"End            {_ending_words(ending)}" for ending in plan.endings]
+    if plan.purge:
+        lines.append(f"Let go         {format_count(len(plan.purge), 'forgotten image')}: too late for '--undo' then")
+    if plan.binned:
+        lines.append(
+            f"Keep whole     {format_count(len(plan.binned), 'forgotten image')} for {plan.undelete.days} days; "
+            "'--undelete-days 0' lets go of them now"
+        )
     lines += [
         f"Delete now     {format_size(plan.bytes_ripe)}, announced earlier",
         f"Announce dead  {len(plan.dead_packs)} packs, {format_size(plan.bytes_dead)}",
@@ -244,10 +263,19 @@ def _expiry_fields(expiry: care.Expiry) -> Fields:
     return {
         "forgotten": [image.image for image in plan.forget],
         "kept": [{"image": judged.manifest.image, "reasons": list(judged.reasons)} for judged in expiry.retention.keep],
+        "let_go": [image.image for image in plan.purge],
+        "can_come_back": [binned.image.image for binned in plan.binned],
+        "ended": [ending.session for ending in plan.endings],
         "bytes_ripe": plan.bytes_ripe,
         "bytes_dead": plan.bytes_dead,
         "waiting": [{"what": waiting.what, "why": waiting.why} for waiting in plan.waiting],
     }
+
+
+def _ending_words(ending: Ending) -> str:
+    if ending.why == "damaged":
+        return f"session {ending.session[:8]}, which cannot be read"
+    return f"the session of a run on {ending.machine.name} that never came back"
 
 
 def _judged_words(judged: JudgedImage) -> str:

@@ -2,6 +2,7 @@
 
 from stillframe.cli.boot_words import boot_fields, boot_lines
 from stillframe.cli.call import Call
+from stillframe.cli.forgetting import show_forgotten
 from stillframe.cli.image_results import image_fields, listed_fields, seen_disk_fields
 from stillframe.cli.image_words import disk_lines, image_lines, image_table
 from stillframe.cli.results import finding_fields
@@ -26,6 +27,8 @@ def disks(call: Call) -> int:
 
 def images(call: Call) -> int:
     """List images."""
+    if call.options.forgotten:
+        return show_forgotten(call)
     repository = call.open_repository()
     listing = list_images(repository, machine_id=None if call.options.all else machine().id)
     last_seen(repository).note(listed.manifest for listed in listing.images)

@@ -37,6 +37,8 @@ _VERBS: Final = {
     "check": "caring",
     "repair": "caring",
     "forget": "caring",
+    "machines": "machines",
+    "retire": "machines",
     "expire": "caring",
     "export": "exporting",
     "import": "exchanging",

@@ -317,10 +317,7 @@ def _with_catalogue(
 def _next_link(repository: Repository, machine_id: str) -> tuple[int, str]:
     """Sequence number of a machine's next image, and the digest of its newest one."""
     mine = [image for image in repository.images().images if image.manifest.machine.id == machine_id]
-    gone = [
-        image.sequence for record in repository.tombstones() for image in record.images
-        if image.machine == machine_id
-    ]  # fmt: skip
+    gone = [image.sequence for image in repository.forgotten().images if image.machine == machine_id]
     newest: StoredImage | None = max(mine, key=lambda image: image.manifest.sequence, default=None)
     last = max([newest.manifest.sequence if newest else 0, *gone])
     return last + 1, newest.digest.hex() if newest else ""

@@ -17,8 +17,11 @@ from stillframe.jobs.last_seen import LastSeen
 from stillframe.jobs.listing import list_images
 from stillframe.jobs.verify import VerifyResult, verify_image
 from stillframe.repo.check import CheckReport, check_repository
-from stillframe.repo.expire import ExpirePlan, ExpireResult, apply_expire, forget_images, plan_expire
-from stillframe.repo.records import ForgottenImage, Manifest
+from stillframe.repo.deletion_records import ForgottenImage
+from stillframe.repo.ending import require_right_to_delete
+from stillframe.repo.expire import UNDELETE, ExpirePlan, ExpireResult, apply_expire, plan_expire
+from stillframe.repo.forgetting import forget_images
+from stillframe.repo.records import Manifest
 from stillframe.repo.repair import RepairReport, repair_repository
 from stillframe.repo.repository import Repository
 from stillframe.repo.retention import RetentionPlan, RetentionPolicy, plan_retention
@@ -103,6 +106,7 @@ def repair(
     with _job(repository, "repair", events):
         session = begin_session(repository, owner, "repair")
         try:
+            require_right_to_delete(repository, owner.machine, "'repair'")
             packs = [bytes.fromhex(pack) for pack in suspects]
             report = repair_repository(
                 session, events=events, read_all=read_all, suspects=packs, last_seen=_known(seen)
@@ -130,15 +134,19 @@ def forget(repository: Repository, image_ids: Sequence[str], *, owner: Owner) ->
     Raises:
         RepositoryNotFound: One of them is not there. Nothing was changed.
         Locked: A repair is at work.
+        DeletionRefused: The storage only lets this machine add.
     """
     session = begin_session(repository, owner, "forget")
     try:
+        require_right_to_delete(repository, owner.machine, "forgetting")
         return forget_images(session, image_ids)
     finally:
         session.end()
 
 
-def plan_expiry(repository: Repository, policy: RetentionPolicy, *, grace: timedelta) -> Expiry:
+def plan_expiry(
+    repository: Repository, policy: RetentionPolicy, *, grace: timedelta, undelete: timedelta = UNDELETE
+) -> Expiry:
     """Decide which images go by the rules, and look at what can be deleted. Changes nothing.
 
     Raises:
@@ -153,7 +161,7 @@ def plan_expiry(repository: Repository, policy: RetentionPolicy, *, grace: timed
         sizes=image_sizes(repository.reader()) if policy.max_size is not None else None,
     )
     leaving = [image.manifest.image for image in retention.forget]
-    return Expiry(retention=retention, plan=plan_expire(repository, forget=leaving, grace=grace))
+    return Expiry(retention=retention, plan=plan_expire(repository, forget=leaving, grace=grace, undelete=undelete))
 
 
 def apply_expiry(repository: Repository, expiry: Expiry, *, owner: Owner, events: EventSink) -> ExpireResult:
@@ -163,13 +171,17 @@ def apply_expiry(repository: Repository, expiry: Expiry, *, owner: Owner, events
 
     Raises:
         Locked: Another expiry or a repair is at work.
+        DeletionRefused: The storage only lets this machine add.
         DamagedError: An image cannot be read.
     """
     with _job(repository, "expire", events):
         session = begin_session(repository, owner, "expire")
         try:
-            leaving = [image.image for image in expiry.plan.forget]
-            plan = plan_expire(repository, forget=leaving, own_session=session.id, grace=expiry.plan.grace)
+            require_right_to_delete(repository, owner.machine, "'expire'")
+            leaving, wanted = [image.image for image in expiry.plan.forget], expiry.plan
+            plan = plan_expire(
+                repository, forget=leaving, own_session=session.id, grace=wanted.grace, undelete=wanted.undelete
+            )
             return apply_expire(session, plan)
         finally:
             session.end()

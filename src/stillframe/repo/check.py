@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from stillframe.errors import StillframeError
 from stillframe.events import EventSink, Finding, Notice, PhaseStarted
+from stillframe.repo.deletion_records import ForgottenImage
+from stillframe.repo.forgetting import to_forget
 from stillframe.repo.format import CHECK_HINT, ObjectType, object_name
 from stillframe.repo.identity import NAMES, read_identity
 from stillframe.repo.index import ChunkIndex
@@ -28,7 +30,7 @@ from stillframe.repo.inventory import (
     stray_rows,
 )
 from stillframe.repo.keys import COPIES
-from stillframe.repo.lineage import LastSeen, judge_lineage
+from stillframe.repo.lineage import UNKNOWN_MACHINE, LastSeen, judge_lineage
 from stillframe.repo.losses import LOSS_HINT, ImageState, survey_images
 from stillframe.repo.parity.condition import check_parity
 from stillframe.repo.reading import ChunkReader
@@ -43,7 +45,7 @@ _PACKS_TRACED: Final = 8
 """For so many bad packs it is told which bytes need each; the images tell the rest."""
 _RECORDS: Final = (
     ObjectType.INDEX, ObjectType.SESSION, ObjectType.TOMBSTONE, ObjectType.PROOF, ObjectType.SCREENSHOT,
-    ObjectType.KEPT_TABLE, ObjectType.SETTING,
+    ObjectType.KEPT_TABLE, ObjectType.SETTING, ObjectType.SESSION_END, ObjectType.RETIREMENT,
 )  # fmt: skip
 
 
@@ -166,11 +168,13 @@ def _check_keys(repository: Repository, log: _Log) -> None:
 
 def _check_images(repository: Repository, log: _Log, last_seen: LastSeen) -> list[StoredImage]:
     """Every manifest, and whether some are missing or were put back. Returns those that count."""
-    forgotten = [image for record in repository.tombstones() for image in record.images]
-    gone = {image.image for image in forgotten}
-    images = []
+    forgotten = repository.forgotten()
+    images, void = [], list[ForgottenImage]()
     for found, image_id in examine_records(repository, ObjectType.IMAGE):
-        if image_id.hex() in gone:
+        if image_id.hex() in forgotten.binned:
+            if forgotten.binned[image_id.hex()].image.machine != UNKNOWN_MACHINE:  # else it was bad before
+                _judge_record(found, log)
+        elif image_id.hex() in forgotten.gone:
             message = f"image {image_id.hex()[:8]} was forgotten, and its manifest lies there again; it is ignored"
             hint = "An older copy came back, or a deletion was cut off. 'stillframe expire' takes it away."
             log.note("image-put-back", message, hint)
@@ -182,12 +186,16 @@ def _check_images(repository: Repository, log: _Log, last_seen: LastSeen) -> lis
                 image = read_image(repository, image_id)
             except ObjectMissing:
                 continue  # somebody forgot it just now
-            if image.manifest.image == image_id.hex():
+            if not forgotten.ends.counts(image.manifest.session, image_id.hex()):
+                message = f"image {image_id.hex()[:8]} does not count: its run had lost its session when it was written"
+                log.note("image-void", message, "'stillframe expire' takes it away.")
+                void += to_forget(repository, [image_id.hex()])
+            elif image.manifest.image == image_id.hex():
                 images.append(image)
             else:
                 message = f"{found.name} describes image {image.manifest.image}: it was put under another name"
                 log.finding(Finding(code="damaged", message=message, hint=CHECK_HINT, thing=found.name))
-    for finding in judge_lineage(images, forgotten, last_seen):
+    for finding in judge_lineage(images, (*forgotten.images, *void), last_seen):
         log.finding(finding)
     return sorted(images, key=lambda image: (image.manifest.created, image.manifest.sequence))
 

@@ -16,15 +16,33 @@ from stillframe.clock import rfc3339
 from stillframe.errors import DamagedError, StillframeError
 from stillframe.repo.compaction import drop_packs, write_tables
 from stillframe.repo.copying import Copier
-from stillframe.repo.expire_plan import GRACE, ExpirePlan, View, Waiting, look, plan_expire, to_forget, why_wait
+from stillframe.repo.deletion_records import ForgottenImage, TombstoneRecord
+from stillframe.repo.ending import clear_ended, end_sessions
+from stillframe.repo.expire_plan import (
+    GRACE,
+    UNDELETE,
+    ExpirePlan,
+    Waiting,
+    notes_of,
+    plan_expire,
+    why_wait,
+)
+from stillframe.repo.expire_view import View, look
+from stillframe.repo.forgetting import (
+    IMAGES_MAX,
+    PACKS_MAX,
+    delete_manifests,
+    forget_images,
+    to_forget,
+    write_tombstone,
+)
 from stillframe.repo.format import CHUNK_ID_SIZE, ObjectType
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.inventory import rows_by_pack
 from stillframe.repo.packs import plan_fetches
 from stillframe.repo.parity.sidecars import orphaned_sidecars
-from stillframe.repo.proofs import delete_proof
 from stillframe.repo.reading import ChunkReader
-from stillframe.repo.records import ForgottenImage, TombstoneRecord, build_record
+from stillframe.repo.records import build_record, parse_time
 from stillframe.repo.repository import Repository
 from stillframe.repo.rows import Ids, ids_array
 from stillframe.repo.sealing import make_id
@@ -33,17 +51,14 @@ from stillframe.repo.walk import IdSet, referenced_chunks
 
 __all__ = [
     "GRACE",
+    "UNDELETE",
     "ExpirePlan",
     "ExpireResult",
     "Waiting",
     "apply_expire",
-    "forget_images",
     "plan_expire",
 ]
 
-_IMAGES_MAX: Final = 100_000
-_PACKS_MAX: Final = 1_000_000
-"""Of one tombstone (section 11)."""
 _BATCH: Final = 8192
 """Chunks that are located in one go."""
 
@@ -57,7 +72,7 @@ class ExpireResult:
         announced: Packs named in new tombstones.
         deleted: Packs deleted.
         bytes_freed: Their size, less what was written to replace them.
-        kept: Packs that had been announced dead, are needed after all, and stay.
+        kept: Packs that had been announced dead and are needed after all: what is needed of them is copied first.
     """
 
     forgotten: int
@@ -67,39 +82,30 @@ class ExpireResult:
     kept: tuple[str, ...]
 
 
-def forget_images(session: Session, image_ids: Iterable[str]) -> tuple[ForgottenImage, ...]:
-    """Make images as if they had never been. Their storage comes back with ``expire``.
-
-    A tombstone is durable before anything is deleted, so a manifest that comes back is known for what it is. An image
-    whose manifest cannot be read can be forgotten too.
-
-    Raises:
-        RepositoryNotFound: There is no such image. Nothing was changed.
-    """
-    images = to_forget(session.repository, image_ids)
-    for first in range(0, len(images), _IMAGES_MAX):
-        _write_tombstone(session, images=images[first : first + _IMAGES_MAX])
-    _delete_manifests(session.repository, [image.image for image in images])
-    return images
-
-
 def apply_expire(session: Session, plan: ExpirePlan) -> ExpireResult:
     """Carry a plan out. References are computed again before each deletion.
 
     Raises:
         DamagedError: A manifest or block map cannot be read. What was done until then is sound.
+        StorageError: This run lasted too long or lost its session: it deletes nothing more.
         StorageFull: There is no room to copy what is alive out of mostly dead packs. Dead packs are gone already.
     """
     repository, sweep = session.repository, _Sweep(session, plan.grace)
-    look(repository, own_session=session.id, forget=[image.image for image in plan.forget])  # may refuse
-    still_there = {image_id.hex() for image_id in repository.box.ids(ObjectType.IMAGE)}
-    forget_images(session, [image.image for image in plan.forget if image.image in still_there])
-    _delete_manifests(repository, plan.put_back)
+    leaving = [image.image for image in plan.forget]
+    view = look(repository, own_session=session.id, forget=leaving)  # may refuse
+    end_sessions(repository, plan.endings, session.record.machine)
+    clear_ended(repository)
+    still_there = {image_id.hex() for image_id in repository.box.ids(ObjectType.IMAGE)} - view.forgotten.ids
+    forget_images(session, [image for image in leaving if image in still_there])
+    void = to_forget(repository, sorted(set(plan.void) & still_there))
+    for first in range(0, len(void), IMAGES_MAX):  # so that nobody misses their numbers
+        write_tombstone(session, images=void[first : first + IMAGES_MAX])
+    delete_manifests(repository, (*plan.put_back, *plan.void))
     for name in _still_garbage(session, plan):
         repository.box.store.delete(name)
     sweep.delete_ripe()
     announced = [bytes.fromhex(pack) for pack in plan.dead_packs]
-    _announce(session, announced)
+    _announce(session, announced, plan.purge)
     sweep.delete_ripe()
     copied, written = _repack(session, [bytes.fromhex(found.pack) for found in plan.repack])
     _announce(session, copied)
@@ -114,7 +120,7 @@ def apply_expire(session: Session, plan: ExpirePlan) -> ExpireResult:
 
 
 class _Sweep:
-    """The second phase: deletes packs whose tombstones are ripe."""
+    """The second phase: deletes what ripe tombstones announced."""
 
     def __init__(self, session: Session, grace: timedelta) -> None:
         self._session = session
@@ -126,37 +132,70 @@ class _Sweep:
     def delete_ripe(self) -> None:
         """Look, and delete what may go now."""
         repository = self._session.repository
-        announced = [record for record in repository.tombstones() if record.packs]
-        if all(why_wait(repository, record, (), grace=self._grace) for record in announced):
+        tombstones = repository.tombstones()
+        announced = [record for record in tombstones if record.announces]
+        for record in announced:
+            if _needs_note(repository, record, tombstones):
+                _note_who_is_at_work(self._session, record.tombstone)
+        if all(why_wait(repository, record, tombstones, (), grace=self._grace) for record in announced):
             return
         view = look(repository, own_session=self._session.id)
-        ripe = [
-            record
-            for record in view.tombstones
-            if record.packs and not why_wait(repository, record, view.sessions, grace=self._grace)
-        ]
-        if not ripe:
-            return
+        ripe = [] if view.bad_sessions else [record for record in view.tombstones if self._is_ripe(record, view)]
+        if ripe:
+            self._delete(view, ripe)
+
+    def _is_ripe(self, record: TombstoneRecord, view: View) -> bool:
+        if not record.announces or not notes_of(record, view.tombstones):
+            return False
+        repository = self._session.repository
+        return not why_wait(repository, record, view.tombstones, view.sessions, grace=self._grace)
+
+    def _delete(self, view: View, ripe: list[TombstoneRecord]) -> None:
+        repository = self._session.repository
+        gone_images = _purged(view, ripe)
+        for first in range(0, len(gone_images), IMAGES_MAX):
+            write_tombstone(self._session, images=gone_images[first : first + IMAGES_MAX])
+        gone = {image.image for image in gone_images}
         named = {bytes.fromhex(pack) for record in ripe for pack in record.packs}
-        kept = _needed_packs(repository, view, named.intersection(view.there))
-        gone = sorted(named - kept)
-        drop_packs(repository, gone)
-        for pack in gone:
+        kept = self._keep_what_is_needed(view, gone, named.intersection(view.there))
+        packs = sorted(named - kept)
+        self._session.require_fresh()
+        drop_packs(repository, packs)
+        for pack in packs:
             repository.box.delete(ObjectType.PACK, pack)
-        for record in ripe:
-            _delete_tombstone(repository, record)
+        delete_manifests(repository, gone)
+        for record in ripe:  # nobody may rely on a pack again that was announced dead: it goes before its tombstone
+            if kept.isdisjoint(bytes.fromhex(pack) for pack in record.packs):
+                _delete_tombstone(repository, record, view.tombstones)
         self.kept |= kept
-        self.deleted += sum(pack in view.there for pack in gone)
-        self.bytes_freed += sum(view.there.get(pack, 0) for pack in gone)
+        self.deleted += sum(pack in view.there for pack in packs)
+        self.bytes_freed += sum(view.there.get(pack, 0) for pack in packs)
+
+    def _keep_what_is_needed(self, view: View, gone: set[str], packs: set[bytes]) -> set[bytes]:
+        """Packs of these that are needed after all, after what is needed of them was copied into new ones."""
+        repository = self._session.repository
+        reader = ChunkReader(view.index, repository.packs)
+        images = [one.manifest for one in view.all_images if one.manifest.image not in gone]
+        needed = referenced_chunks(reader, images)
+        kept = _needed_packs(repository, view, needed, packs)
+        if kept:
+            view.index.exclude_packs(())
+            _, written = _copy_out(repository, view, needed, kept)
+            self.bytes_freed -= written
+        return kept
 
 
-def _needed_packs(repository: Repository, view: View, packs: set[bytes]) -> set[bytes]:
+def _purged(view: View, ripe: Iterable[TombstoneRecord]) -> tuple[ForgottenImage, ...]:
+    """Images whose end these tombstones announced and that nobody has brought back."""
+    named = {image.image: image for record in ripe for image in record.purging}
+    return tuple(image for image_id, image in sorted(named.items()) if image_id in view.forgotten.binned)
+
+
+def _needed_packs(repository: Repository, view: View, needed: IdSet, packs: set[bytes]) -> set[bytes]:
     """Those of these announced packs that hold something which cannot be read from a pack that stays.
 
     The other copy is read, not only looked up: only what opens allows the deletion of another.
     """
-    reader = ChunkReader(view.index, repository.packs)
-    needed = referenced_chunks(reader, (image.manifest for image in view.images))
     is_complete = bool(view.index.contains(needed.ids).all())
     holders = [(pack, ids) for pack, ids in _ids_of(view.index, packs) if len(ids)]
     indexed = view.index.packs()
@@ -212,16 +251,20 @@ def _repack(session: Session, packs: Sequence[bytes]) -> tuple[list[bytes], int]
     view = look(repository, own_session=session.id)
     chosen = set(packs).intersection(view.there).difference(view.announced)
     reader = ChunkReader(view.index, repository.packs)
-    needed = referenced_chunks(reader, (image.manifest for image in view.images))
+    return _copy_out(repository, view, referenced_chunks(reader, (one.manifest for one in view.all_images)), chosen)
+
+
+def _copy_out(repository: Repository, view: View, needed: IdSet, chosen: set[bytes]) -> tuple[list[bytes], int]:
+    """Copy what is needed of packs and rests in no other that stays. Returns as ``_repack``."""
     holders = [(pack, ids[needed.contains(ids)]) for pack, ids in _ids_of(view.index, chosen)]
     wanted = IdSet.of(np.concatenate([ids_array(b""), *(ids for _, ids in holders)]))
-    gone = view.announced | (view.index.packs() - view.there.keys())
+    gone = (view.announced | (view.index.packs() - view.there.keys())) - chosen
     view.index.exclude_packs(gone | chosen)
     missing = _unreadable(repository, view.index, wanted.ids)
     view.index.exclude_packs(gone)
     copier = Copier(repository)
     try:
-        failed = _copy(reader, copier, missing)
+        failed = _copy(ChunkReader(view.index, repository.packs), copier, missing)
         tables = copier.finish()
     except BaseException:
         copier.abandon()
@@ -246,34 +289,38 @@ def _copy(reader: ChunkReader, copier: Copier, ids: Ids) -> IdSet:
     return IdSet.of(ids_array(b"".join(failed)))
 
 
-def _announce(session: Session, packs: Sequence[bytes]) -> None:
-    for first in range(0, len(packs), _PACKS_MAX):
-        _write_tombstone(session, packs=tuple(pack.hex() for pack in packs[first : first + _PACKS_MAX]))
+def _announce(session: Session, packs: Sequence[bytes], purge: tuple[ForgottenImage, ...] = ()) -> None:
+    """Announce what will be deleted, and note who is at work then."""
+    for first in range(0, max(len(packs), 1 if purge else 0), PACKS_MAX):
+        named = tuple(pack.hex() for pack in packs[first : first + PACKS_MAX])
+        purging, purge = purge[:IMAGES_MAX], purge[IMAGES_MAX:]
+        _note_who_is_at_work(session, write_tombstone(session, packs=named, purging=purging))
 
 
-def _write_tombstone(session: Session, *, images: tuple[ForgottenImage, ...] = (), packs: tuple[str, ...] = ()) -> None:
-    repository, tombstone = session.repository, make_id()
+def _note_who_is_at_work(session: Session, tombstone: str) -> None:
+    """Write which sessions are open now that a tombstone is durable: what it announces waits for these alone."""
+    repository, note = session.repository, make_id()
+    there = [session_id.hex() for session_id in repository.box.ids(ObjectType.SESSION)]
+    ends = repository.forgotten().ends
     record = TombstoneRecord(
-        tombstone=tombstone.hex(), created=rfc3339(repository.clock.now()), machine=session.record.machine,
-        images=images, packs=packs,
+        tombstone=note.hex(), created=rfc3339(repository.clock.now()), machine=session.record.machine,
+        follows=tombstone, session=session.id,
+        sessions=tuple(sorted(one for one in there if one != session.id and not ends.has_ended(one))),
     )  # fmt: skip
-    repository.box.write(ObjectType.TOMBSTONE, tombstone, build_record(record))
+    repository.box.write(ObjectType.TOMBSTONE, note, build_record(record))
 
 
-def _delete_tombstone(repository: Repository, record: TombstoneRecord) -> None:
-    if record.images:
-        return  # it is how a manifest put back is noticed
-    repository.box.delete(ObjectType.TOMBSTONE, bytes.fromhex(record.tombstone))
+def _needs_note(repository: Repository, record: TombstoneRecord, tombstones: Sequence[TombstoneRecord]) -> bool:
+    """Whether nobody noted who was at work, or only at times that are yet to come."""
+    now, notes = repository.clock.now(), notes_of(record, tombstones)
+    return not notes or min(parse_time(one.created) for one in (record, *notes)) > now
 
 
-def _delete_manifests(repository: Repository, image_ids: Iterable[str]) -> None:
-    gone = set(image_ids)
-    for image_id in sorted(gone):
-        repository.box.delete(ObjectType.IMAGE, bytes.fromhex(image_id))
-    if gone:
-        for proof in repository.proofs():
-            if proof.image in gone:
-                delete_proof(repository, proof)
+def _delete_tombstone(repository: Repository, record: TombstoneRecord, others: Iterable[TombstoneRecord]) -> None:
+    if not record.images and not record.binned and not record.back:  # those are how a manifest put back is noticed
+        repository.box.delete(ObjectType.TOMBSTONE, bytes.fromhex(record.tombstone))
+    for note in notes_of(record, others):
+        repository.box.delete(ObjectType.TOMBSTONE, bytes.fromhex(note.tombstone))
 
 
 def _still_garbage(session: Session, plan: ExpirePlan) -> list[str]:
@@ -281,8 +328,8 @@ def _still_garbage(session: Session, plan: ExpirePlan) -> list[str]:
     if not plan.garbage:
         return []
     view = look(session.repository, own_session=session.id, with_torn=True)
-    allowed = {*view.ended, *orphaned_sidecars(session.repository.box)}
-    if not view.sessions:
+    allowed = set(orphaned_sidecars(session.repository.box))
+    if not view.sessions and not view.bad_sessions:
         allowed.update(view.torn)
         allowed.update(name for name in plan.garbage if name.startswith(ObjectType.PACK.folder))
     return [name for name in plan.garbage if name in allowed]

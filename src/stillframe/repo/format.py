@@ -56,6 +56,8 @@ class ObjectType(IntEnum):
     KEPT_TABLE = 9
     PARITY = 10
     SETTING = 11
+    SESSION_END = 12
+    RETIREMENT = 13
 
     @property
     def folder(self) -> str:
@@ -80,6 +82,8 @@ _FOLDERS: Final = {
     ObjectType.KEPT_TABLE: "tables/",
     ObjectType.PARITY: "parity/",
     ObjectType.SETTING: "settings/",
+    ObjectType.SESSION_END: "ended/",
+    ObjectType.RETIREMENT: "retired/",
 }
 _WORDS: Final = {
     ObjectType.PACK: "pack",
@@ -93,6 +97,8 @@ _WORDS: Final = {
     ObjectType.KEPT_TABLE: "kept table",
     ObjectType.PARITY: "parity",
     ObjectType.SETTING: "setting",
+    ObjectType.SESSION_END: "end of a session",
+    ObjectType.RETIREMENT: "retirement",
 }
 
 

@@ -8,7 +8,9 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
+from stillframe.repo.format import ObjectType
 from stillframe.repo.records import Hex16, MachineName, Size, Text, Time, Word
+from stillframe.repo.repository import Repository, read_records
 
 KEPT_PIECE_MAX: Final = 4 << 20
 
@@ -39,3 +41,8 @@ class KeptTable:
     size: Size
     contents: Annotated[tuple[Text, ...], Meta(max_length=1000)] = ()
     pieces: Annotated[tuple[KeptPiece, ...], Meta(max_length=1000)] = ()
+
+
+def kept_tables(repository: Repository) -> tuple[KeptTable, ...]:
+    """What was on disks before restores wrote there, the oldest first."""
+    return tuple(sorted(read_records(repository.box, ObjectType.KEPT_TABLE, KeptTable), key=lambda one: one.created))

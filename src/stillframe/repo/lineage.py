@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Final
 
 from stillframe.events import Finding
-from stillframe.repo.records import ForgottenImage
+from stillframe.repo.deletion_records import ForgottenImage
 from stillframe.repo.repository import StoredImage
 
 UNKNOWN_MACHINE: Final = "0" * 32

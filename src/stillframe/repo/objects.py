@@ -36,8 +36,11 @@ from stillframe.store import ObjectMissing, Store, write_object
 _Result = TypeVar("_Result")
 
 REPLACED: Final = frozenset(
-    {ObjectType.IMAGE, ObjectType.TOMBSTONE, ObjectType.PROOF, ObjectType.KEPT_TABLE, ObjectType.SETTING}
-)
+    {
+        ObjectType.IMAGE, ObjectType.TOMBSTONE, ObjectType.SESSION_END, ObjectType.RETIREMENT, ObjectType.PROOF,
+        ObjectType.KEPT_TABLE, ObjectType.SETTING,
+    }
+)  # fmt: skip
 """Objects that are written again under their own names when they were brought back: others know them by it."""
 COVERED: Final = REPLACED | {ObjectType.PACK, ObjectType.INDEX}
 """Objects that may have parity. Key slots and the identity have two copies each; no image needs the others."""

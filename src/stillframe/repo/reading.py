@@ -5,7 +5,7 @@ Answers: "give me the chunk with this id." Safe for several threads.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from stillframe.errors import DamagedError, RepositoryError, StorageError
@@ -55,11 +55,22 @@ class Origin(Protocol):
 
 
 class ChunkReader:
-    """Chunks and nodes of a repository, by id."""
+    """Chunks and nodes of a repository, by id.
 
-    def __init__(self, index: ChunkIndex, packs: PackReader) -> None:
+    Args:
+        index: Where chunks rest.
+        packs: Reads them.
+        load_index: Loads the index anew when a pack is gone: an ``expire`` beside may have copied what is needed of it.
+    """
+
+    def __init__(
+        self, index: ChunkIndex, packs: PackReader, *, load_index: Callable[[], ChunkIndex] | None = None
+    ) -> None:
         self.index = index
         self.packs = packs
+        self._load_index = load_index
+        self._gone: set[bytes] = set()
+        self._newer: ChunkIndex | None = None
         self._nodes: OrderedDict[bytes, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -124,7 +135,22 @@ class ChunkReader:
                     yield from self._fetch_here(Fetch(fetch.pack_id, (place,)))
 
     def _other_copy(self, place: Location, error: DamagedError) -> bytes | DamagedError:
-        for other in self.index.copies(place.chunk_id):
+        found = self._copy_in(self.index, place)
+        if found is None and isinstance(error.__cause__, ObjectMissing):
+            newer = self._index_without(place.pack_id)
+            found = self._copy_in(newer, place) if newer is not None else None
+        return error if found is None else found
+
+    def _index_without(self, pack_id: bytes) -> ChunkIndex | None:
+        """An index that was loaded after a pack was found missing."""
+        with self._lock:
+            if pack_id not in self._gone and self._load_index is not None:
+                self._newer = self._load_index()
+                self._gone.add(pack_id)
+            return self._newer
+
+    def _copy_in(self, index: ChunkIndex, place: Location) -> bytes | None:
+        for other in index.copies(place.chunk_id):
             if (other.pack_id, other.offset) != (place.pack_id, place.offset):
                 try:
                     for _, data in self.packs.fetch(Fetch(other.pack_id, (other,))):
@@ -132,7 +158,7 @@ class ChunkReader:
                             return data
                 except (StorageError, RepositoryError):
                     continue
-        return error
+        return None
 
 
 def missing_chunk(chunk_id: bytes) -> DamagedError:
@@ -142,6 +168,7 @@ def missing_chunk(chunk_id: bytes) -> DamagedError:
 
 def damage(place: Location, error: Exception) -> DamagedError:
     """The error for a chunk whose pack cannot be read."""
-    return DamagedError(
-        f"chunk {place.chunk_id.hex()[:16]} in pack {place.pack_id.hex()} cannot be read: {error}", hint=CHECK_HINT
-    )
+    words = f"chunk {place.chunk_id.hex()[:16]} in pack {place.pack_id.hex()} cannot be read: {error}"
+    damaged = DamagedError(words, hint=CHECK_HINT)
+    damaged.__cause__ = error
+    return damaged

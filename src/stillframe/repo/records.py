@@ -1,4 +1,4 @@
-"""The records that lie in a repository as JSON: manifests, sessions, tombstones, proofs.
+"""The records that lie in a repository as JSON: manifests and proofs; what deletion needs is in ``deletion_records``.
 
 Answers: "what does an image say of itself?" Normative: ``docs/format/v1-draft.md``, sections 10 and 11. Parsed once,
 here, into frozen records with every limit checked; an error names the field.
@@ -269,39 +269,6 @@ class Manifest:
     def is_torn(self) -> bool:
         """Whether some volume changed while it was copied: never good, never a baseline."""
         return any(part.consistency == "torn" for disk in self.disks for part in disk.partitions)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionRecord:
-    """A machine is at work in the repository."""
-
-    session: Hex16
-    verb: Word
-    machine: MachineName
-    boot_id: Word
-    process: Word
-    started: Time
-    expires: Time
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForgottenImage:
-    """An image that is to be treated as gone."""
-
-    image: Hex16
-    machine: Hex16
-    sequence: Size
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TombstoneRecord:
-    """An announcement of deletion."""
-
-    tombstone: Hex16
-    created: Time
-    machine: MachineName
-    images: Annotated[tuple[ForgottenImage, ...], Meta(max_length=100_000)] = ()
-    packs: Annotated[tuple[Hex16, ...], Meta(max_length=1_000_000)] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ from stillframe.store import ObjectExists, Store, write_object
 
 _WITHOUT_LOSS: Final = (
     ObjectType.SESSION, ObjectType.TOMBSTONE, ObjectType.PROOF, ObjectType.SCREENSHOT, ObjectType.KEPT_TABLE,
-    ObjectType.SETTING,
+    ObjectType.SETTING, ObjectType.SESSION_END, ObjectType.RETIREMENT,
 )  # fmt: skip
 """Records of which a damaged one is taken away: no image needs them."""
 

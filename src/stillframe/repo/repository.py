@@ -21,6 +21,8 @@ from stillframe.errors import (
     WrongKey,
 )
 from stillframe.events import Finding
+from stillframe.repo.deletion_records import SessionEnd, SessionRecord, TombstoneRecord
+from stillframe.repo.forgotten import Forgotten, judge_ends, judge_forgotten
 from stillframe.repo.format import (
     CHECK_HINT,
     CHUNK_SIZE_MAX,
@@ -31,22 +33,13 @@ from stillframe.repo.format import (
 )
 from stillframe.repo.identity import FORMAT, FoundIdentity, Identity, build_identity, read_identity, write_identity
 from stillframe.repo.index import ChunkIndex, RunCache
-from stillframe.repo.kept_tables import KeptTable
 from stillframe.repo.keys import DEFAULT_COST, Cost, KeyRing
 from stillframe.repo.manifest_rules import parse_manifest
 from stillframe.repo.objects import ObjectBox, TornObject
 from stillframe.repo.packs import PackReader
 from stillframe.repo.parity.sidecars import Covering
 from stillframe.repo.reading import ChunkReader
-from stillframe.repo.records import (
-    Manifest,
-    ProofRecord,
-    R,
-    SessionRecord,
-    TombstoneRecord,
-    parse_record,
-    require_known_features,
-)
+from stillframe.repo.records import Manifest, ProofRecord, R, parse_record, require_known_features
 from stillframe.repo.rows import Table, parse_table
 from stillframe.repo.sealing import OPEN_MASTER_KEY, make_id, make_salt
 from stillframe.store import ObjectMissing, Store
@@ -102,20 +95,23 @@ class Repository:
 
     def images(self) -> ImageList:
         """Read every manifest."""
-        forgotten = self._forgotten()
+        forgotten = self.forgotten()
         images, findings = [], []
         for image_id in self.box.ids(ObjectType.IMAGE):
-            if image_id.hex() in forgotten:
+            if image_id.hex() in forgotten.gone:
                 findings.append(_put_back(image_id))
+            if image_id.hex() in forgotten.ids:
                 continue
             try:
-                images.append(self._read_image(image_id))
+                image = self._read_image(image_id)
+                if forgotten.ends.counts(image.manifest.session, image.manifest.image):
+                    images.append(image)
             except (TornObject, ObjectMissing):
                 continue
             except StillframeError as error:
                 findings.append(Finding(code=error.code, message=error.message, hint=error.hint, thing=image_id.hex()))
         images.sort(key=lambda image: (image.manifest.created, image.manifest.sequence, image.manifest.image))
-        return ImageList(images=tuple(images), findings=tuple(findings), forgotten=tuple(sorted(forgotten)))
+        return ImageList(images=tuple(images), findings=tuple(findings), forgotten=tuple(sorted(forgotten.ids)))
 
     def image(self, image_id: bytes) -> StoredImage:
         """One image.
@@ -124,35 +120,40 @@ class Repository:
             RepositoryNotFound: There is none of that id, or it was forgotten.
             DamagedError, UnsupportedFormat: It cannot be used.
         """
-        if image_id.hex() in self._forgotten():
-            raise RepositoryNotFound(
-                f"image {image_id.hex()} was forgotten", hint="'stillframe images' lists the rest."
-            )
+        forgotten = self.forgotten()
+        if image_id.hex() in forgotten.ids:
+            raise RepositoryNotFound(f"image {image_id.hex()} was forgotten", hint=_forgotten_hint(forgotten, image_id))
         try:
             image = self._read_image(image_id)
         except ObjectMissing:
             raise RepositoryNotFound(f"no image {image_id.hex()}", hint="'stillframe images' lists them.") from None
+        if not forgotten.ends.counts(image.manifest.session, image.manifest.image):
+            raise RepositoryNotFound(
+                f"image {image_id.hex()} does not count: its run had lost its session when it was written",
+                hint="Run that backup again.",
+            )
         require_known_features(image.manifest)
         return image
 
+    def forgotten(self) -> Forgotten:
+        """Which images do not count, and why; also which sessions have ended other than by being taken away."""
+        ends = judge_ends(read_records(self.box, ObjectType.SESSION_END, SessionEnd))
+        return judge_forgotten(self.tombstones(), ends)
+
     def tombstones(self) -> tuple[TombstoneRecord, ...]:
         """Every announcement of deletion, oldest first."""
-        found = self._records(ObjectType.TOMBSTONE, TombstoneRecord)
+        found = read_records(self.box, ObjectType.TOMBSTONE, TombstoneRecord)
         return tuple(sorted(found, key=lambda record: (record.created, record.tombstone)))
 
     def sessions(self) -> tuple[SessionRecord, ...]:
         """Every session, oldest first."""
-        found = self._records(ObjectType.SESSION, SessionRecord)
+        found = read_records(self.box, ObjectType.SESSION, SessionRecord)
         return tuple(sorted(found, key=lambda record: (record.started, record.session)))
 
     def proofs(self) -> tuple[ProofRecord, ...]:
         """Every proof, oldest first."""
-        found = self._records(ObjectType.PROOF, ProofRecord)
+        found = read_records(self.box, ObjectType.PROOF, ProofRecord)
         return tuple(sorted(found, key=lambda record: (record.created, record.proof)))
-
-    def kept_tables(self) -> tuple[KeptTable, ...]:
-        """What was on disks before restores wrote there, the oldest first."""
-        return tuple(sorted(self._records(ObjectType.KEPT_TABLE, KeptTable), key=lambda one: one.created))
 
     def load_index(self, *, unindexed: bool = False) -> ChunkIndex:
         """The index, whole. Damaged runs are left out: ``check`` names them, and packs say the same.
@@ -189,7 +190,7 @@ class Repository:
 
     def reader(self, index: ChunkIndex | None = None) -> ChunkReader:
         """Chunks by id; without an index given, packs that no run names are searched too."""
-        return ChunkReader(index or self.load_index(unindexed=True), self.packs)
+        return ChunkReader(index or self.load_index(unindexed=True), self.packs, load_index=self.load_index)
 
     def stored_packs(self) -> dict[bytes, int]:
         """The packs that are there, torn ones too, with their sizes."""
@@ -199,9 +200,6 @@ class Repository:
             if pack_id is not None:
                 found[pack_id] = stored.size
         return found
-
-    def _forgotten(self) -> set[str]:
-        return {image.image for tombstone in self.tombstones() for image in tombstone.images}
 
     def _read_image(self, image_id: bytes) -> StoredImage:
         opened = self.box.read(ObjectType.IMAGE, image_id)
@@ -216,14 +214,22 @@ class Repository:
             )
         return StoredImage(manifest=manifest, digest=opened.digest)
 
-    def _records(self, kind: ObjectType, record: type[R]) -> Iterator[R]:
-        """The readable records of a type. Torn ones never were; damaged ones are named by ``check``."""
-        for object_id in self.box.ids(kind):
-            try:
-                opened = self.box.read(kind, object_id)
-            except (DamagedError, ObjectMissing):
-                continue
-            yield parse_record(opened.payload, record, thing=object_name(kind, object_id))
+
+def read_records(box: ObjectBox, kind: ObjectType, record: type[R]) -> Iterator[R]:
+    """The readable records of a type, in no order. Torn ones never were; damaged ones are named by ``check``."""
+    for object_id in box.ids(kind):
+        try:
+            opened = box.read(kind, object_id)
+        except (DamagedError, ObjectMissing):
+            continue
+        yield parse_record(opened.payload, record, thing=object_name(kind, object_id))
+
+
+def _forgotten_hint(forgotten: Forgotten, image_id: bytes) -> str:
+    binned = forgotten.binned.get(image_id.hex())
+    if binned is None or binned.purging:
+        return "'stillframe images' lists the rest."
+    return f"'stillframe forget --undo {image_id.hex()[:8]}' brings it back."
 
 
 def _put_back(image_id: bytes) -> Finding:

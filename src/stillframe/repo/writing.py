@@ -20,6 +20,7 @@ from stillframe.repo.proofs import newest
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import Manifest, ProofRecord, build_record
 from stillframe.repo.repository import Repository
+from stillframe.repo.retirement import open_records
 from stillframe.repo.rows import PACKS_MAX, ROWS_MAX, EntryKind, Table, build_table, ids_array
 from stillframe.repo.sealing import chunk_id_key, make_id
 from stillframe.repo.session import Session
@@ -114,14 +115,16 @@ class ImageWriter:
             DamagedError: Something the image relies on has vanished meanwhile.
         """
         self.flush()
+        self.session.require_fresh()  # else what is missing would be called damage
         self._rescue(relied_on)
         self.session.require_fresh()
         self._repository.box.write(ObjectType.IMAGE, bytes.fromhex(manifest.image), build_record(manifest))
+        self.session.confirm(manifest.image)
 
     def _prepare(self) -> None:
         """Adopt packs that a killed run left, and exclude what is dead, announced dead, or failed a proof."""
+        dead = self._tombstoned()  # before the packs: a tombstone goes after its packs
         there = self._repository.stored_packs()
-        dead = self._tombstoned()
         for pack_id in sorted(there.keys() - self.index.packs() - dead):
             try:
                 packs = self._repository.strict_packs  # what parity brings back is for 'repair' to write anew
@@ -140,9 +143,10 @@ class ImageWriter:
 
     def _rescue(self, relied_on: Callable[[], Iterable[bytes]]) -> None:
         """Copy what the image relies on out of packs that were announced dead, or have gone, since the run began."""
+        tombstoned = self._tombstoned()
         gone = self.index.packs() - self._repository.stored_packs().keys()
-        newly = (self._tombstoned() | gone) - self._excluded
-        repairing = any(record.verb == "repair" for record in self._repository.sessions())
+        newly = (tombstoned | gone) - self._excluded
+        repairing = any(record.verb == "repair" for record in open_records(self._repository))
         if repairing:
             raise Locked("'repair' began while this run was at work", hint="Run it again when repair has ended.")
         if not newly:

@@ -1,10 +1,19 @@
 """Storage for repositories: named immutable blobs in a folder or in memory (``Store``)."""
 
-from stillframe.store.base import ObjectExists, ObjectMissing, ObjectWriter, Store, StoredObject, write_object
+from stillframe.store.base import (
+    DeletionRefused,
+    ObjectExists,
+    ObjectMissing,
+    ObjectWriter,
+    Store,
+    StoredObject,
+    write_object,
+)
 from stillframe.store.local import LocalStore
 from stillframe.store.memory import MemoryStore
 
 __all__ = [
+    "DeletionRefused",
     "LocalStore",
     "MemoryStore",
     "ObjectExists",

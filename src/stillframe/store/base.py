@@ -31,6 +31,12 @@ class ObjectExists(StorageError):
     code = "object-exists"
 
 
+class DeletionRefused(StorageError):
+    """The storage lets objects be added, and none be deleted."""
+
+    code = "deletion-refused"
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class StoredObject:
     """An object's name and its size in bytes."""
@@ -91,11 +97,20 @@ class Store(Protocol):
         ...
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """All objects whose name begins with ``prefix``, which is empty or ends with ``/``; in no order."""
+        """All objects whose name begins with ``prefix``, which is empty or ends with ``/``; in no order.
+
+        What this store wrote itself is in it. Of what others wrote the newest may be missing for a while: some hours
+        are what a deletion allows for (format page, section 13).
+        """
         ...
 
     def delete(self, name: str) -> None:
-        """Delete an object; one that is not there is no error."""
+        """Delete an object; one that is not there is no error.
+
+        Raises:
+            DeletionRefused: It is there, and the storage lets nothing be deleted. Nothing was changed.
+            StorageError: The storage failed.
+        """
         ...
 
     def forget_cached(self, name: str) -> bool:

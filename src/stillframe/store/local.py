@@ -19,6 +19,7 @@ from stillframe.block.syscalls import start_writeback
 from stillframe.errors import StorageError, StorageFull
 from stillframe.store.base import (
     NAME_SIZE_MAX,
+    DeletionRefused,
     ObjectExists,
     ObjectMissing,
     ObjectWriter,
@@ -43,6 +44,10 @@ _CANNOT_SYNC: Final = frozenset({errno.EINVAL, errno.ENOTSUP})
 # fsync(2) of a file on a read-only file system: there is nothing to write.
 _NOTHING_TO_SYNC: Final = _CANNOT_SYNC | {errno.EROFS}
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+# unlink(2): no right to write in the folder, an append-only folder or a file that is immutable, a read-only mount.
+_MAY_NOT: Final = frozenset({errno.EPERM, errno.EACCES})
+_REFUSED_HINT: Final = "The storage lets nothing be deleted: do this where deleting is allowed."
 
 _GONE_HINT: Final = "See that the disk or share is connected and mounted, then run the command again."
 _HINTS: Final = {
@@ -131,6 +136,8 @@ class LocalStore:
             except OSError as error:
                 if os.path.isdir(path):
                     return
+                if error.errno in _MAY_NOT and os.path.lexists(path):
+                    raise DeletionRefused(f"{path} cannot be deleted: {error.strerror}", hint=_REFUSED_HINT) from error
                 if error.errno not in _ABSENT:
                     raise
                 self._check_root()

@@ -43,3 +43,7 @@ class FakeClock:
     def set_date(self, moment: datetime) -> None:
         """Set the date alone, as a person or a time server does."""
         self._now = moment
+
+    def set_boottime(self, seconds: float) -> None:
+        """Set the clock of this boot, as a virtual machine does that was stopped, or a system that does not count."""
+        self._boot = seconds

@@ -128,10 +128,14 @@ class BackupRun:
         lane.close()
 
     def commit(self) -> StoredImage:
-        """Write the manifest."""
+        """Write the manifest, and read it back."""
+        return self.repository.image(bytes.fromhex(self.write_manifest().image))
+
+    def write_manifest(self) -> Manifest:
+        """Write the manifest, as the last thing that a backup does."""
         manifest = self._manifest()
         self.writer.commit(manifest, lambda: self._relied_on(manifest))
-        return self.repository.image(bytes.fromhex(manifest.image))
+        return manifest
 
     def end(self) -> None:
         """End the session."""
@@ -161,10 +165,7 @@ class BackupRun:
         ]
         last = max(mine, key=lambda image: image.manifest.sequence, default=None)
         forgotten = [
-            image.sequence
-            for tombstone in self.repository.tombstones()
-            for image in tombstone.images
-            if image.machine == self._owner.machine.id
+            image.sequence for image in self.repository.forgotten().images if image.machine == self._owner.machine.id
         ]
         size = len(self._draft.chunks) * CHUNK_SIZE
         partition = StoredPartition(

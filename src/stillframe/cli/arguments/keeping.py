@@ -32,8 +32,9 @@ def _add_looking(verbs: Verbs) -> None:
     disks = verb(verbs, "disks", "disks [SOURCE] [--boot]", "show disks, partitions and what is on them", repo=False)
     disks.add_argument("source", metavar="SOURCE", nargs="?", help="one disk, partition or disk file; else all disks")
     disks.add_argument("--boot", action="store_true", help="every step from the firmware to each system")
-    images = verb(verbs, "images", "images [--all]", "list the images of this machine")
+    images = verb(verbs, "images", "images [--all | --forgotten]", "list the images of this machine")
     images.add_argument("--all", action="store_true", help="of every machine")
+    images.add_argument("--forgotten", action="store_true", help="instead: forgotten images that are not gone yet")
     show = verb(verbs, "show", "show IMAGE [--boot] [--screenshot FILE]", "show one image in full")
     add_image(show)
     show.add_argument("--boot", action="store_true", help="how it starts: every step from the firmware to each system")
@@ -240,8 +241,12 @@ def _add_care(verbs: Verbs) -> None:
     verb(verbs, "check", "check", "check the structure of the repository")
     repair = verb(verbs, "repair", "repair [--read-all]", "mend the repository from what is still good", writes=True)
     repair.add_argument("--read-all", action="store_true", help="read every stored chunk on the way")
-    forget = verb(verbs, "forget", "forget IMAGE...", "forget images; 'expire' frees the room", writes=True)
+
+
+def _add_letting_go(verbs: Verbs) -> None:
+    forget = verb(verbs, "forget", "forget [--undo] IMAGE...", "forget images; 'expire' frees the room", writes=True)
     add_yes(forget)
+    forget.add_argument("--undo", action="store_true", help="bring forgotten images back, while they are there")
     forget.add_argument("images", metavar="IMAGE", nargs="+", help="an id, the beginning of one, latest or latest:NAME")
     expire = verb(
         verbs, "expire", "expire [--keep-daily N] ... [--max-size S]",
@@ -256,6 +261,17 @@ def _add_care(verbs: Verbs) -> None:
         "--grace", metavar="HOURS", type=number, default=24,
         help="delete only what was given up so long ago (default: 24)",
     )  # fmt: skip
+    expire.add_argument(
+        "--undelete-days", metavar="N", type=number, default=7,
+        help="keep forgotten images whole for N days, for 'forget --undo' (default: 7)",
+    )  # fmt: skip
+    verb(verbs, "machines", "machines", "list the machines that use the repository")
+    retire = verb(
+        verbs, "retire", "retire [--undo] MACHINE", "say that a machine will not come back", writes=True,
+    )  # fmt: skip
+    add_yes(retire)
+    retire.add_argument("--undo", action="store_true", help="it came back: it may write here again")
+    retire.add_argument("machine", metavar="MACHINE", help="its name, its id, or the beginning of that")
 
 
 def _add_keys(verbs: Verbs) -> None:
@@ -299,7 +315,7 @@ def _add_demo(verbs: Verbs) -> None:
 
 
 ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (
-    _add_looking, _add_repository, _add_backup, _add_restore, _add_clone, _add_boot_repair, _add_care, _add_keys,
-    _add_parity, _add_demo,
+    _add_looking, _add_repository, _add_backup, _add_restore, _add_clone, _add_boot_repair, _add_care, _add_letting_go,
+    _add_keys, _add_parity, _add_demo,
 )  # fmt: skip
 """In the order of the help."""

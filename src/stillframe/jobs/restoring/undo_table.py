@@ -6,6 +6,7 @@ repository cannot be written, a notice says that there is no way back.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,10 +21,11 @@ from stillframe.jobs.context import JobContext
 from stillframe.jobs.owner import this_owner
 from stillframe.jobs.restoring.targets import refuse_repository
 from stillframe.repo.format import ObjectType
-from stillframe.repo.kept_tables import KEPT_PIECE_MAX, KeptPiece, KeptTable
+from stillframe.repo.kept_tables import KEPT_PIECE_MAX, KeptPiece, KeptTable, kept_tables
 from stillframe.repo.records import build_record
 from stillframe.repo.repository import Repository
 from stillframe.repo.sealing import make_id
+from stillframe.store import DeletionRefused
 from stillframe.units import MIB
 
 KEPT_MAX: Final = 5
@@ -53,8 +55,9 @@ def keep_table(
     record = describe_table(target, identity, contents, repository.clock)
     try:
         repository.box.write(ObjectType.KEPT_TABLE, bytes.fromhex(record.table), build_record(record))
-        for old in [one for one in repository.kept_tables() if _is_of(one, identity)][:-KEPT_MAX]:
-            repository.box.delete(ObjectType.KEPT_TABLE, bytes.fromhex(old.table))
+        for old in [one for one in kept_tables(repository) if _is_of(one, identity)][:-KEPT_MAX]:
+            with suppress(DeletionRefused):
+                repository.box.delete(ObjectType.KEPT_TABLE, bytes.fromhex(old.table))
     except StorageError as error:
         words = f"the partition table of the target could not be kept, so it cannot be put back: {error.message}"
         events.emit(Notice(code="table-not-kept", message=words, hint=error.hint))
@@ -93,7 +96,7 @@ def plan_undo(repository: Repository, path: str, *, repository_folder: str, lost
     """
     refuse_repository(repository_folder, path)
     target = identify_target(path)
-    found = [one for one in repository.kept_tables() if _is_of(one, target)]
+    found = [one for one in kept_tables(repository) if _is_of(one, target)]
     if not found:
         raise TargetError(
             f"nothing is kept of what was on {path}",

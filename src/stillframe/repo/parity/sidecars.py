@@ -6,6 +6,7 @@ sidecar, and one that is missing is no error. Normative: ``docs/format/v1-draft.
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -31,7 +32,7 @@ from stillframe.repo.objects import COVERED, ObjectBox
 from stillframe.repo.parity.records import Covered, Geometry, find_records, make_records
 from stillframe.repo.records import Hex16, MachineName, Time, build_record, parse_record
 from stillframe.repo.sealing import make_id
-from stillframe.store import ObjectExists
+from stillframe.store import DeletionRefused, ObjectExists
 
 _PAYLOAD: Final = struct.Struct("<B7xQ")
 
@@ -73,7 +74,8 @@ def write_setting(box: ObjectBox, *, parity: bool, machine: MachineName, clock: 
     older = list(box.ids(ObjectType.SETTING))
     box.write(ObjectType.SETTING, bytes.fromhex(record.setting), build_record(record))
     for setting_id in older:
-        box.delete(ObjectType.SETTING, setting_id)
+        with suppress(DeletionRefused):  # the highest sequence counts
+            box.delete(ObjectType.SETTING, setting_id)
     return record
 
 
