@@ -48,7 +48,7 @@ def test_an_image_forgotten_by_mistake_comes_back_whole(repo: Path, disk: Path, 
     assert f"forget --undo {image[:8]}" in told.result["hint"]
     plan = call("expire", "--dry-run", "--json").result
     assert (plan["can_come_back"], plan["let_go"], plan["bytes_dead"]) == ([image], [], 0)
-    assert call("expire", "--grace", "0", "--yes").exit_code == 0
+    assert call("expire", "--grace", "0", "--undelete-days", "7", "--yes").exit_code == 0
     assert call("forget", "--undo", image[:8], "--dry-run").exit_code == 0
     assert call("images", "--json").result["images"] == []
     assert call("forget", "--undo", image[:8]).exit_code == 0
@@ -65,9 +65,9 @@ def test_an_image_forgotten_by_mistake_comes_back_whole(repo: Path, disk: Path, 
 def test_room_that_is_needed_now_comes_now(repo: Path, disk: Path) -> None:
     image = call("backup", disk, "--json").result["image"]
     call("forget", image, "--yes")
-    plan = call("expire", "--undelete-days", "0", "--grace", "0", "--dry-run", "--json").result
+    plan = call("expire", "--grace", "0", "--dry-run", "--json").result
     assert plan["let_go"] == [image]
-    done = call("expire", "--undelete-days", "0", "--grace", "0", "--yes", "--json").result
+    done = call("expire", "--grace", "0", "--yes", "--json").result
     assert done["packs_deleted"] > 0
     assert packs(repo) == 0
     assert call("forget", "--undo", image).exit_code == 10
