@@ -5,23 +5,28 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from unittest.mock import patch
 
 import pytest
 
 from stillframe.block import MemoryDisk
+from stillframe.errors import StorageError
 from stillframe.extents import Extent
 from stillframe.jobs.backup import BackupOptions
 from stillframe.jobs.restore import RestoreOptions
+from stillframe.repo.forgetting import bring_back, forget_images, to_forget, write_tombstone
 from stillframe.repo.records import Manifest
 from stillframe.repo.recovery_key import format_recovery_key, make_recovery_secret
 from stillframe.repo.repository import Repository, create_repository
+from stillframe.repo.retirement import retire_machine
+from stillframe.repo.session import Session, begin_session
 from stillframe.store import LocalStore
 from stillframe.testing.clocks import FakeClock
 from stillframe.testing.disk_builder import fill_with_noise, write_gpt
 from stillframe.testing.faulty_disk import FaultyDisk, PlannedFault
 from stillframe.testing.job_runs import backup, backup_paths, restore
 from stillframe.testing.real_disks import MIB, RealDisk, build_disk, hash_file, make_ext4
-from stillframe.testing.repositories import CHEAP
+from stillframe.testing.repositories import CHEAP, BackupRun, Draft, make_owner, make_repository, store_image
 from stillframe.testing.sample_repository import flipped
 
 pytestmark = pytest.mark.root
@@ -118,6 +123,33 @@ def test_one_partition(written: Written, tmp_path: Path) -> None:
     restore(written.repository, manifest, tmp_path / "ours", options=RestoreOptions(partition=number))
     read(written, "restore", manifest.image, str(tmp_path / "theirs"), "--partition", str(number))
     assert hash_file(tmp_path / "theirs") == hash_file(tmp_path / "ours")
+
+
+def test_it_knows_which_images_count(tmp_path: Path) -> None:
+    """Forgotten, brought back, gone, and one whose run had been given up when it was written."""
+    folder, clock = tmp_path / "repository", FakeClock()
+    repository = make_repository(LocalStore(str(folder)), clock=clock)
+    owner, other = make_owner("anna"), make_owner("bert")
+    kept, back, binned, gone = (store_image(repository, owner, Draft(chunks=[n])).manifest.image for n in range(1, 5))
+    session = begin_session(repository, other, "forget")
+    forget_images(session, [back, binned])
+    bring_back(session, [back])
+    write_tombstone(session, images=to_forget(repository, [gone]))
+    session.end()
+    run = BackupRun(repository, other, Draft(chunks=[9]))
+    run.write_chunks()
+    retire_machine(repository, other.machine, owner.machine)
+    with patch.object(Session, "require_fresh"), pytest.raises(StorageError, match="retired"):
+        run.commit()
+    written = Written(folder=folder, repository=repository, images=(), disk=NO_DISK, secrets=((),))
+    said = read(written, "list")
+    assert [line.split()[0] for line in said.splitlines() if not line.startswith("note:")] == [kept, back]
+    assert "missing" not in said, said
+    (void,) = {path.name for path in (folder / "images").rglob("*") if path.is_file()} - {kept, back, binned, gone}
+    assert "does not count" in read(written, "show", void, code=10)
+    for image in (binned, gone):
+        assert "forgotten" in read(written, "show", image, code=10)
+    assert [image.manifest.image for image in repository.images().images] == [kept, back]
 
 
 def test_no_secret_and_a_wrong_one(written: Written, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ from stillframe.testing.deletion_world import (
     retire,
     undelete,
 )
-from stillframe.testing.odd_stores import CarelessStore, LaggingStore
+from stillframe.testing.odd_stores import AddOnlyStore, CarelessStore, LaggingStore
 
 NOW = timedelta(0)
 WRITERS = MACHINES[:2]
@@ -230,6 +230,16 @@ class WhereListsLag(DeletionMachine):
         """Not here: what its machine did in the last hours may not be seen."""
 
 
+class WhereWritersOnlyAdd(DeletionMachine):
+    """Those who make backups may not delete; one machine may."""
+
+    def make_world(self) -> World:
+        def seen_by(name: str, inner: Store) -> Store:
+            return AddOnlyStore(inner) if name in WRITERS else inner
+
+        return World(CarelessStore(MemoryStore()), seen_by=seen_by, counted=TOTAL)
+
+
 def run(machine: type[DeletionMachine], examples: int) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=30))
 
@@ -246,8 +256,14 @@ def test_nothing_is_lost_where_lists_lag() -> None:
     run(WhereListsLag, 30)
 
 
+def test_nothing_is_lost_where_writers_only_add() -> None:
+    run(WhereWritersOnlyAdd, 20)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("machine", "examples"), [(DeletionMachine, 1500), (OnADisk, 60), (WhereListsLag, 400)])
+@pytest.mark.parametrize(
+    ("machine", "examples"), [(DeletionMachine, 1500), (OnADisk, 60), (WhereListsLag, 400), (WhereWritersOnlyAdd, 300)]
+)
 def test_nothing_is_lost_in_many_more_orders(machine: type[DeletionMachine], examples: int) -> None:
     run(machine, examples)
 

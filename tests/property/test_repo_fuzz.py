@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stillframe.errors import DamagedError, StillframeError
 from stillframe.repo.blockmap import build_node, parse_node
-from stillframe.repo.deletion_records import SessionRecord, TombstoneRecord
+from stillframe.repo.deletion_records import Retirement, SessionEnd, SessionRecord, TombstoneRecord
 from stillframe.repo.format import ObjectType, object_name, parse_footer, parse_payload
 from stillframe.repo.identity import FORMAT, NAMES, Identity, build_identity, read_identity
 from stillframe.repo.keys import KeyRing
@@ -82,6 +82,10 @@ def fuzz_manifest(data: bytes) -> None:
         read_and_write_again(data, SessionRecord)
     with contextlib.suppress(DamagedError):
         read_and_write_again(data, TombstoneRecord)
+    with contextlib.suppress(DamagedError):
+        read_and_write_again(data, SessionEnd)
+    with contextlib.suppress(DamagedError):
+        read_and_write_again(data, Retirement)
     with contextlib.suppress(DamagedError):
         read_and_write_again(data, ProofRecord)
     with contextlib.suppress(DamagedError):  # also of a map whose kind and id do not belong together

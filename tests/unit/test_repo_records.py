@@ -10,7 +10,7 @@ import pytest
 from stillframe.errors import DamagedError, UnsupportedFormat
 from stillframe.events import Notice
 from stillframe.repo.blockmap import Entry, Kind, MapRoot
-from stillframe.repo.deletion_records import SessionRecord, TombstoneRecord
+from stillframe.repo.deletion_records import Retirement, SessionEnd, SessionRecord, TombstoneRecord
 from stillframe.repo.format import JSON_SIZE_MAX
 from stillframe.repo.records import (
     Manifest,
@@ -199,7 +199,7 @@ NO_JSON = [
 
 
 @pytest.mark.parametrize("raw", NO_JSON, ids=range(len(NO_JSON)))
-@pytest.mark.parametrize("kind", [Manifest, SessionRecord, TombstoneRecord, ProofRecord])
+@pytest.mark.parametrize("kind", [Manifest, SessionRecord, TombstoneRecord, ProofRecord, SessionEnd, Retirement])
 def test_what_is_no_json_of_the_record_is_damage(raw: bytes, kind: type[Manifest]) -> None:
     with pytest.raises(DamagedError, match="thing 5"):
         parse_record(raw, kind, thing="thing 5")
@@ -241,6 +241,43 @@ def test_limits_of_tombstones() -> None:
     for over in ({"images": [image] * 100_001}, {"packs": [HEX16] * 1_000_001}, {"packs": ["x"]}):
         with pytest.raises(DamagedError, match=next(iter(over))):
             parse_record(tombstone(**over), TombstoneRecord, thing="x")
+
+
+def test_limits_of_what_tombstones_say_of_forgotten_images() -> None:
+    image = {"image": HEX16, "machine": HEX16, "sequence": 1}
+    back = {"image": HEX16, "tombstones": [HEX16] * 1000}
+    most = {
+        "binned": [image] * 100_000,
+        "purging": [image] * 100_000,
+        "back": [back] * 10,
+        "sessions": [HEX16] * 100_000,
+    }
+    parse_record(tombstone(**most), TombstoneRecord, thing="x")
+    overs: list[dict[str, Any]] = [
+        {"binned": [image] * 100_001}, {"purging": [image] * 100_001}, {"sessions": [HEX16] * 100_001},
+        {"back": [{"image": HEX16, "tombstones": []}] * 1001}, {"back": [back | {"tombstones": [HEX16] * 1001}]},
+        {"follows": "x"}, {"session": HEX16 + "0"},
+    ]  # fmt: skip
+    for over in overs:
+        with pytest.raises(DamagedError, match=next(iter(over))):
+            parse_record(tombstone(**over), TombstoneRecord, thing="x")
+
+
+@pytest.mark.parametrize(("kind", "field"), [(SessionEnd, "kept"), (Retirement, "undoes")])
+def test_limits_of_ends_and_retirements(kind: type[Any], field: str) -> None:
+    machine = {"id": HEX16, "name": "desk"}
+    record: dict[str, Any] = {
+        "end": HEX16, "session": HEX16, "retirement": HEX16, "machine": machine, "by": machine, "why": "w" * 200,
+        "created": "2026-03-01T08:30:00Z",
+    }  # fmt: skip
+    read = parse_record(json.dumps(record | {field: [HEX16] * 1000}).encode(), kind, thing="x")
+    assert len(getattr(read, field)) == 1000
+    overs: list[dict[str, Any]] = [{field: [HEX16] * 1001}, {field: ["x"]}, {"created": "today"}]
+    if kind is SessionEnd:
+        overs += [{"why": "w" * 201}, {"final": 2}]
+    for over in overs:
+        with pytest.raises(DamagedError):
+            parse_record(json.dumps(record | over).encode(), kind, thing="x")
 
 
 def test_limits_of_proofs() -> None:

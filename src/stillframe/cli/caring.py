@@ -19,6 +19,7 @@ from stillframe.jobs.sampling import SampledImage, sample_files
 from stillframe.jobs.verify import VerifyResult
 from stillframe.repo.check import CheckReport
 from stillframe.repo.ending import Ending
+from stillframe.repo.expire import UNDELETE
 from stillframe.repo.repair import RepairReport
 from stillframe.repo.repository import Repository
 from stillframe.repo.retention import JudgedImage, RetentionPolicy
@@ -187,7 +188,8 @@ def expire(call: Call) -> int:
         keep_monthly=options.keep_monthly, max_size=options.max_size,
     )  # fmt: skip
     repository = call.open_repository()
-    undelete = timedelta(days=options.undelete_days)
+    days = (UNDELETE.days if options.grace else 0) if options.undelete_days is None else options.undelete_days
+    undelete = timedelta(days=days)
     expiry = care.plan_expiry(repository, policy, grace=timedelta(hours=options.grace), undelete=undelete)
     lines = _expiry_lines(expiry)
     if options.dry_run:
@@ -195,7 +197,7 @@ def expire(call: Call) -> int:
         return 0
     screen.say(*lines, "")
     if not expiry.plan.is_empty:
-        screen.confirm(_warning(options.undelete_days), "expire", yes=options.yes)
+        screen.confirm(_warning(days), "expire", yes=options.yes)
     result = care.apply_expiry(repository, expiry, owner=this_owner(), events=screen)
     fields = _expiry_fields(expiry) | {
         "packs_announced": result.announced, "packs_deleted": result.deleted, "bytes_freed": result.bytes_freed,

@@ -33,7 +33,8 @@ def retire(call: Call) -> int:
         words = "would be" if options.dry_run else "is"
         screen.finish("retire", fields, [f"{known.machine.name} {words} in use again: it may write here."])
         return 0
-    lines = [f"{known.machine.name} ({known.machine.id[:8]}): {format_count(known.images, 'image')}, which stay."]
+    stay = f"{format_count(known.images, 'image')}, which stay" if known.images else "no image"
+    lines = [f"{known.machine.name} ({known.machine.id[:8]}): {stay}."]
     lines += [f"At work since {_since(one.started)}: '{one.verb}'. It will not count." for one in known.sessions]
     fields["sessions"] = [one.session for one in known.sessions]
     if options.dry_run:

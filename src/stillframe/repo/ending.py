@@ -17,7 +17,7 @@ from typing import Literal
 from stillframe.clock import rfc3339
 from stillframe.errors import DamagedError, UnsupportedFormat
 from stillframe.repo.deletion_records import SessionEnd, SessionRecord
-from stillframe.repo.forgotten import judge_ends
+from stillframe.repo.forgotten import Ends, judge_ends
 from stillframe.repo.format import ObjectType
 from stillframe.repo.inventory import read_image
 from stillframe.repo.records import MachineName, build_record
@@ -40,6 +40,11 @@ class Ending:
 def ending_of(record: SessionRecord, why: Why) -> Ending:
     """The ending of a session that can be read."""
     return Ending(record.session, record.machine, why)
+
+
+def read_ends(repository: Repository) -> Ends:
+    """Which sessions have ended other than by being taken away."""
+    return judge_ends(read_records(repository.box, ObjectType.SESSION_END, SessionEnd))
 
 
 def end_sessions(repository: Repository, endings: Iterable[Ending], by: MachineName) -> None:

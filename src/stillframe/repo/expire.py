@@ -17,7 +17,7 @@ from stillframe.errors import DamagedError, StillframeError
 from stillframe.repo.compaction import drop_packs, write_tables
 from stillframe.repo.copying import Copier
 from stillframe.repo.deletion_records import ForgottenImage, TombstoneRecord
-from stillframe.repo.ending import clear_ended, end_sessions
+from stillframe.repo.ending import clear_ended, end_sessions, read_ends
 from stillframe.repo.expire_plan import (
     GRACE,
     UNDELETE,
@@ -301,7 +301,7 @@ def _note_who_is_at_work(session: Session, tombstone: str) -> None:
     """Write which sessions are open now that a tombstone is durable: what it announces waits for these alone."""
     repository, note = session.repository, make_id()
     there = [session_id.hex() for session_id in repository.box.ids(ObjectType.SESSION)]
-    ends = repository.forgotten().ends
+    ends = read_ends(repository)
     record = TombstoneRecord(
         tombstone=note.hex(), created=rfc3339(repository.clock.now()), machine=session.record.machine,
         follows=tombstone, session=session.id,

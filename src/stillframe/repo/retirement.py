@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from stillframe.clock import rfc3339
 from stillframe.errors import UsageError
 from stillframe.repo.deletion_records import Retirement, SessionRecord
-from stillframe.repo.ending import end_sessions, ending_of
+from stillframe.repo.ending import end_sessions, ending_of, read_ends
 from stillframe.repo.format import ObjectType
 from stillframe.repo.records import MachineName, Manifest, build_record
 from stillframe.repo.repository import Repository, read_records
@@ -50,7 +50,7 @@ def retirements(repository: Repository) -> dict[str, tuple[Retirement, ...]]:
 def open_records(repository: Repository) -> tuple[SessionRecord, ...]:
     """Sessions that nobody has ended, oldest first, whether their time is over or not."""
     records = repository.sessions()  # before their ends: what has ended meanwhile is then known
-    ends = repository.forgotten().ends
+    ends = read_ends(repository)
     return tuple(record for record in records if not ends.has_ended(record.session))
 
 

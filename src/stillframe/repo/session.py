@@ -12,7 +12,7 @@ from typing import Final
 from stillframe.clock import rfc3339
 from stillframe.errors import DamagedError, Locked, Retired, StorageError
 from stillframe.repo.deletion_records import SessionRecord
-from stillframe.repo.ending import Ending, end_sessions, ending_of, write_end
+from stillframe.repo.ending import Ending, end_sessions, ending_of, read_ends, write_end
 from stillframe.repo.format import ObjectType
 from stillframe.repo.records import MachineName, build_record, parse_time
 from stillframe.repo.repository import Repository
@@ -77,7 +77,7 @@ class Session:
         """
         self._require_young()
         is_there = self._is_there()
-        if self.repository.forgotten().ends.is_touched(self.id):
+        if read_ends(self.repository).is_touched(self.id):
             raise self._given_up()
         if not is_there:
             raise StorageError(
@@ -134,7 +134,7 @@ class Session:
         box = self.repository.box
         for _ in range(_LOOKS_MAX):
             there = set(box.ids(ObjectType.SESSION_END))
-            if self.repository.forgotten().ends.is_touched(self.id):
+            if read_ends(self.repository).is_touched(self.id):
                 return True
             if there.issubset(box.ids(ObjectType.SESSION_END)):
                 return False

@@ -262,8 +262,8 @@ def _add_letting_go(verbs: Verbs) -> None:
         help="delete only what was given up so long ago (default: 24)",
     )  # fmt: skip
     expire.add_argument(
-        "--undelete-days", metavar="N", type=number, default=7,
-        help="keep forgotten images whole for N days, for 'forget --undo' (default: 7)",
+        "--undelete-days", metavar="N", type=number,
+        help="keep forgotten images whole for N days, for 'forget --undo' (default: 7; with '--grace 0': 0)",
     )  # fmt: skip
     verb(verbs, "machines", "machines", "list the machines that use the repository")
     retire = verb(
