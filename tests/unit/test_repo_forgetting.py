@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from unittest.mock import patch
 
 import pytest
 
@@ -23,6 +24,7 @@ from stillframe.repo.session import Session, begin_session
 from stillframe.repo.writing import ImageWriter
 from stillframe.store import DeletionRefused, MemoryStore, write_object
 from stillframe.testing.clocks import FakeClock
+from stillframe.testing.interleaving import SteppedJob
 from stillframe.testing.odd_stores import AddOnlyStore
 from stillframe.testing.repositories import (
     BackupRun,
@@ -427,3 +429,24 @@ def test_an_end_that_is_cut_off_is_no_end(repository: Repository) -> None:
     assert repository.forgotten().ends.has_ended(run.session.id)
     assert repository.sessions() == ()
     assert isinstance(run.session.record, SessionRecord)
+
+
+def test_a_run_that_commits_while_its_session_is_being_ended_is_told(
+    repository: Repository, store: MemoryStore, clock: FakeClock
+) -> None:
+    """After what it wrote was listed, and before the end names that: without the announcement it would never know."""
+    run = BackupRun(repository, BERT, FIRST)
+    run.write_chunks()
+    ending = Ending(run.session.id, BERT.machine, "expired")
+    job = SteppedJob(store, lambda seen: end_sessions(reopen(seen, clock=clock), [ending], ADMIN.machine))
+    ends = 0
+    while ends < 2:
+        job.step()
+        ends += job.next is not None and job.next.verb == "create" and job.next.name.startswith("ended/")
+    with patch.object(Session, "require_fresh"), pytest.raises(StorageError, match="ended by another machine"):
+        run.commit()
+    while not job.is_over:
+        job.step()
+    assert job.ended_well
+    assert repository.images().images == ()
+    require_sound(repository)
