@@ -317,7 +317,6 @@ def test_a_disk_file_of_another_program_is_never_written_to(
     "words",
     ["backup {source} --system", "backup {source} --exclude a//b", "backup",
      "restore latest {new} --controller 8086:2922", "restore latest {new} --experimental",
-         "clone {source} {new} --delta",
      "restore latest {new} --disk 2", "restore latest {new} --partition 9", "images --repo s3://bucket",
      "backup {source} {source}", "backup {new}", "disks {new}", "key list", "recovery-kit {new}", "nonsense"],
 )  # fmt: skip

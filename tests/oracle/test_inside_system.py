@@ -2,8 +2,9 @@
 
 import os
 import subprocess
-import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -43,25 +44,26 @@ def test_it_sees_its_own_root_and_no_mount_stays(system: RootFiles) -> None:
 
 def test_a_volume_unmounted_meanwhile_is_free(system: RootFiles, tmp_path: Path) -> None:
     """As where systemd started the machine, and mounts are told to other namespaces: a stick can be taken out."""
-    shared, image, fifo = tmp_path / "shared", tmp_path / "stick", Path(system.root) / "fifo"
+    shared, image, root = tmp_path / "shared", tmp_path / "stick", Path(system.root)
     shared.mkdir()
     run_tool("truncate", "-s", "16M", str(image))
     run_tool("mkfs.ext4", "-q", str(image))
-    os.mkfifo(fifo)
+    waits = "echo > /it-runs; until [ -e /it-may-end ]; do sleep 0.1; done"
     with ExitStack() as stack:
         run_tool("mount", "--bind", str(shared), str(shared))
         stack.callback(run_tool, "umount", str(shared))
         run_tool("mount", "--make-shared", str(shared))
         (shared / "stick").mkdir()
         run_tool("mount", "-o", "loop", str(image), str(shared / "stick"))
-        is_read = ["/bin/sh", "-c", "read -r line < /fifo; read -r line < /fifo"]
-        worker = threading.Thread(target=run_inside, args=(system, is_read))
-        worker.start()
-        try:
-            fifo.write_text("it runs\n")
-            run_tool("umount", str(shared / "stick"))
-            devices = subprocess.run(["losetup", "-j", image], check=True, capture_output=True).stdout
-        finally:
-            fifo.write_text("it may end\n")
-            worker.join()
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(run_inside, system, ["/bin/sh", "-c", waits])
+            try:
+                while not (root / "it-runs").exists():
+                    assert not done.done(), done.result()
+                    time.sleep(0.05)
+                run_tool("umount", str(shared / "stick"))
+                devices = subprocess.run(["losetup", "-j", image], check=True, capture_output=True).stdout
+            finally:
+                (root / "it-may-end").touch()
+        assert done.result().exit_code == 0
     assert devices == b""

@@ -1,6 +1,7 @@
 """How high an image stands by its proofs, and what proofs and screenshots leave behind."""
 
 import zlib
+from datetime import timedelta
 
 import pytest
 
@@ -15,6 +16,7 @@ from stillframe.repo.proofs import judge, ladder, read_screenshot, write_proof, 
 from stillframe.repo.records import Manifest, ProofRecord, parse_record
 from stillframe.repo.repair import repair_repository
 from stillframe.repo.repository import Repository
+from stillframe.repo.retention import RetentionPolicy
 from stillframe.repo.session import begin_session
 from stillframe.store.memory import MemoryStore
 from stillframe.testing.job_runs import ANNA, backup, make_repository
@@ -93,6 +95,10 @@ def test_a_screenshot_goes_with_its_image(repository: Repository, manifest: Mani
     with open(path, "rb") as file:
         assert file.read() == PNG
     care.forget(repository, [manifest.image], owner=ANNA)
+    assert list(repository.box.ids(ObjectType.SCREENSHOT)), "an image that is forgotten can come back, with its proofs"
+    at_once = care.plan_expiry(repository, RetentionPolicy(), grace=timedelta(0), undelete=timedelta(0))
+    care.apply_expiry(repository, at_once, owner=ANNA, events=NoEvents())
+    assert not list(repository.box.ids(ObjectType.IMAGE))
     assert not list(repository.box.ids(ObjectType.SCREENSHOT))
     assert not list(repository.box.ids(ObjectType.PROOF))
 
