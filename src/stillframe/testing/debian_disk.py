@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 from stillframe.extents import Extent
 from stillframe.testing.debian_guest import cache, mirror
-from stillframe.testing.volumes_windows import run_tool, unmount
+from stillframe.testing.volumes_windows import partition_nodes, run_tool, unmount
 
 _PACKAGES: Final = (
     "systemd-sysv", "udev", "dbus", "login", "passwd", "kmod", "e2fsprogs", "initramfs-tools", "zstd",
@@ -216,12 +216,11 @@ def partitions(disk: Path) -> Iterator[str]:
     """A loop device with a node for each partition, whether or not this kernel reads partition tables itself."""
     device = run_tool("losetup", "--find", "--show", str(disk)).strip()
     try:
-        run_tool("partx", "--add", device)
-        try:
-            yield device
-        finally:
-            run_tool("sync", str(disk))
-            run_tool("partx", "--delete", device)  # they would outlive the loop device
+        with partition_nodes(device):
+            try:
+                yield device
+            finally:
+                run_tool("sync", str(disk))
     finally:
         run_tool("losetup", "--detach", device)
 

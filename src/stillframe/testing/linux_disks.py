@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from stillframe.testing.volumes_windows import hash_tree, run_tool, unmount
+from stillframe.testing.volumes_windows import hash_tree, partition_nodes, run_tool, unmount
 
 MIB: Final = 1 << 20
 KERNEL: Final = "6.1.0-18-amd64"
@@ -79,12 +79,11 @@ def devices(path: Path) -> Iterator[str]:
     """A disk file as a loop device with a node for each partition."""
     device = run_tool("losetup", "--find", "--show", str(path)).strip()
     try:
-        run_tool("partx", "--add", device)
-        try:
-            yield device
-        finally:
-            run_tool("sync", str(path))
-            run_tool("partx", "--delete", device)
+        with partition_nodes(device):
+            try:
+                yield device
+            finally:
+                run_tool("sync", str(path))
     finally:
         run_tool("losetup", "--detach", device)
 

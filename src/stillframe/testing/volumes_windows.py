@@ -53,10 +53,29 @@ def unmount(place: Path) -> None:
         time.sleep(0.05)
 
 
+@contextmanager
+def partition_nodes(device: str) -> Iterator[None]:
+    """A node for each partition of a loop device, which alone has none; they would outlive it."""
+    run_tool("partx", "--delete", device, accept=(0, 1))  # of a test that was killed
+    run_tool("partx", "--add", device)
+    try:
+        yield
+    finally:
+        name, until = Path(device).name, time.monotonic() + _TOOL_TIMEOUT_S
+        run_tool("partx", "--delete", device, accept=(0, 1))
+        while any(
+            node.startswith(f"{name}p") for node in os.listdir(f"/sys/block/{name}")
+        ):  # a mount of it may be held as ``unmount`` says
+            assert time.monotonic() < until, f"a partition of {device} is still in use"
+            time.sleep(0.05)
+            run_tool("partx", "--delete", device, accept=(0, 1))
+
+
 def _is_mounted_anywhere(device: str) -> bool:
-    for mounts in Path("/proc").glob("[0-9]*/mountinfo"):
+    for process in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError):
-            if any(line.split(" ", 3)[2] == device for line in mounts.read_text(errors="replace").splitlines()):
+            mounts = Path(f"/proc/{process}/mountinfo").read_text(errors="replace")
+            if any(line.split(" ", 3)[2] == device for line in mounts.splitlines()):
                 return True
     return False
 
