@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import Final
 
 from stillframe.rescue.choosing import Judged, contents_words, disk_words, sentence
-from stillframe.rescue.flows.restoring import ask_to_fill, judged_disks
+from stillframe.rescue.flows.restoring import ask_to_fill, look_at_disks
 from stillframe.rescue.flows.words import disk_option, restored_lines, told, verdict
 from stillframe.rescue.pages.pages import Choose, Option, Outcome, Step, TypeWord, Work
-from stillframe.rescue.verbs.calls import Doing
 from stillframe.rescue.verbs.records import DiskSeen, PlanSaid, RestoreSaid
 from stillframe.rescue.world import World
 
@@ -20,24 +19,15 @@ _STOP: Final = "The copy is not complete then, and does not start. The disk that
 
 def clone(world: World) -> Step:
     """From the disks to the verdict; brings what is to happen then."""
-    outcome: Outcome = yield Work(
-        title="Looking at the disks", lines=("Nothing is changed.",), do=lambda doing: _look(world, doing)
-    )
-    if outcome.error is not None:
-        yield told(outcome.error)
+    disks = yield from look_at_disks(world, None)
+    if disks is None:
         return "menu"
-    disks: tuple[Judged, ...] = outcome.value
     while True:
         source = yield from _choose_source(disks)
         target = yield from _choose_target(disks, source)
         then = yield from _copy(world, source, target)
         if then:
             return then
-
-
-def _look(world: World, doing: Doing) -> tuple[Judged, ...]:
-    world.places.close_all()
-    return judged_disks(world, None, doing)
 
 
 def _choose_source(disks: tuple[Judged, ...]) -> Step:

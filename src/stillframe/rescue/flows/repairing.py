@@ -10,7 +10,7 @@ from typing import Final
 
 from stillframe.rescue.choosing import Judged, disk_words
 from stillframe.rescue.flows.finding import search_page
-from stillframe.rescue.flows.restoring import judged_disks
+from stillframe.rescue.flows.restoring import look_at_disks
 from stillframe.rescue.flows.words import disk_option, told, verdict
 from stillframe.rescue.pages.pages import Choose, Option, Outcome, Step, Tell, TypeWord, Work
 from stillframe.rescue.places.for_undo import MEMORY, memory_folder, undo_name, why_not_there
@@ -42,24 +42,15 @@ class _Wish:
 
 def repair(world: World) -> Step:
     """From the disks to the verdict; brings what is to happen then."""
-    outcome: Outcome = yield Work(
-        title="Looking at the disks", lines=("Nothing is changed.",), do=lambda doing: _look(world, doing)
-    )
-    if outcome.error is not None:
-        yield told(outcome.error)
+    disks = yield from look_at_disks(world, None)
+    if disks is None:
         return "menu"
-    disks: tuple[Judged, ...] = outcome.value
     while True:
         disk = yield from _choose_disk(disks)
         options = yield from _choose_options()
         then = yield from _plan_and_apply(world, disk, options)
         if then:
             return then
-
-
-def _look(world: World, doing: Doing) -> tuple[Judged, ...]:
-    world.places.close_all()
-    return judged_disks(world, None, doing)
 
 
 def _choose_disk(disks: Sequence[Judged]) -> Step:

@@ -135,15 +135,9 @@ def choose_disk_of(world: World, unlocked: Unlocked, image: ImageSeen) -> Step:
 
 def choose_target(world: World, repository: FoundRepository | None, source: StoredDiskSeen) -> Step:
     """The disk that is overwritten; a ``Judged``, or ``None``."""
-    outcome: Outcome = yield Work(
-        title="Looking at the disks",
-        lines=("Nothing is changed.",),
-        do=lambda doing: judged_disks(world, repository, doing),
-    )
-    if outcome.error is not None:
-        yield told(outcome.error)
+    disks = yield from look_at_disks(world, repository)
+    if disks is None:
         return None
-    disks: tuple[Judged, ...] = outcome.value
     chosen = yield Choose(
         title="Onto which disk?",
         lines=(
@@ -155,8 +149,23 @@ def choose_target(world: World, repository: FoundRepository | None, source: Stor
     return next(one for one in disks if one.disk.path == chosen)
 
 
-def judged_disks(world: World, repository: FoundRepository | None, doing: Doing) -> tuple[Judged, ...]:
-    """All disks, and why each cannot be overwritten."""
+def look_at_disks(world: World, repository: FoundRepository | None) -> Step:
+    """Look, with a page meanwhile; all disks, each a ``Judged``, or ``None`` when that failed and was told."""
+    outcome: Outcome = yield Work(
+        title="Looking at the disks",
+        lines=("Nothing is changed.",),
+        do=lambda doing: _judged_disks(world, repository, doing),
+    )
+    if outcome.error is not None:
+        yield told(outcome.error)
+        return None
+    return outcome.value
+
+
+def _judged_disks(world: World, repository: FoundRepository | None, doing: Doing) -> tuple[Judged, ...]:
+    """All disks, and why each cannot be overwritten. Without a repository nothing needs to stay open meanwhile."""
+    if repository is None:
+        world.places.close_all()
     holding = {*disks_under(repository.folder)} if repository is not None else set[str]()
     if repository is not None and repository.volume is not None:
         holding |= repository.volume.rests_on
