@@ -266,6 +266,7 @@ def test_nothing_is_lost_where_writers_only_add() -> None:
 )
 def test_nothing_is_lost_in_many_more_orders(machine: type[DeletionMachine], examples: int) -> None:
     run(machine, examples)
+    print(dict(sorted(TOTAL.items())))  # noqa: T201 - how much was tried, until here, in the log of the test
 
 
 NO_WAIT = [(expire_module, "why_wait", lambda *_, **__: ""), (expire_plan, "why_wait", lambda *_, **__: "")]

@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 
-from stillframe.testing.debian_disk import make_debian_for, partitions
+from stillframe.testing.debian_disk import SWITCH_OFF_UNIT, make_debian_for, partitions
 from stillframe.testing.debian_guest import make_disk, run_job
 from stillframe.testing.mended_disks import repaired, undone
 from stillframe.testing.virtual_machine import Drive, Machine
@@ -22,15 +22,6 @@ LIMIT_S = 900
 DEAD_S = 90
 """So long a disk that does not start is watched: by then one that does has printed the first lines of its kernel."""
 ROOTS = {"bios": 1, "uefi": 2}
-UNIT = """[Unit]
-Description=Switch off when it has started
-After=multi-user.target
-[Service]
-Type=oneshot
-ExecStart=/bin/sh -c 'touch /started; sync; systemctl poweroff'
-[Install]
-WantedBy=multi-user.target
-"""
 Firmware = Literal["bios", "uefi"]
 JOB = r"""
 disk() { readlink -f /dev/disk/by-id/virtio-$1; }
@@ -72,7 +63,7 @@ def debians(tmp_path_factory: pytest.TempPathFactory) -> dict[Firmware, Path]:
     for firmware in ("bios", "uefi"):
         disk = make_debian_for(firmware, tmp_path_factory.mktemp("repair") / f"{firmware}.img")
         with root_of(disk, firmware) as root:
-            (root / "etc/systemd/system/off.service").write_text(UNIT)
+            (root / "etc/systemd/system/off.service").write_text(SWITCH_OFF_UNIT)
             run_tool("systemctl", f"--root={root}", "enable", "off.service")
         made[firmware] = disk
     return made

@@ -12,7 +12,7 @@ from stillframe.jobs.proving import prove_image
 from stillframe.jobs.restore import RestoreOptions
 from stillframe.jobs.virtual import MachineOptions
 from stillframe.store.local import LocalStore
-from stillframe.testing.debian_disk import make_debian_disk, root_of
+from stillframe.testing.debian_disk import SWITCH_OFF_UNIT, make_debian_disk, root_of
 from stillframe.testing.job_runs import backup_paths, job_context, make_repository, restore
 from stillframe.testing.linux_disks import devices
 from stillframe.testing.virtual_machine import Drive, Machine
@@ -20,15 +20,6 @@ from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 LIMIT_S = 900
-UNIT = """[Unit]
-Description=Switch off when it has started
-After=multi-user.target
-[Service]
-Type=oneshot
-ExecStart=/bin/sh -c 'touch /started; sync; systemctl poweroff'
-[Install]
-WantedBy=multi-user.target
-"""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +39,7 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "etc/initramfs-tools/conf.d/modules").write_text("MODULES=list\n")
         (root / "etc/initramfs-tools/modules").write_text("virtio_pci\nvirtio_blk\next4\n")
         run_tool("chroot", str(root), "update-initramfs", "-u", "-k", "all")
-        (root / "etc/systemd/system/off.service").write_text(UNIT)
+        (root / "etc/systemd/system/off.service").write_text(SWITCH_OFF_UNIT)
     return disk
 
 

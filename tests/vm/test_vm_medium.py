@@ -4,16 +4,11 @@ Each machine is answered on its serial line, as a person with a keyboard would, 
 """
 
 import hashlib
-import http.server
 import json
 import os
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +22,7 @@ from stillframe.testing.medium_machine import MediumMachine, RunningMedium, star
 from stillframe.testing.virtual_machine import Drive
 from stillframe.testing.volumes_lvm import LvmTools
 from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.web_folder import served
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 LIMIT_S = 1800
@@ -231,20 +227,6 @@ def test_all_of_the_medium_goes_into_memory(iso: Path, key: Path, tmp_path_facto
         mounts = running.ask("findmnt -rno SOURCE,TARGET; stillframe --version", limit_s=LIMIT_S)
     assert "/dev/sr0" not in mounts
     assert "stillframe 0." in mounts
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[int]:
-    """A folder by HTTP; the port. What the guest fetches comes through QEMU's own network."""
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def test_the_pieces_start_a_computer_over_the_network(key: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

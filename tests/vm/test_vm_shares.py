@@ -4,12 +4,7 @@ One machine with three empty disks, each restored from another server. What goes
 goes on. The servers are programs of this machine, reached through QEMU's own network at 10.0.2.2.
 """
 
-import http.server
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +17,7 @@ from stillframe.testing.linux_disks import LinuxDisk, make_linux_disk, tree_of
 from stillframe.testing.medium_machine import RunningMedium, start_medium
 from stillframe.testing.share_servers import GROUP, PASSWORD, USER, ShareServers, serve_shares
 from stillframe.testing.virtual_machine import Drive
+from stillframe.testing.web_folder import served
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 LIMIT_S = 1800
@@ -29,24 +25,6 @@ HOST = "10.0.2.2"
 CARD = "52-54-00-12-34-56"
 PASSPHRASE = "four words on paper"  # noqa: S105 - of a test
 DISKS = ("one", "two", "three")
-
-
-@contextmanager
-def served(folder: Path, asked: list[str]) -> Iterator[int]:
-    """A folder by HTTP; the port. What was asked for is noted."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, _format: str, *words: object) -> None:
-            asked.append(str(words[0]))
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def restore_answers(where: str, disk: str, *, repository: str = "", password: str = "") -> str:

@@ -50,6 +50,16 @@ QUIET_TIMER: Final = "no_timer_check"
 ROOT_NUMBER: Final = 3
 ROOT_START: Final = 50 << 20
 """Bytes before the root file system."""
+SWITCH_OFF_UNIT: Final = """[Unit]
+Description=Switch off when it has started
+After=multi-user.target
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'touch /started; sync; systemctl poweroff'
+[Install]
+WantedBy=multi-user.target
+"""
+"""A unit of systemd, ``off.service``: notes in ``/started`` that the system has started, and switches it off."""
 
 
 def make_debian_disk(path: Path, *, serial: bool = True, size: int = 2 << 30) -> Path:
