@@ -20,14 +20,14 @@ def served(folder: Path, asked: MutableSequence[str] | None = None) -> Iterator[
         asked: Gets what was asked for; without it that is printed.
     """
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
+    class FolderOverHttp(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *words: object) -> None:  # noqa: A002 - named so there
             if asked is None:
                 super().log_message(format, *words)
             else:
                 asked.append(str(words[0]))
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(FolderOverHttp, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
