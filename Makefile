@@ -20,7 +20,9 @@ SEED ?= 1
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
 PROCESSES ?= $(shell nproc)
-RUN_TESTS = $(BIN)/python tools/run_tests.py --processes $(PROCESSES)
+# As on a machine that systemd started, an unmount is told to the mount namespaces of tests beside it: where the mounts of
+# this machine are private, as in a container, a namespace would hold what others unmount, and they would fail.
+RUN_TESTS = unshare --mount --propagation shared $(BIN)/python tools/run_tests.py --processes $(PROCESSES)
 
 demo:
 	@tools/setup.sh root demo

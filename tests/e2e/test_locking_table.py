@@ -64,7 +64,17 @@ class Place:
         command = [sys.executable, "-m", "stillframe", *(str(word) for word in words)]
         if elsewhere:  # another machine is one with another id and another name
             script = 'mount --bind "$0" /etc/machine-id && hostname elsewhere && exec "$@"'
-            command = ["unshare", "--mount", "--uts", "sh", "-c", script, str(self.other_id), *command]
+            command = [
+                "unshare",
+                "--mount",
+                "--propagation=slave",
+                "--uts",
+                "sh",
+                "-c",
+                script,
+                str(self.other_id),
+                *command,
+            ]
         return subprocess.Popen(
             command, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )  # fmt: skip

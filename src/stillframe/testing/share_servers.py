@@ -23,7 +23,7 @@ PASSWORD: Final = "pass word, with %"  # noqa: S105 - of a user that only these 
 GROUP: Final = "OFFICE"
 _READY_S: Final = 60.0
 _STEP_S: Final = 0.1
-_NAMESPACES: Final = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+_NAMESPACES: Final = ("unshare", "--mount", "--propagation=slave", "--pid", "--fork", "--kill-child", "--mount-proc")
 _PRELUDE: Final = """\
 set -e
 cd "$1"
