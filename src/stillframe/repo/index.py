@@ -27,6 +27,7 @@ _DIGEST_SIZE: Final = 32
 _READ_SIZE: Final = 1 << 20
 _RUNS_MAX: Final = 16
 _MERGE_ROWS_MAX: Final = 1_000_000
+_UNSORTED_MAX: Final = 4_096
 _ROWS_DEAD: Final = 1 << 32
 
 
@@ -243,11 +244,19 @@ class ChunkIndex:
         return runs
 
 
-def _find_in_run(run: Run, living: NDArray[np.bool_], keys: NDArray[np.uint64], ids: Ids) -> NDArray[np.int64]:
-    """The row of each id in one run, in a living pack; -1 where there is none. A key may stand several times."""
+def _search(sorted_keys: NDArray[np.uint64], keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Where each key stands, or would; of many keys in order, so that pages of a large run are touched once."""
+    if len(keys) <= _UNSORTED_MAX:
+        return np.searchsorted(sorted_keys, keys, "left")
     order = np.argsort(keys)
     rows = np.empty(len(keys), np.int64)
-    rows[order] = np.searchsorted(run.keys, keys[order], "left")
+    rows[order] = np.searchsorted(sorted_keys, keys[order], "left")
+    return rows
+
+
+def _find_in_run(run: Run, living: NDArray[np.bool_], keys: NDArray[np.uint64], ids: Ids) -> NDArray[np.int64]:
+    """The row of each id in one run, in a living pack; -1 where there is none. A key may stand several times."""
+    rows = _search(run.keys, keys)
     result = np.full(len(keys), -1, np.int64)
     asked = np.flatnonzero(rows < len(run.keys))
     while len(asked):
