@@ -240,6 +240,13 @@ class WhereWritersOnlyAdd(DeletionMachine):
         return World(CarelessStore(MemoryStore()), seen_by=seen_by, counted=TOTAL)
 
 
+class WithPatches(DeletionMachine):
+    """Chunks are stored as patches of what earlier images have at their places: these rest on what others need too."""
+
+    def make_world(self) -> World:
+        return World(CarelessStore(MemoryStore()), counted=TOTAL, patches=True)
+
+
 def run(machine: type[DeletionMachine], examples: int) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=30))
 
@@ -260,9 +267,14 @@ def test_nothing_is_lost_where_writers_only_add() -> None:
     run(WhereWritersOnlyAdd, 20)
 
 
+def test_nothing_is_lost_with_patches() -> None:
+    run(WithPatches, 20)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("machine", "examples"), [(DeletionMachine, 1500), (OnADisk, 60), (WhereListsLag, 400), (WhereWritersOnlyAdd, 300)]
+    ("machine", "examples"),
+    [(DeletionMachine, 1500), (OnADisk, 60), (WhereListsLag, 400), (WhereWritersOnlyAdd, 300), (WithPatches, 500)],
 )
 def test_nothing_is_lost_in_many_more_orders(machine: type[DeletionMachine], examples: int) -> None:
     run(machine, examples)

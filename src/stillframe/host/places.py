@@ -61,7 +61,7 @@ def filesystem_under(folder: str, *, kernel: KernelPaths = THIS_MACHINE) -> str:
 def is_near(folder: str, *, kernel: KernelPaths = THIS_MACHINE) -> bool:
     """Whether a folder lies on a disk of this machine or in its memory: a small read costs little there.
 
-    ``False`` for a share, and where nobody can tell: for what a program serves, and without the kernel's list of mounts.
+    ``False`` for a share, for what a program serves (FUSE), and without the kernel's list of mounts.
     """
     path = _existing(folder)
     try:

@@ -1,7 +1,7 @@
 """Patches: a chunk stored as a Zstandard frame that is made with another chunk, its base, before it.
 
 Answers: "how is a chunk made small by what it was before, and how does it come back?" A base is always whole, so a
-chunk is two entries away at most, whatever came before. Normative: ``docs/format/v1-draft.md``, section 6; why: ADR 0042.
+chunk is two entries away at most, whatever came before. Normative: ``docs/format/v1-draft.md``, section 6.
 """
 
 import threading
@@ -52,7 +52,7 @@ def make_patch(base: Base, plain: bytes | memoryview, level: int) -> Patch:
         level: Of Zstandard.
     """
     window = max(10, (len(base.data) + len(plain) - 1).bit_length())
-    # The level's own table would forget most of a prefix: one place for each four bytes remembers it (ADR 0042).
+    # The level's own table would forget most of a prefix: one place for each four bytes remembers it (ADR 42).
     parameters = zstandard.ZstdCompressionParameters.from_level(
         level, window_log=window, hash_log=window - 2, write_content_size=True, write_checksum=True, write_dict_id=False
     )
