@@ -309,7 +309,7 @@ def has_rows(index: ChunkIndex, ids: Ids, *, whole: bool) -> NDArray[np.bool_]:
         (DeletionMachine, NO_LAST_LOOK),
         (DeletionMachine, ALL_COUNT),
         (WithPatches, NO_BASES),
-        (WithPatches, BASES_TAKEN_ON_TRUST),
+        (WithPatches, [*BASES_TAKEN_ON_TRUST, *NO_SECOND_COUNT]),
     ],
     ids=[
         "nobody is waited for",
@@ -317,7 +317,7 @@ def has_rows(index: ChunkIndex, ids: Ids, *, whole: bool) -> NDArray[np.bool_]:
         "no look after a manifest",
         "late manifests count",
         "bases are not counted",
-        "a patch counts without its base",
+        "a patch counts without its base, and needs are not counted again",
     ],
 )
 def test_a_mistake_is_found(machine: type[DeletionMachine], mistakes: list[tuple[object, str, object]]) -> None:

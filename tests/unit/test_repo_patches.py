@@ -89,6 +89,20 @@ def test_a_patch_is_kept_where_it_is_below_seven_eighths_of_what_would_be_stored
     assert not Patch(b"", b"").pays_against(4096)
 
 
+def test_whole_is_not_tried_where_a_patch_is_clearly_smaller() -> None:
+    changed = CHANCE.randbytes(5000) + BEFORE[5000:]
+    for stored, expected in ((0, False), (10_000, False), (10_200, True), (60_000, True)):
+        assert make_patch(Base(CHUNK_IDS[0], BEFORE, stored), changed, 1).is_clear is expected
+    assert not make_patch(Base(CHUNK_IDS[0], BEFORE, 60_000), AFTER, 1).is_clear  # it may be tiny whole, too
+
+    def refuse(_: object) -> bytes:
+        raise AssertionError("whole is tried")
+
+    writer = PackWriter(Shelf().box, refuse)
+    writer.add(CHUNK_IDS[1], changed, patch=make_patch(Base(CHUNK_IDS[0], BEFORE, 60_000), changed, 1))
+    assert writer.finish().location(0).kind is EntryKind.PATCH
+
+
 # --- Packs, the index, reading ---------------------------------------------------------------------------------------
 
 

@@ -84,6 +84,8 @@ class PackWriter:
         self, chunk_id: bytes, plain: bytes | memoryview, kind: EntryKind = EntryKind.CHUNK, patch: Patch | None = None
     ) -> int:
         """Compress where that pays, seal, and append; as a patch where that pays more. Returns the stored size."""
+        if patch is not None and patch.is_clear:
+            return self.add_patch(chunk_id, patch, len(plain))
         packed: bytes | memoryview = plain
         if self._compress is not None:
             tried = self._compress(plain)

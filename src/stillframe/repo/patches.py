@@ -25,18 +25,27 @@ _BASES_KEPT: Final = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A chunk that others can be patches of: its id and its bytes."""
+    """A chunk that others can be patches of: its id, its bytes, and in how many it is stored (0: unknown)."""
 
     chunk_id: bytes
     data: bytes
+    stored_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A chunk as a frame that needs a base."""
+    """A chunk as a frame that needs a base.
+
+    Attributes:
+        base_id: Of the base.
+        frame: The bytes.
+        is_clear: It pays, without trying what the chunk takes whole: what is new in it is in the frame, and that is
+            less than half of what the base takes.
+    """
 
     base_id: bytes
     frame: bytes
+    is_clear: bool = False
 
     def pays_against(self, whole_size: int) -> bool:
         """Whether it is below 7/8 of the chunk stored whole in so many bytes, the id of the base included."""
@@ -57,7 +66,8 @@ def make_patch(base: Base, plain: bytes | memoryview, level: int) -> Patch:
         level, window_log=window, hash_log=window - 2, write_content_size=True, write_checksum=True, write_dict_id=False
     )
     compressor = zstandard.ZstdCompressor(dict_data=_prefix(base.data), compression_params=parameters)
-    return Patch(base.chunk_id, compressor.compress(plain))
+    frame = compressor.compress(plain)
+    return Patch(base.chunk_id, frame, is_clear=_WORTH_MIN < len(frame) < base.stored_size // 2)
 
 
 def expand_patch(frame: bytes | memoryview, base: bytes, size: int, *, thing: str) -> bytes:

@@ -87,7 +87,7 @@ class Patching:
         for fetch in plan_fetches([one for one in places if one is not None and one.plain_size >= BASE_SIZE_MIN]):
             for one, data in self._reader.packs.fetch(fetch):
                 if not isinstance(data, DamagedError) and self._name(data) == one.chunk_id:
-                    found[one.chunk_id] = Base(one.chunk_id, data)
+                    found[one.chunk_id] = Base(one.chunk_id, data, one.sealed_size)
         return found
 
 
