@@ -27,7 +27,8 @@ and the exit code is 3. Other exit codes: 0 success, 2 usage, 10 no repository o
 unknown, 14 damaged, 22 target refused, 30 reading or writing failed, 130 interrupted.
 
 It answers one question: which bytes did the disk have? It never writes to the repository, and neither makes a disk
-bootable nor takes out single files. It holds 48 bytes of memory per stored chunk: 240 MB for five million.
+bootable nor takes out single files. It holds 48 bytes of memory per stored chunk: 240 MB for five million; some 200
+more for each that is stored as a patch of another.
 
 It was written from the page ``docs/format/v1-draft.md`` alone; "section" below means a section of that page.
 """
@@ -79,11 +80,14 @@ LEVEL_MAX = 5  # section 8
 UNUSED, ZERO, DATA, EXCLUDED, UNREADABLE = 0, 1, 2, 3, 4  # section 8, kinds
 DAMAGED = -1  # ours: a part of a map that could not be read
 ROW = struct.Struct("<32sIII3sB")  # section 9
+PATCH = 2  # section 9, kind of a row
+BASE_MIN = 8  # section 6, bytes of a base
 RUN_PACKS_MAX, RUN_ROWS_MAX = 65_536, 1_000_000  # section 9
 DISKS_MAX, PARTITIONS_MAX = 256, 1024  # section 10
 SIZE_MAX = 2**63 - 1  # ours: what a file offset can say
 BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # section 7
 OPEN_PACKS = 32  # ours: how many pack files are kept open
+BASES_KEPT = 16  # ours: how many bases of patches are kept, 64 MB at most
 
 
 # --- Errors ----------------------------------------------------------------------------------------------------------
@@ -168,25 +172,36 @@ def import_first(*names: str) -> Any:
 
 
 @functools.cache
-def zstd_library() -> tuple[Callable[[bytes, int], bytes], type[Exception]]:
-    """Find a Zstandard library; returns a function (frame, most bytes to return) and the error it raises."""
+def zstd_library() -> tuple[Callable[[bytes, int, bytes], bytes], type[Exception]]:
+    """Find a Zstandard library; returns a function (frame, most bytes to return, prefix) and the error it raises."""
     standard = import_first("compression.zstd", "backports.zstd", "pyzstd")
     if standard is not None:
-        return (lambda frame, most: standard.ZstdDecompressor().decompress(frame, most)), standard.ZstdError
+
+        def expand(frame: bytes, most: int, prefix: bytes) -> bytes:
+            before = standard.ZstdDict(prefix, is_raw=True).as_prefix if prefix else None
+            return bytes(standard.ZstdDecompressor(zstd_dict=before).decompress(frame, most))
+
+        return expand, standard.ZstdError
     zstandard = import_first("zstandard")
     if zstandard is not None:
-        return (lambda frame, most: zstandard.ZstdDecompressor().stream_reader(frame).read(most)), zstandard.ZstdError
+
+        def expand_by_other(frame: bytes, most: int, prefix: bytes) -> bytes:
+            raw = zstandard.DICT_TYPE_RAWCONTENT
+            before = zstandard.ZstdCompressionDict(prefix, dict_type=raw) if prefix else None
+            return bytes(zstandard.ZstdDecompressor(dict_data=before).stream_reader(frame).read(most))
+
+        return expand_by_other, zstandard.ZstdError
     raise Unsupported("no Zstandard library: run  python3 -m pip install zstandard")
 
 
-def decode(codec: int, stored: bytes, plain_size: int) -> bytes:
-    """Undo codec 0 (as is) or 1 (Zstandard); never makes more than ``plain_size`` + 1 bytes."""
+def decode(codec: int, stored: bytes, plain_size: int, prefix: bytes = b"") -> bytes:
+    """Undo codec 0 (as is) or 1 (Zstandard, after a prefix); never makes more than ``plain_size`` + 1 bytes."""
     if codec == 0:
         plain = stored
     elif codec == 1:
         decompress, zstd_error = zstd_library()
         try:
-            plain = decompress(stored, plain_size + 1)
+            plain = decompress(stored, plain_size + 1, prefix)
         except zstd_error as error:
             raise Damaged(f"the Zstandard frame is broken: {error}") from None
     else:
@@ -533,7 +548,7 @@ def unlock(folder: str, identity: Identity, secret: Secret | None) -> bytes:
 
 
 class Location(NamedTuple):
-    """One row: where a chunk or a node rests."""
+    """One row: where a chunk or a node rests. ``base`` is the id of the chunk that a patch is made against."""
 
     chunk_id: bytes
     pack: int
@@ -541,6 +556,7 @@ class Location(NamedTuple):
     sealed_size: int
     plain_size: int
     codec: int
+    base: bytes = b""
 
 
 class ChunkTable:
@@ -549,6 +565,7 @@ class ChunkTable:
     def __init__(self) -> None:
         self.packs: list[str] = []
         self._numbers: dict[bytes, bytes] = {}
+        self._bases: dict[bytes, bytes] = {}  # by the bytes of a row's pack, offset and length
         self._pieces = [bytearray() for _ in range(256)]
         self._unsorted: set[int] = set()
 
@@ -559,17 +576,24 @@ class ChunkTable:
         pack_count, row_count = struct.unpack_from("<II", payload)
         if only_pack is None and row_count > RUN_ROWS_MAX:
             raise Damaged(f"{row_count} rows, at most {RUN_ROWS_MAX} are allowed")
-        if pack_count > RUN_PACKS_MAX or len(payload) != 8 + 16 * pack_count + ROW.size * row_count:
-            raise Damaged(f"{len(payload)} bytes do not hold {pack_count} packs and {row_count} rows")
         rows_at = 8 + 16 * pack_count
+        base_at = rows_at + ROW.size * row_count
+        patch_count = sum(kind >> 4 == PATCH for kind in payload[rows_at + ROW.size - 1 : base_at : ROW.size])
+        if pack_count > RUN_PACKS_MAX or len(payload) != base_at + 32 * patch_count:
+            raise Damaged(
+                f"{len(payload)} bytes do not hold {pack_count} packs, {row_count} rows and {patch_count} bases"
+            )
         names = [payload[at : at + 16] for at in range(8, rows_at, 16)]
         if only_pack is not None and names != [bytes.fromhex(only_pack)]:
             raise Damaged("the trailer of a pack must name this pack and no other")
         numbers = [self._number(name) for name in names]
-        for at in range(rows_at, len(payload), ROW.size):
+        for at in range(rows_at, rows_at + ROW.size * row_count, ROW.size):
             pack = int.from_bytes(payload[at + 32 : at + 36], "little")
             if pack >= pack_count:
                 raise Damaged(f"a row names pack {pack} of {pack_count}")
+            if payload[at + ROW.size - 1] >> 4 == PATCH:
+                self._bases[numbers[pack] + payload[at + 36 : at + 44]] = payload[base_at : base_at + 32]
+                base_at += 32
             first = payload[at]
             self._pieces[first] += payload[at : at + 32] + numbers[pack] + payload[at + 36 : at + ROW.size]
             self._unsorted.add(first)
@@ -581,7 +605,7 @@ class ChunkTable:
         return self._numbers[pack_id]
 
     def find(self, chunk_id: bytes) -> list[Location]:
-        """Say all places where a chunk rests."""
+        """Say all places where a chunk rests; patches come last."""
         first = chunk_id[0]
         piece = self._pieces[first]
         if first in self._unsorted:
@@ -598,11 +622,13 @@ class ChunkTable:
         found = []
         while piece[low * ROW.size : low * ROW.size + 32] == chunk_id:
             _, pack, offset, sealed_size, plain, kind = ROW.unpack_from(piece, low * ROW.size)
-            if kind >> 4 in (0, 1):
+            if kind >> 4 in (0, 1, PATCH):
                 plain_size = int.from_bytes(plain, "little") or CHUNK_MAX
-                found.append(Location(chunk_id, pack, offset, sealed_size, plain_size, kind & 15))
+                key = piece[low * ROW.size + 32 : low * ROW.size + 44]
+                base = self._bases[bytes(key)] if kind >> 4 == PATCH else b""
+                found.append(Location(chunk_id, pack, offset, sealed_size, plain_size, kind & 15, base))
             low += 1
-        return found
+        return sorted(found, key=lambda location: location.base != b"")
 
 
 @dataclass(frozen=True)
@@ -622,6 +648,7 @@ class ChunkReader:
         self._table = ChunkTable()
         self._packs: dict[str, Pack | str] = {}  # a pack, or why it cannot be used
         self._files: OrderedDict[str, BinaryIO] = OrderedDict()
+        self._kept: OrderedDict[bytes, bytes] = OrderedDict()
         self._unread_trailers = set(repository.iter_ids(PACK))
 
     def load(self) -> None:
@@ -649,11 +676,16 @@ class ChunkReader:
             largest: The greatest.
             chunk_key: The chunk id key, when the id shall be checked by BLAKE3 too.
         """
+        return self._read_any(chunk_id, smallest, largest, chunk_key)
+
+    def _read_any(
+        self, chunk_id: bytes, smallest: int, largest: int, chunk_key: bytes | None, *, as_base: bool = False
+    ) -> bytes:
         problems: dict[Location, str] = {}
         while True:
             for location in self._table.find(chunk_id):
-                if location in problems:
-                    continue
+                if location in problems or (as_base and location.base):
+                    continue  # a patch of a patch is not allowed, so there is an end to it
                 try:
                     if not smallest <= location.plain_size <= largest:
                         raise Damaged(f"plain length is {location.plain_size}")
@@ -676,10 +708,25 @@ class ChunkReader:
         file.seek(location.offset)
         sealed = file.read(location.sealed_size)
         stored = unseal(pack.cipher, pack.header, location.offset, location.chunk_id, sealed)
-        plain = decode(location.codec, stored, location.plain_size)
+        if location.base and location.codec != 1:
+            raise Damaged("a patch must be a Zstandard frame")
+        prefix = self._read_base(location.base) if location.base else b""
+        plain = decode(location.codec, stored, location.plain_size, prefix)
         if chunk_key is not None and blake3_keyed(plain, chunk_key) not in (None, location.chunk_id):
             raise Damaged("the BLAKE3 of the chunk is not its id")
         return plain
+
+    def _read_base(self, base: bytes) -> bytes:
+        """Read the whole chunk that a patch is made against."""
+        if base not in self._kept:
+            try:
+                self._kept[base] = self._read_any(base, BASE_MIN, CHUNK_MAX, None, as_base=True)
+            except Damaged as error:
+                raise Damaged(f"a patch, whose base {base.hex()[:16]} cannot be had: {error}") from None
+            if len(self._kept) > BASES_KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(base)
+        return self._kept[base]
 
     def _pack(self, pack_id: str) -> Pack:
         if pack_id not in self._packs:

@@ -4,6 +4,7 @@ The law: after a crash anywhere, with anything that a FAT32 disk may show of the
 opens, a check finds nothing but notes, every older image reads back as it was, and the run can be done again.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
@@ -266,6 +267,29 @@ def test_an_expiry_that_is_cut_off_while_it_deletes_loses_nothing(tear: Tear, *,
 @pytest.mark.parametrize("undelete", [False, True])
 def test_both_phases_at_once_that_are_cut_off_lose_nothing(*, late: bool, undelete: bool) -> None:
     sweep(prepared, expire_at_once, tear=Tear.PREFIX, late=late, undelete=undelete)
+
+
+@pytest.fixture
+def patched(monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[MemoryStore, FakeClock]]:
+    """As ``prepared``, with chunks that rest as patches; what a backup saves then are patches too."""
+    first = Draft(chunks=[1001, 1002, 1003, 1004, None, 1005], chunks_per_pack=3, name="a")
+    second = Draft(chunks=[1001, 2002, 2003, 2004, None, 1006], chunks_per_pack=2, name="a", patches=True)
+    third = Draft(chunks=[1001, 3002, 2003, 3004, 1009, 2006], chunks_per_pack=2, name="a", patches=True)
+    for name, draft in (("FIRST", first), ("SECOND", second), ("THIRD", third)):
+        monkeypatch.setattr(sys.modules[__name__], name, draft)
+    return lambda: prepared(drafts=(first, second))
+
+
+@pytest.mark.parametrize("job", [backup, expire, expire_at_once])
+@pytest.mark.parametrize("tear", [Tear.PREFIX, Tear.ZERO_HOLE])
+def test_runs_with_patches_that_are_cut_off_lose_nothing(
+    patched: Callable[[], tuple[MemoryStore, FakeClock]], job: Job, tear: Tear
+) -> None:
+    store, clock = patched()
+    backup(reopen(store, clock=clock), "before")
+    tables = list(reopen(store, clock=clock).load_index().tables())
+    assert sum(len(table.patches) for table in tables) >= 3 + 3
+    sweep(patched, job, tear=tear, undelete=job is expire)
 
 
 @pytest.mark.parametrize("tear", TEARS)

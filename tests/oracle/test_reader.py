@@ -152,6 +152,41 @@ def test_it_knows_which_images_count(tmp_path: Path) -> None:
     assert [image.manifest.image for image in repository.images().images] == [kept, back]
 
 
+@pytest.mark.parametrize("passphrase", [None, PASSPHRASE])
+def test_it_reads_what_is_stored_as_patches(tmp_path: Path, passphrase: str | None) -> None:
+    folder, disk = tmp_path / "repository", MemoryDisk(bytes(6 * MIB))
+    place = Extent(MIB, 5 * MIB)
+    fill_with_noise(disk, place, 4)
+    write_gpt(disk, [place])
+    store = LocalStore(str(folder))
+    repository = create_repository(store, passphrase=passphrase, chunk_size=262_144, cost=CHEAP, clock=FakeClock())
+    images = []
+    for day in range(3):
+        for at in range(place.start + 4096, place.end, 600_000):
+            disk.write_at(at + 300_000 * day, bytes([1 + day]) * 3000)
+        images.append(backup(repository, disk).manifest)
+    tables = list(repository.load_index().tables())
+    assert sum(len(table.patches) for table in tables) > 10
+    assert images[2].bytes_added < 262_144
+    secrets: tuple[tuple[str, ...], ...] = ((),)
+    if passphrase is not None:
+        (tmp_path / "word").write_text(passphrase, encoding="utf-8")
+        secrets = (("--password-file", str(tmp_path / "word")),)
+    written = Written(folder=folder, repository=repository, images=tuple(images), disk=NO_DISK, secrets=secrets)
+    for number, manifest in enumerate(images):
+        restore(repository, manifest, tmp_path / f"ours{number}")
+        read(written, "verify", manifest.image)
+        read(written, "restore", manifest.image, str(tmp_path / f"theirs{number}"))
+        assert hash_file(tmp_path / f"theirs{number}") == hash_file(tmp_path / f"ours{number}")
+    assert (tmp_path / "theirs2").read_bytes() == bytes(disk.contents)
+    oldest = {place.pack_id for table in tables for place in map(table.location, range(len(table.rows))) if place.base}
+    for path in sorted((folder / "packs").rglob("*")):  # the bases go, the patches stay
+        if path.is_file() and bytes.fromhex(path.name) not in oldest:
+            path.unlink()
+    said = read(written, "verify", images[2].image, code=3)
+    assert "a patch, whose base" in said or "map:" in said
+
+
 def test_no_secret_and_a_wrong_one(written: Written, tmp_path: Path) -> None:
     if written.repository.identity.encryption == "none":
         return  # there is no secret to be wrong

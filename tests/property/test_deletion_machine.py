@@ -15,6 +15,7 @@ from datetime import timedelta
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
@@ -26,12 +27,15 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from numpy.typing import NDArray
 
 from stillframe.errors import DamagedError
 from stillframe.repo import expire as expire_module
-from stillframe.repo import expire_plan, sealing
+from stillframe.repo import expire_plan, sealing, walk
 from stillframe.repo import session as session_module
 from stillframe.repo.forgotten import Ends
+from stillframe.repo.index import ChunkIndex
+from stillframe.repo.rows import Ids
 from stillframe.repo.writing import ImageWriter
 from stillframe.store import LocalStore, MemoryStore, Store
 from stillframe.testing.clocks import FakeClock
@@ -240,6 +244,13 @@ class WhereWritersOnlyAdd(DeletionMachine):
         return World(CarelessStore(MemoryStore()), seen_by=seen_by, counted=TOTAL)
 
 
+class WithPatches(DeletionMachine):
+    """Chunks are stored as patches of what earlier images have at their places: these rest on what others need too."""
+
+    def make_world(self) -> World:
+        return World(CarelessStore(MemoryStore()), counted=TOTAL, patches=True)
+
+
 def run(machine: type[DeletionMachine], examples: int) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=30))
 
@@ -260,9 +271,14 @@ def test_nothing_is_lost_where_writers_only_add() -> None:
     run(WhereWritersOnlyAdd, 20)
 
 
+def test_nothing_is_lost_with_patches() -> None:
+    run(WithPatches, 20)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("machine", "examples"), [(DeletionMachine, 1500), (OnADisk, 60), (WhereListsLag, 400), (WhereWritersOnlyAdd, 300)]
+    ("machine", "examples"),
+    [(DeletionMachine, 1500), (OnADisk, 60), (WhereListsLag, 400), (WhereWritersOnlyAdd, 300), (WithPatches, 500)],
 )
 def test_nothing_is_lost_in_many_more_orders(machine: type[DeletionMachine], examples: int) -> None:
     run(machine, examples)
@@ -274,27 +290,44 @@ NO_SECOND_LOOK = [(ImageWriter, "_rescue", lambda _self, _relied_on: None)]
 NO_SECOND_COUNT: list[tuple[object, str, object]] = [(expire_module, "_needed_packs", lambda *_: set())]
 NO_LAST_LOOK = [(session_module.Session, "confirm", lambda self, record: self._committed.append(record))]
 ALL_COUNT = [(Ends, "counts", lambda *_: True)]
+NO_BASES = [(walk, "with_bases", lambda needed, _tables: needed)]
+FIND_ANY = ChunkIndex.contains
+BASES_TAKEN_ON_TRUST = [(ChunkIndex, "contains", lambda self, ids, *, whole=False: has_rows(self, ids, whole=whole))]
+
+
+def has_rows(index: ChunkIndex, ids: Ids, *, whole: bool) -> NDArray[np.bool_]:
+    """As ``ChunkIndex.contains``, but for a patch it does not look whether its base is there."""
+    return FIND_ANY(index, ids, whole=whole) | np.array([place is not None for place in index.locate(ids)], bool)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "mistakes",
-    [NO_WAIT, [*NO_SECOND_LOOK, *NO_SECOND_COUNT], NO_LAST_LOOK, ALL_COUNT],
+    ("machine", "mistakes"),
+    [
+        (DeletionMachine, NO_WAIT),
+        (DeletionMachine, [*NO_SECOND_LOOK, *NO_SECOND_COUNT]),
+        (DeletionMachine, NO_LAST_LOOK),
+        (DeletionMachine, ALL_COUNT),
+        (WithPatches, NO_BASES),
+        (WithPatches, [*BASES_TAKEN_ON_TRUST, *NO_SECOND_COUNT]),
+    ],
     ids=[
         "nobody is waited for",
         "tombstones are not read again nor needs counted again",
         "no look after a manifest",
         "late manifests count",
+        "bases are not counted",
+        "a patch counts without its base, and needs are not counted again",
     ],
 )
-def test_a_mistake_is_found(mistakes: list[tuple[object, str, object]]) -> None:
+def test_a_mistake_is_found(machine: type[DeletionMachine], mistakes: list[tuple[object, str, object]]) -> None:
     """A world that cannot lose anything would prove nothing."""
     with ExitStack() as stack:
         for mistake in mistakes:
             stack.enter_context(patch.object(*mistake))
         with pytest.raises((AssertionError, DamagedError)):
             run_state_machine_as_test(
-                DeletionMachine,
+                machine,
                 settings=settings(
                     max_examples=1000, stateful_step_count=30, phases=(Phase.generate,), derandomize=True, database=None
                 ),

@@ -19,6 +19,7 @@ from stillframe.repo.identity import FORMAT, NAMES, Identity, build_identity, re
 from stillframe.repo.keys import KeyRing
 from stillframe.repo.objects import ObjectBox
 from stillframe.repo.packs import PackReader
+from stillframe.repo.patches import Base, expand_patch, make_patch
 from stillframe.repo.records import Manifest, ProofRecord, R, build_record, parse_record
 from stillframe.repo.recovery_key import format_recovery_key, parse_recovery_key
 from stillframe.repo.rows import build_table, parse_table
@@ -31,6 +32,9 @@ IDENTITY = Identity(
     format=FORMAT, id=REPOSITORY.hex(), created="2026-03-01T08:30:00Z", chunk_size=65_536, encryption="aes256"
 )
 RECOVERY = format_recovery_key(bytes(20))
+BEFORE = b"".join(number.to_bytes(2, "big") for number in range(1000))
+CHANGED = BEFORE[:700] + b"!" + BEFORE[701:]
+PATCH = make_patch(Base(bytes(32), BEFORE), CHANGED, 1)
 
 
 def fuzz_object(data: bytes) -> None:
@@ -64,6 +68,16 @@ def fuzz_table(data: bytes) -> None:
             place = table.location(row)
             assert 80 <= place.offset < place.offset + place.sealed_size <= 128 << 20
             assert 16 < place.sealed_size <= place.plain_size + 16 <= (4 << 20) + 16
+            assert (len(place.base), place.base == place.chunk_id) == (32 * (place.kind == 2), False)
+
+
+def fuzz_patch(data: bytes) -> None:
+    """Any bytes in the place of a patch are damage, or become a chunk of the size that its row says."""
+    for size in (1, len(CHANGED), 4 << 20):
+        with contextlib.suppress(DamagedError):
+            assert len(expand_patch(data, BEFORE, size, thing="x")) == size
+    with contextlib.suppress(DamagedError):
+        expand_patch(PATCH.frame, data, len(CHANGED), thing="x")
 
 
 def fuzz_node(data: bytes) -> None:
@@ -118,9 +132,9 @@ def written_object() -> bytes:
 
 
 def a_table() -> bytes:
-    head = (1).to_bytes(4, "little") + (2).to_bytes(4, "little") + OBJECT
+    head = (1).to_bytes(4, "little") + (3).to_bytes(4, "little") + OBJECT
     row = bytes(32) + bytes(4) + (80).to_bytes(4, "little") + (116).to_bytes(4, "little") + (100).to_bytes(4, "little")
-    return head + row * 2
+    return head + row * 2 + row[:-1] + bytes([0x21]) + b"base" * 8
 
 
 def spoiled(good: bytes) -> st.SearchStrategy[bytes]:
@@ -172,6 +186,11 @@ def test_objects(data: bytes) -> None:
 @given(st.binary(max_size=200) | spoiled(a_table()))
 def test_tables(data: bytes) -> None:
     fuzz_table(data)
+
+
+@given(st.binary(max_size=200) | spoiled(PATCH.frame) | spoiled(BEFORE))
+def test_patches(data: bytes) -> None:
+    fuzz_patch(data)
 
 
 @given(st.binary(max_size=200) | spoiled(b"SFMN\x01\x00\x05\x00" + bytes([0, 2, 1, 2, 4]) + bytes(range(64))))

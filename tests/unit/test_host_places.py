@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from stillframe.errors import MachineRefusal
 from stillframe.extents import Extent
 from stillframe.host import places
 from stillframe.host.blocks import BlockNode, BlockTree
@@ -102,3 +103,32 @@ def test_places_without_a_device(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mount: str, *, expected: bool | None
 ) -> None:
     assert answer(monkeypatch, tmp_path, lies=ANONYMOUS, target=SDA, mount=mount) is expected
+
+
+@pytest.mark.parametrize(
+    ("mount", "expected"),
+    [
+        ("ext4 /dev/x", True),
+        ("fuseblk /dev/x", True),
+        ("btrfs /dev/x", True),
+        ("tmpfs none", True),
+        ("nfs4 nas:/backup", False),
+        ("cifs //nas/backup", False),
+        ("fuse.sshfs kim@nas:/backup", False),
+        ("fuse.unknown unknown", False),
+    ],
+)
+def test_a_share_is_not_near(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mount: str, *, expected: bool) -> None:
+    answer(monkeypatch, tmp_path, lies=ANONYMOUS, target=SDA, mount=mount)  # puts the picture in place
+    assert places.is_near(str(tmp_path)) is expected
+    assert places.is_near(str(tmp_path / "not" / "there")) is expected
+
+
+def test_nobody_can_tell_what_is_near_without_the_list_of_mounts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(_: object) -> Users:
+        raise MachineRefusal("there is no list")
+
+    monkeypatch.setattr(places, "read_users", refuse)
+    assert not places.is_near(str(tmp_path))

@@ -17,6 +17,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -91,10 +92,12 @@ class Writer:
         (folder / "stillframe.json").write_bytes(self.identity)
         (folder / "stillframe-copy.json").write_bytes(self.identity)
         self.packs: dict[str, list[bytes]] = {}
+        self.elsewhere: set[bytes] = set()
         self.new_pack()
 
     def new_pack(self) -> None:
         self.pack_header, self.pack_body, self.rows = self.header(PACK, self.random.randbytes(16)), b"", list[bytes]()
+        self.bases: dict[bytes, bytes] = getattr(self, "bases", {})  # by the row of the patch, without its pack
 
     def header(self, kind: int, object_id: bytes) -> bytes:
         start = struct.pack("<8sHBBI", b"STILLFRM", 1, kind, 1, 0)
@@ -143,6 +146,8 @@ class Writer:
 
     def add(self, plain: bytes, kind: int = 0, chunk_id: bytes | None = None) -> bytes:
         chunk_id, packed = chunk_id or self.chunk_id(plain), zstandard.compress(plain)
+        if chunk_id in self.elsewhere:
+            return chunk_id
         codec = len(packed) < len(plain) * 31 // 32
         at = 80 + len(self.pack_body)
         sealed = self.seal(self.pack_header, at, chunk_id, packed if codec else plain)
@@ -151,8 +156,24 @@ class Writer:
         self.rows.append(row + bytes([kind * 16 + codec]))
         return chunk_id
 
+    def add_patch(self, plain: bytes, base: bytes, base_id: bytes | None = None) -> bytes:
+        """Sections 6 and 9: one frame with the base before it, which says its size and ends with a checksum."""
+        chunk_id, at = self.chunk_id(plain), 80 + len(self.pack_body)
+        prefix = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+        made = zstandard.ZstdCompressor(level=5, dict_data=prefix, write_checksum=True, write_dict_id=False)
+        sealed = self.seal(self.pack_header, at, chunk_id, made.compress(plain))
+        self.pack_body += sealed
+        row = chunk_id + struct.pack("<III", 0, at, len(sealed)) + struct.pack("<I", len(plain))[:3] + bytes([0x21])
+        self.rows.append(row)
+        self.bases[row[:32] + row[36:]] = base_id or self.chunk_id(base)
+        return chunk_id
+
+    def bases_of(self, rows: list[bytes]) -> bytes:
+        return b"".join(self.bases[row[:32] + row[36:]] for row in rows if row[47] >> 4 == 2)
+
     def finish_pack(self) -> Path:
-        listing = struct.pack("<II", 1, len(self.rows)) + self.pack_header[32:48] + b"".join(self.rows)
+        rows = b"".join(self.rows) + self.bases_of(self.rows)
+        listing = struct.pack("<II", 1, len(self.rows)) + self.pack_header[32:48] + rows
         at = 80 + len(self.pack_body)
         trailer = self.seal(self.pack_header, at, bytes(32), payload(listing, compress=True))
         path = self.write(self.pack_header, self.pack_body, trailer)
@@ -167,7 +188,8 @@ class Writer:
             for row in pack_rows
         ]
         head = struct.pack("<II", len(self.packs), len(rows)) + b"".join(map(bytes.fromhex, self.packs))
-        self.write_plain(INDEX, self.random.randbytes(16), head + b"".join(sorted(rows)))
+        rows.sort()
+        self.write_plain(INDEX, self.random.randbytes(16), head + b"".join(rows) + self.bases_of(rows))
 
     def node(self, level: int, entries: list[tuple[int, bytes]]) -> tuple[int, bytes]:
         kinds = {kind for kind, _ in entries}
@@ -202,13 +224,26 @@ class Made(NamedTuple):
     writer: Writer
 
 
-def make_repository(folder: Path, encryption: str, **extra: Any) -> Made:
-    """Write a repository with one image of one disk; ``disk`` is what must come back."""
+def make_repository(folder: Path, encryption: str, patch_base: str = "", **extra: Any) -> Made:
+    """Write a repository with one image of one disk; ``disk`` is what must come back.
+
+    With ``patch_base`` the first chunk is a patch, whose base is ``whole``, a ``patch``, or not there.
+    """
     writer = Writer(folder, encryption, seed=7)
     rng = random.Random(1)
     disk = bytearray(DISK_SIZE)
     first: Kinds = {0: rng.randbytes(CHUNK), 5: b"text " * 13107 + b"!", 1030: rng.randbytes(CHUNK), 7: ZERO}
     first[FIRST[1] // CHUNK] = rng.randbytes(512)
+    if patch_base:
+        plain = first[0]
+        assert isinstance(plain, bytes)
+        base = plain[:1000] + b"as it was before" + plain[1016:]
+        chunk_id = writer.add_patch(plain, base)
+        writer.elsewhere = {chunk_id}
+        if patch_base == "whole":
+            writer.add(base)
+        elif patch_base == "patch":
+            writer.add_patch(base, plain)
     second: Kinds = {0: ZERO, 1: EXCLUDED, 2: UNREADABLE, 3: rng.randbytes(CHUNK), 4: rng.randbytes(CHUNK)}
     table, end, straddling = rng.randbytes(CHUNK), rng.randbytes(1536), rng.randbytes(512)
     # Beside 512 bytes of the gap this chunk has bytes of partition 1, which a reader must not write.
@@ -285,6 +320,43 @@ def test_a_disk_comes_back_with_the_passphrase(pristine: Made, tmp_path: Path) -
     code = run(pristine, "restore", "abc0", tmp_path / "disk", "--password-file", tmp_path / "word", secret=None)
     assert code == 0
     assert (tmp_path / "disk").read_bytes() == pristine.disk
+
+
+@pytest.mark.parametrize("library", ["zstandard", "pyzstd"])
+@pytest.mark.parametrize("base_kind", ["whole", "patch", "none"])
+def test_a_patch_comes_back_through_its_base(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, base_kind: str, library: str
+) -> None:
+    if library != "zstandard":
+        pytest.importorskip(library)
+    monkeypatch.setattr(reader, "import_first", only(library))
+    reader.zstd_library.cache_clear()
+    made = make_repository(tmp_path / "repo", "none", patch_base=base_kind)
+    code = run(made, "restore", IMAGE_ID, tmp_path / "disk", secret=None)
+    reader.zstd_library.cache_clear()
+    got = (tmp_path / "disk").read_bytes()
+    if base_kind == "whole":
+        assert code == 0
+        assert got == made.disk
+        return
+    assert code == 3
+    place = slice(FIRST[0], FIRST[0] + CHUNK)
+    assert got[: place.start] + made.disk[place] + got[place.stop :] == made.disk
+    assert not any(got[place])
+    said = capsys.readouterr().err
+    assert "a patch, whose base" in said
+    assert f"bytes [{place.start}, {place.stop})" in said
+
+
+def only(library: str) -> Callable[..., Any]:
+    """An import of Zstandard that finds one library only."""
+    libraries = {"compression.zstd", "backports.zstd", "pyzstd", "zstandard"}
+
+    def import_first(*names: str) -> Any:
+        wanted = [name for name in names if name == library or name not in libraries]
+        return importlib.import_module(wanted[0]) if wanted else None
+
+    return import_first
 
 
 def test_a_disk_comes_back_without_encryption(tmp_path: Path) -> None:
@@ -574,6 +646,10 @@ def row(chunk_id: bytes, *, pack: int = 0, plain: int = CHUNK, kind: int = 0) ->
         struct.pack("<II", 1, 0) + b"x" * 16,
         struct.pack("<II", 2, 0) + bytes(32),
         struct.pack("<II", 65_537, 0) + bytes(65_537 * 16),
+        struct.pack("<II", 1, 1) + bytes(16) + row(bytes(32), kind=33),
+        struct.pack("<II", 1, 1) + bytes(16) + row(bytes(32), kind=33) + bytes(31),
+        struct.pack("<II", 1, 1) + bytes(16) + row(bytes(32), kind=33) + bytes(64),
+        struct.pack("<II", 1, 1) + bytes(16) + row(bytes(32)) + bytes(32),
     ],
 )
 def test_malformed_rows_are_damage(listing: bytes) -> None:
@@ -581,18 +657,22 @@ def test_malformed_rows_are_damage(listing: bytes) -> None:
         reader.ChunkTable().add(listing, only_pack="00" * 16)
 
 
-def test_rows_are_found_whatever_their_order_and_patches_are_left_alone() -> None:
+def test_rows_are_found_whatever_their_order_and_patches_with_their_bases() -> None:
     rng = random.Random(3)
     ids = [rng.randbytes(32) for _ in range(2000)]
     table = reader.ChunkTable()
     for part in (ids[:1500], ids[500:]):
         rows = b"".join(row(chunk_id, plain=4_194_304 if chunk_id is ids[7] else CHUNK) for chunk_id in part)
         table.add(struct.pack("<II", 1, len(part)) + bytes(16) + rows)
-    patch = rng.randbytes(32)
-    table.add(struct.pack("<II", 1, 1) + bytes(16) + row(patch, kind=32))
+    patches, other = sorted(rng.randbytes(32) for _ in range(2)), rng.randbytes(32)
+    rows = row(patches[0], kind=33) + row(other, kind=49) + row(patches[1], kind=33, pack=1)
+    table.add(struct.pack("<II", 2, 3) + b"p" * 16 + b"r" * 16 + rows + b"a" * 32 + b"b" * 32)
+    table.add(struct.pack("<II", 1, 1) + b"q" * 16 + row(patches[0]))
     assert all([found.chunk_id for found in table.find(chunk_id)] == [chunk_id] for chunk_id in ids)
     assert table.find(ids[7])[0].plain_size == 4_194_304
-    assert table.find(patch) == []
+    assert table.find(other) == []  # of a kind that nobody knows
+    assert [found.base for found in table.find(patches[0])] == [b"", b"a" * 32]  # what is whole comes first
+    assert [found.base for found in table.find(patches[1])] == [b"b" * 32]
     assert table.find(bytes(32)) == []
 
 

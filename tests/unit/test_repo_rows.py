@@ -1,9 +1,13 @@
 """Tables of rows, byte by byte from the format page, section 9, and their limits."""
 
+import hashlib
+import random
 import struct
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stillframe.errors import DamagedError
 from stillframe.repo.rows import (
@@ -36,7 +40,9 @@ def row(  # noqa: PLR0917 - in the order of the table
 
 
 def table(*rows: bytes, packs: tuple[bytes, ...] = (PACK,)) -> bytes:
-    return struct.pack("<II", len(packs), len(rows)) + b"".join(packs) + b"".join(rows)
+    """Section 9, the whole table: for each row of kind 2 the id of its base stands behind the rows, in their order."""
+    bases = b"".join(b"base" + row_[4:32] for row_ in rows if row_[47] >> 4 == 2)
+    return struct.pack("<II", len(packs), len(rows)) + b"".join(packs) + b"".join(rows) + bases
 
 
 def test_a_table_is_that_of_the_page() -> None:
@@ -67,7 +73,7 @@ VALID = {
     "first place": row(offset=80),
     "last place": row(offset=PACK_MAX - 116),
     "node": row(tail=0x10),
-    "patch": row(tail=0x20),
+    "patch": row(tail=0x21),
 }
 BAD = {
     "in the header": row(offset=79),
@@ -85,6 +91,7 @@ BAD = {
     "another pack": row(pack=1),
     "another codec": row(tail=2),
     "another kind": row(tail=0x30),
+    "a patch that is stored as it is": row(tail=0x20),
     "highest kind": row(tail=0xF0),
 }
 
@@ -135,8 +142,50 @@ def test_counts_that_lie_are_damage() -> None:
 def test_rows_sort_as_bytes_do_also_where_first_words_are_equal() -> None:
     ids = [bytes([number % 3]) * 8 + bytes([number * 7 % 251]) * 24 for number in range(200)]
     rows = make_rows([(chunk_id, 80, 116, 100, EntryKind.CHUNK, False) for chunk_id in ids])
-    assert [one.tobytes() for one in sort_rows(rows)["id"]] == sorted(ids)
-    assert (np.diff(search_keys(sort_rows(rows)["id"]).astype(object)) >= 0).all()
+    found = sort_rows(Table((PACK,), rows)).rows
+    assert [one.tobytes() for one in found["id"]] == sorted(ids)
+    assert (np.diff(search_keys(found["id"]).astype(object)) >= 0).all()
+
+
+def patched_table(count: int) -> tuple[Table, dict[bytes, bytes]]:
+    """Rows of which every third is a patch, and what each is made against."""
+    ids = [hashlib.sha256(bytes([n])).digest() for n in range(count)]
+    raw = table(*(row(one, offset=80 + n, tail=0x21 if n % 3 == 0 else 0) for n, one in enumerate(ids)))
+    return parse_table(raw, thing="x"), {one: b"base" + one[4:] if n % 3 == 0 else b"" for n, one in enumerate(ids)}
+
+
+def bases_of(found: Table) -> dict[bytes, bytes]:
+    return {found.location(n).chunk_id: found.location(n).base for n in range(len(found.rows))}
+
+
+@given(st.integers(0, 40), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_patches_keep_their_bases_in_any_order_and_in_any_part(count: int, chance: random.Random) -> None:
+    made, expected = patched_table(count)
+    assert bases_of(made) == expected
+    assert bases_of(sort_rows(made)) == expected
+    assert bases_of(parse_table(build_table(sort_rows(made)), thing="x")) == expected
+    numbers = [chance.randrange(count) for _ in range(chance.randrange(2 * count + 1))] if count else []
+    part = made.take(np.array(numbers, np.int64))
+    assert [part.location(n) for n in range(len(numbers))] == [made.location(n) for n in numbers]
+    mask = np.array([chance.random() < 0.5 for _ in range(count)], bool)
+    assert bases_of(made.take(mask)) == {
+        one: base for one, base in expected.items() if one in bases_of(made.take(mask))
+    }
+    assert len(made.take(mask).rows) == mask.sum()
+
+
+def test_a_table_with_a_base_too_few_or_too_many_or_of_itself_is_damage() -> None:
+    patch, chunk = row(tail=0x21), row(bytes(range(1, 33)), tail=1)
+    good = table(chunk, patch, patch)
+    assert parse_table(good, thing="x").location(2).base == b"base" + bytes(range(4, 32))
+    for raw in (good[:-32], good[:-1], good + bytes(32), table(chunk) + bytes(32), good[:-64]):
+        with pytest.raises(DamagedError, match="x: its table says 1 packs"):
+            parse_table(raw, thing="x")
+    with pytest.raises(DamagedError, match="row 2 is a patch of the chunk that it stands for"):
+        parse_table(good[:-32] + bytes(range(32)), thing="x")
+    with pytest.raises(ValueError, match="1 bases for 0 patches"):
+        Table.of((PACK,), parse_table(table(chunk), thing="x").rows, ids_array(bytes(32)))
 
 
 def test_chunk_ids_are_whole() -> None:

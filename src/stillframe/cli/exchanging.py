@@ -18,6 +18,7 @@ def import_(call: Call) -> int:
     options, screen = call.options, call.screen
     wanted = BackupOptions(
         kind=options.kind, name=options.name, comment=options.comment, compression=options.compression,
+        patches=options.patches,
         selection=Selection(all_sectors=options.all_sectors, include_paging=options.include_paging),
         verify=options.verify,
     )  # fmt: skip

@@ -132,6 +132,7 @@ def _prove(repository: Repository, result: BackupResult, context: JobContext) ->
 def _backup_options(options: argparse.Namespace) -> BackupOptions:
     return BackupOptions(
         kind=options.kind, name=options.name, comment=options.comment, compression=options.compression,
+        patches=options.patches,
         selection=Selection(
             all_sectors=options.all_sectors, include_paging=options.include_paging,
             exclude=tuple(parse_pattern(text) for text in options.exclude),

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from stillframe.errors import MachineRefusal
 from stillframe.extents import Extent
 from stillframe.host.blocks import THIS_MACHINE, KernelPaths
 from stillframe.host.linux import DeviceNumber, FileKey, Thing, filesystem_number, thing_at
@@ -55,6 +56,19 @@ def filesystem_under(folder: str, *, kernel: KernelPaths = THIS_MACHINE) -> str:
     path = _existing(folder)
     mount = _mount_of(path, filesystem_number(path), read_users(kernel))
     return "" if mount is None else mount.filesystem
+
+
+def is_near(folder: str, *, kernel: KernelPaths = THIS_MACHINE) -> bool:
+    """Whether a folder lies on a disk of this machine or in its memory: a small read costs little there.
+
+    ``False`` for a share, for what a program serves (FUSE), and without the kernel's list of mounts.
+    """
+    path = _existing(folder)
+    try:
+        mount = _mount_of(path, filesystem_number(path), read_users(kernel))
+    except MachineRefusal:
+        return False
+    return mount is not None and mount.filesystem not in _NETWORK and not mount.filesystem.startswith("fuse.")
 
 
 def lies_on(folder: str, target: str, *, kernel: KernelPaths = THIS_MACHINE) -> bool | None:

@@ -19,7 +19,7 @@ from stillframe.errors import Cancelled, StillframeError, StorageFull, UsageErro
 from stillframe.events import JobFinished, JobStarted, Notice, PhaseStarted
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.inside.catalogue import make_catalogue
-from stillframe.jobs.saving.baseline import WantedKind, choose_baseline
+from stillframe.jobs.saving.baseline import WantedKind, choose_baseline, maps_before
 from stillframe.jobs.saving.chunking import kept_ranges
 from stillframe.jobs.saving.holding import held_still
 from stillframe.jobs.saving.hooks import Hooks, hooked
@@ -50,12 +50,13 @@ LEVELS: Final[dict[Compression, int | None]] = {"none": None, "fast": 1, "balanc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupOptions:
-    """What a person asked for."""
+    """What a person asked for. ``patches``: store what changed against what it was, where that pays."""
 
     kind: WantedKind = "auto"
     name: str = ""
     comment: str = ""
     compression: Compression = "fast"
+    patches: bool = True
     selection: Selection = field(default_factory=Selection)
     verify: bool = True
     hooks: Hooks = field(default_factory=Hooks)
@@ -181,6 +182,8 @@ def apply_backup(
         context.events.emit(JobStarted(verb="backup", what=_what(plan), bytes_total=plan.estimate.bytes_to_read))
         writer = ImageWriter(session, domain=bytes.fromhex(plan.domain), level=LEVELS[plan.options.compression])
         wanted = plan.options
+        if wanted.patches:
+            writer.patch_against(maps_before(repository, plan.baseline, plan.domain, plan.disks))
         with held_still(
             sources, plan.disks, selection=wanted.selection, hooks=wanted.hooks, context=context
         ) as held:  # fmt: skip

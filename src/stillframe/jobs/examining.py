@@ -46,7 +46,8 @@ class Examination:
         """Read and check everything these fetches name."""
         with Workers(lambda: _Examiner(self), cancel=cancel) as workers:
             for fetch in fetches:
-                self._drop_cache(fetch.pack_id)
+                for pack_id in (fetch.pack_id, *self._reader.packs_of_bases(fetch)):
+                    self._drop_cache(pack_id)
                 workers.put(fetch)
 
     def note_bad(self, chunk_id: bytes, reason: str) -> None:
@@ -61,11 +62,18 @@ class Examination:
             size += place.plain_size
             if isinstance(data, DamagedError):
                 self.note_bad(place.chunk_id, data.message)
+                self._check_base(place)
             elif self._namer.name(data) != place.chunk_id:
                 self.note_bad(place.chunk_id, _wrong_name(place))
         with self._lock:
             self.bytes_examined += size
         self._events.emit(BytesMoved(size=size))
+
+    def _check_base(self, place: Location) -> None:
+        """A base that cannot be had is bad itself: stored whole again, it brings all its patches back."""
+        for base_id, data in self._reader.read_bases([place.base]) if place.base else ():
+            if isinstance(data, DamagedError):
+                self.note_bad(base_id, data.message)
 
     def _drop_cache(self, pack_id: bytes) -> None:
         if pack_id not in self._asked:

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from stillframe.errors import StorageError, UsageError, WrongKey
 from stillframe.host.machine import cache_dir, state_dir
-from stillframe.host.places import is_inside
+from stillframe.host.places import is_inside, is_near
 from stillframe.jobs.last_seen import LastSeen
 from stillframe.jobs.owner import this_owner
 from stillframe.repo.identity import NAMES, Identity, read_identity
@@ -120,7 +120,7 @@ def open_at(folder: str, secrets: SecretSources) -> Repository:
     Raises:
         RepositoryNotFound, WrongKey, DamagedError, UnsupportedFormat, UsageError: As ``open_repository``.
     """
-    store = LocalStore(folder)
+    store = LocalStore(folder, is_near=is_near(folder))
     identity = read_identity(store, where=folder).identity
     LastSeen(state_dir(), identity.id).check_identity(identity, where=folder)
     given = secrets.given()

@@ -37,7 +37,7 @@ from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository, StoredImage
 from stillframe.repo.rows import Ids, Rows, Table, ids_array
-from stillframe.repo.walk import IdSet
+from stillframe.repo.walk import IdSet, with_patches
 from stillframe.store import ObjectMissing
 
 HEAL_HINT: Final = "Run 'stillframe repair': it writes it anew. Then look at the disk the repository lies on."
@@ -248,7 +248,7 @@ class _PackCheck:
                 if len(numbers) == 0:
                     self._empty.add(pack_id)
                     continue
-                self._compare(pack_id, Table(table.packs, table.rows[numbers]), is_there=pack_id in there)
+                self._compare(pack_id, table.take(numbers), is_there=pack_id in there)
         self._index.exclude_packs(self.bad)
         strays = [ids for parts in self._strays.values() for ids in parts]
         self._stray_ids = self._without_good_copies(IdSet.of(np.concatenate([ids_array(b""), *strays])))
@@ -300,7 +300,7 @@ class _PackCheck:
         if examined.table is None:
             self._keep_lost(pack_id, part.rows)
             return
-        stray = stray_rows(part.rows, examined.table.rows)
+        stray = stray_rows(part, examined.table)
         if stray.any():
             self._strays.setdefault(pack_id, []).append(part.rows["id"][stray])
 
@@ -329,7 +329,8 @@ class _PackCheck:
             return dict.fromkeys(self.bad, "")
         traced = {}
         for pack_id, parts in self._lost_rows.items():
-            traced[pack_id] = "; ".join(_needs(self._survey(damaged, IdSet.of(np.concatenate(parts)))))
+            gone = IdSet.of(np.concatenate(parts))
+            traced[pack_id] = "; ".join(_needs(self._survey(damaged, with_patches(gone, self._index.tables()))))
         return traced
 
     def _survey(self, manifests: list[Manifest], ids: IdSet) -> Iterator[ImageState]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stillframe.repo.format import ObjectType
 from stillframe.repo.objects import TornObject
 from stillframe.repo.repository import Repository
-from stillframe.repo.rows import Rows, Table
+from stillframe.repo.rows import Table
 from stillframe.repo.sealing import make_id
 from stillframe.repo.writing import join_tables, table_groups, write_run
 from stillframe.store import ObjectMissing
@@ -71,16 +71,13 @@ def without_packs(table: Table, dead: Collection[bytes]) -> Table:
     """The same table without these packs and their rows."""
     living = np.array([pack not in dead for pack in table.packs], bool)
     packs = tuple(pack for pack, lives in zip(table.packs, living.tolist(), strict=True) if lives)
-    return Table(packs, _renumbered(table.rows, living))
+    kept = table.take(living[table.rows["pack"]])
+    numbers = np.cumsum(living, dtype=np.uint32) - np.uint32(1)
+    rows = kept.rows.copy()
+    rows["pack"] = numbers[rows["pack"]]
+    return Table.of(packs, rows, kept.bases)
 
 
 def keep_rows(table: Table, kept: NDArray[np.bool_]) -> Table:
     """The same table with some of its rows. A pack that loses all stays named: somebody decided so."""
-    return Table(table.packs, table.rows[kept])
-
-
-def _renumbered(rows: Rows, living: NDArray[np.bool_]) -> Rows:
-    kept: Rows = rows[living[rows["pack"]]].copy()
-    numbers = np.cumsum(living, dtype=np.uint32) - np.uint32(1)
-    kept["pack"] = numbers[kept["pack"]]
-    return kept
+    return table.take(kept)

@@ -10,14 +10,15 @@ from typing import Final
 from stillframe.errors import DamagedError, StorageError
 from stillframe.repo.format import CHECK_HINT
 from stillframe.repo.packs import Fetch, PackReader, PackWriter, compressor, plan_fetches
+from stillframe.repo.patches import Patch
 from stillframe.repo.repository import Repository
-from stillframe.repo.rows import Location, Table
+from stillframe.repo.rows import EntryKind, Location, Table
 from stillframe.store import ObjectMissing
 
 _LEVEL: Final = 3
 
 Opened = bytes | DamagedError | StorageError
-"""An entry's plaintext; or that its bytes are wrong; or that they could not be read this time."""
+"""An entry's plaintext, of a patch its frame; or that its bytes are wrong; or that they could not be read this time."""
 
 
 def open_entries(packs: PackReader, places: Sequence[Location], *, pack_size: int) -> Iterator[tuple[Location, Opened]]:
@@ -67,12 +68,15 @@ class Copier:
         self.bytes_written = 0
 
     def add(self, place: Location, data: bytes) -> None:
-        """Copy one chunk or node."""
+        """Copy one chunk or node; of a patch its frame, which stays what it is."""
         if self._pack is not None and self._pack.is_full:
             self._finish()
         if self._pack is None:
             self._pack = PackWriter(self._box, compressor(_LEVEL))
-        self._pack.add(place.chunk_id, data, place.kind)
+        if place.kind is EntryKind.PATCH:
+            self._pack.add_patch(place.chunk_id, Patch(place.base, data), place.plain_size)
+        else:
+            self._pack.add(place.chunk_id, data, place.kind)
 
     def finish(self) -> list[Table]:
         """Make everything durable; returns where it rests."""

@@ -6,6 +6,7 @@ section 13.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -27,7 +28,7 @@ from stillframe.repo.expire_plan import (
     plan_expire,
     why_wait,
 )
-from stillframe.repo.expire_view import View, look
+from stillframe.repo.expire_view import View, look, needed_chunks
 from stillframe.repo.forgetting import (
     IMAGES_MAX,
     PACKS_MAX,
@@ -41,13 +42,14 @@ from stillframe.repo.index import ChunkIndex
 from stillframe.repo.inventory import rows_by_pack
 from stillframe.repo.packs import plan_fetches
 from stillframe.repo.parity.sidecars import orphaned_sidecars
+from stillframe.repo.patches import Expander
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import build_record, parse_time
 from stillframe.repo.repository import Repository
-from stillframe.repo.rows import Ids, ids_array
+from stillframe.repo.rows import EntryKind, Ids, Location, ids_array
 from stillframe.repo.sealing import make_id
 from stillframe.repo.session import Session
-from stillframe.repo.walk import IdSet, referenced_chunks
+from stillframe.repo.walk import IdSet
 
 __all__ = [
     "GRACE",
@@ -61,6 +63,8 @@ __all__ = [
 
 _BATCH: Final = 8192
 """Chunks that are located in one go."""
+_PATCHES_MAX: Final = 256
+"""Patches that wait for their bases: at most 16 MiB at the usual size of chunks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,9 +178,8 @@ class _Sweep:
     def _keep_what_is_needed(self, view: View, gone: set[str], packs: set[bytes]) -> set[bytes]:
         """Packs of these that are needed after all, after what is needed of them was copied into new ones."""
         repository = self._session.repository
-        reader = ChunkReader(view.index, repository.packs)
         images = [one.manifest for one in view.all_images if one.manifest.image not in gone]
-        needed = referenced_chunks(reader, images)
+        needed = needed_chunks(repository, view, images)
         kept = _needed_packs(repository, view, needed, packs)
         if kept:
             view.index.exclude_packs(())
@@ -220,23 +223,47 @@ def _can_be_read(repository: Repository, index: ChunkIndex, ids: Ids) -> bool:
 
 
 def _unreadable(repository: Repository, index: ChunkIndex, ids: Ids) -> Ids:
-    """Which of these chunks have no copy, in a pack that the index does not exclude, that opens as it lies there."""
+    """Which of these chunks have no copy, in a pack that the index does not exclude, that opens as it lies there.
+
+    Of a patch its base too.
+    """
     bad = [ids_array(b"")]
     for first in range(0, len(ids), _BATCH):
         batch = ids[first : first + _BATCH]
-        places = index.locate(batch)
-        opened: set[bytes] = set()
-        for fetch in plan_fetches([place for place in places if place is not None]):
-            try:
-                opened.update(
-                    place.chunk_id
-                    for place, data in repository.strict_packs.fetch(fetch)
-                    if not isinstance(data, DamagedError)
-                )
-            except StillframeError:
-                continue
+        opened, patches = set[bytes](), list[tuple[Location, bytes]]()
+        for place, data in _open_strictly(repository, index.locate(batch)):
+            if place.kind is EntryKind.PATCH:
+                patches.append((place, data))
+            else:
+                opened.add(place.chunk_id)
+            if len(patches) == _PATCHES_MAX:
+                opened.update(_expand_strictly(repository, index, patches))
+                patches = []
+        opened.update(_expand_strictly(repository, index, patches))
         bad.append(batch[np.array([chunk_id.tobytes() not in opened for chunk_id in batch], bool)])
     return np.concatenate(bad)
+
+
+def _open_strictly(repository: Repository, places: Iterable[Location | None]) -> Iterator[tuple[Location, bytes]]:
+    for fetch in plan_fetches([place for place in places if place is not None]):
+        with suppress(StillframeError):
+            for place, data in repository.strict_packs.fetch(fetch):
+                if not isinstance(data, DamagedError):
+                    yield place, data
+
+
+def _expand_strictly(
+    repository: Repository, index: ChunkIndex, patches: Sequence[tuple[Location, bytes]]
+) -> Iterator[bytes]:
+    """Ids of those of these patches that become their chunks with a base in a pack that the index does not exclude."""
+
+    def read_bases(base_ids: Sequence[bytes]) -> Iterator[tuple[bytes, bytes | DamagedError]]:
+        places = index.locate(ids_array(b"".join(base_ids)), whole=True)
+        return ((place.chunk_id, data) for place, data in _open_strictly(repository, places))
+
+    for place, data in Expander(read_bases).expand(patches):
+        if not isinstance(data, DamagedError):
+            yield place.chunk_id
 
 
 def _repack(session: Session, packs: Sequence[bytes]) -> tuple[list[bytes], int]:
@@ -250,8 +277,8 @@ def _repack(session: Session, packs: Sequence[bytes]) -> tuple[list[bytes], int]
     repository = session.repository
     view = look(repository, own_session=session.id)
     chosen = set(packs).intersection(view.there).difference(view.announced)
-    reader = ChunkReader(view.index, repository.packs)
-    return _copy_out(repository, view, referenced_chunks(reader, (one.manifest for one in view.all_images)), chosen)
+    needed = needed_chunks(repository, view, [one.manifest for one in view.all_images])
+    return _copy_out(repository, view, needed, chosen)
 
 
 def _copy_out(repository: Repository, view: View, needed: IdSet, chosen: set[bytes]) -> tuple[list[bytes], int]:
@@ -281,7 +308,7 @@ def _copy(reader: ChunkReader, copier: Copier, ids: Ids) -> IdSet:
         fetches, unknown = reader.plan([raw[at : at + CHUNK_ID_SIZE] for at in range(0, len(raw), CHUNK_ID_SIZE)])
         failed += unknown
         for fetch in fetches:
-            for place, data in reader.fetch(fetch):
+            for place, data in reader.fetch_stored(fetch):  # the base of a patch is needed too, and stays or is copied
                 if isinstance(data, DamagedError):
                     failed.append(place.chunk_id)
                 else:

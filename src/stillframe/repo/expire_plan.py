@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 from stillframe.errors import DamagedError
 from stillframe.repo.deletion_records import ForgottenImage, SessionRecord, TombstoneRecord
 from stillframe.repo.ending import Ending, ending_of
-from stillframe.repo.expire_view import View, look
+from stillframe.repo.expire_view import View, look, needed_chunks
 from stillframe.repo.forgetting import to_forget
 from stillframe.repo.forgotten import BinnedImage
 from stillframe.repo.format import ObjectType, object_name
@@ -127,8 +127,8 @@ def plan_expire(
     purge += [] if undelete else new
     leaving = {image.image for image in purge} | {one.image.image for one in stay if one.purging}
     reader = ChunkReader(view.index, repository.packs)
-    kept = (one.manifest for one in view.all_images if one.manifest.image not in leaving)
-    census = PackCensus(repository, view, referenced_chunks(reader, kept))
+    kept = [one.manifest for one in view.all_images if one.manifest.image not in leaving]
+    census = PackCensus(repository, view, needed_chunks(repository, view, kept))
     sessions, expired = _split_sessions(repository, view.sessions)
     writers = [session for session in sessions if session.verb not in _STORES_NOTHING]
     waiting = _Waits()

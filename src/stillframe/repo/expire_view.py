@@ -3,7 +3,8 @@
 Answers: "which images may still need something, and who is at work?" Refuses where an image cannot be read. Reads only.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,8 +17,10 @@ from stillframe.repo.inventory import State, examine_records, read_image
 from stillframe.repo.lineage import find_gaps
 from stillframe.repo.objects import TornObject
 from stillframe.repo.parity.sidecars import torn_sidecars
-from stillframe.repo.records import require_known_features
+from stillframe.repo.reading import ChunkReader
+from stillframe.repo.records import Manifest, require_known_features
 from stillframe.repo.repository import Repository, StoredImage
+from stillframe.repo.walk import IdSet, referenced_chunks, with_bases
 from stillframe.store import ObjectMissing
 
 _RECORDS: Final = (
@@ -116,6 +119,26 @@ def look(repository: Repository, *, own_session: str, forget: Collection[str] = 
         void=tuple(images.void),
         index=repository.load_index(),
     )
+
+
+def needed_chunks(repository: Repository, view: View, manifests: Sequence[Manifest]) -> IdSet:
+    """Every chunk and node that images need, with the bases of all patches that may stand for one of them.
+
+    Where the index does not have them all, the rest may rest as patches in packs that no run names. Their trailers say
+    of what, and that must stay too.
+
+    Raises:
+        DamagedError: A block map cannot be read.
+        StorageError: Such a pack cannot be read this time: nobody knows what it needs.
+    """
+    needed = referenced_chunks(ChunkReader(view.index, repository.packs), manifests)
+    if view.index.contains(needed.ids).all():
+        return needed
+    tables = []
+    for pack_id in sorted(view.there.keys() - view.index.packs()):
+        with suppress(DamagedError, ObjectMissing):  # then nobody can open what it holds
+            tables.append(repository.packs.read_table(pack_id))
+    return with_bases(needed, tables)
 
 
 @dataclass(slots=True)

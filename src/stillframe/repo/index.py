@@ -18,11 +18,22 @@ import blake3
 import numpy as np
 from numpy.typing import NDArray
 
-from stillframe.repo.format import ID_SIZE
-from stillframe.repo.rows import ROW, Ids, Location, Rows, Table, ids_array, location_of, search_keys, sort_rows
+from stillframe.repo.format import CHUNK_ID_SIZE, ID_SIZE
+from stillframe.repo.rows import (
+    ROW,
+    EntryKind,
+    Ids,
+    Location,
+    Rows,
+    Table,
+    are_patches,
+    ids_array,
+    search_keys,
+    sort_rows,
+)
 
-_MAGIC: Final = b"SFINDEX2"
-_HEADER: Final = struct.Struct("<8sIII4x")
+_MAGIC: Final = b"SFINDEX3"
+_HEADER: Final = struct.Struct("<8sIIII")
 _DIGEST_SIZE: Final = 32
 _READ_SIZE: Final = 1 << 20
 _RUNS_MAX: Final = 16
@@ -33,32 +44,42 @@ _ROWS_DEAD: Final = 1 << 32
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Rows sorted by chunk id, their search keys, and the index objects they came from."""
+    """A table sorted by chunk id, its search keys, and the index objects it came from."""
 
     members: tuple[bytes, ...]
-    packs: tuple[bytes, ...]
     keys: NDArray[np.uint64]
-    rows: Rows
+    table: Table
+
+    @property
+    def packs(self) -> tuple[bytes, ...]:
+        """Its packs."""
+        return self.table.packs
+
+    @property
+    def rows(self) -> Rows:
+        """Its rows."""
+        return self.table.rows
 
 
 def make_run(members: tuple[bytes, ...], table: Table) -> Run:
     """A run in memory from a table in any order."""
-    rows = sort_rows(table.rows)
-    return Run(members, table.packs, search_keys(rows["id"]), rows)
+    table = sort_rows(table)
+    return Run(members, search_keys(table.rows["id"]), table)
 
 
 def merge_runs(runs: Iterable[Run]) -> Run:
     """One run with the rows of several."""
     members: list[bytes] = []
     packs: list[bytes] = []
-    parts = []
+    parts, bases = [], []
     for run in runs:
         rows = run.rows.copy()
         rows["pack"] += len(packs)
         members += run.members
         packs += run.packs
         parts.append(rows)
-    return make_run(tuple(members), Table(tuple(packs), np.concatenate(parts)))
+        bases.append(run.table.bases)
+    return make_run(tuple(members), Table.of(tuple(packs), np.concatenate(parts), np.concatenate(bases)))
 
 
 class RunCache:
@@ -79,14 +100,17 @@ class RunCache:
         """Write a run and return it mapped; where the folder cannot be written, as it was."""
         path = self._path(run)
         temporary = f"{path}.{os.getpid()}.tmp"
-        head = _HEADER.pack(_MAGIC, len(run.members), len(run.packs), len(run.rows))
+        table = run.table
+        head = _HEADER.pack(_MAGIC, len(run.members), len(run.packs), len(run.rows), len(table.patches))
         names = b"".join(run.members) + b"".join(run.packs)
-        keys, rows = run.keys.tobytes(), run.rows.tobytes()
-        digest = blake3.blake3(head).update(names).update(keys).update(rows).digest()
+        arrays = [array.tobytes() for array in (run.keys, table.rows, table.bases, table.patches)]
+        hasher = blake3.blake3(head).update(names)
+        for array in arrays:
+            hasher.update(array)
         try:
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
             with open(temporary, "wb") as out:
-                out.writelines((head, digest, names, keys, rows))
+                out.writelines((head, hasher.digest(), names, *arrays))
                 out.flush()
                 os.fsync(out.fileno())
             os.replace(temporary, path)
@@ -111,11 +135,13 @@ def _map_run(path: str) -> Run | None:
     try:
         with open(path, "rb") as file:
             head, digest = file.read(_HEADER.size), file.read(_DIGEST_SIZE)
-            magic, member_count, pack_count, row_count = _HEADER.unpack(head)
+            magic, member_count, pack_count, row_count, patch_count = _HEADER.unpack(head)
             ids_size = (member_count + pack_count) * ID_SIZE
             keys_at = len(head) + len(digest) + ids_size
             rows_at = keys_at + row_count * 8
-            if magic != _MAGIC or os.fstat(file.fileno()).st_size != rows_at + row_count * ROW.itemsize:
+            bases_at = rows_at + row_count * ROW.itemsize
+            patches_at = bases_at + patch_count * CHUNK_ID_SIZE
+            if magic != _MAGIC or os.fstat(file.fileno()).st_size != patches_at + patch_count * 4:
                 return None
             ids = file.read(ids_size)
             hasher = blake3.blake3(head).update(ids)
@@ -127,8 +153,13 @@ def _map_run(path: str) -> Run | None:
         mapped = np.asarray(np.memmap(path, np.uint8, "r"))  # pieces of a plain array are taken in half the time
     except (OSError, struct.error, ValueError):
         return None
-    keys, rows = mapped[keys_at:rows_at].view(np.uint64), mapped[rows_at:].view(ROW)
-    return Run(names[:member_count], names[member_count:], keys, rows)
+    table = Table(
+        names[member_count:],
+        mapped[rows_at:bases_at].view(ROW),
+        mapped[bases_at:patches_at].view("<u8").reshape(-1, 4),
+        mapped[patches_at:].view(np.uint32),
+    )
+    return Run(names[:member_count], mapped[keys_at:rows_at].view(np.uint64), table)
 
 
 class ChunkIndex:
@@ -182,18 +213,30 @@ class ChunkIndex:
     def tables(self) -> Iterator[Table]:
         """The rows of every run."""
         for run in self._runs():
-            yield Table(run.packs, run.rows)
+            yield run.table
 
-    def contains(self, ids: Ids) -> NDArray[np.bool_]:
-        """Which chunks rest in a pack that is not excluded."""
-        return _find(self._state, ids)[0] >= 0
+    def contains(self, ids: Ids, *, whole: bool = False) -> NDArray[np.bool_]:
+        """Which chunks rest in a pack that is not excluded, whole or as a patch whose base rests so, whole.
 
-    def locate(self, ids: Ids) -> list[Location | None]:
-        """One place for each chunk, in a pack that is not excluded; ``None`` where there is none."""
+        Args:
+            ids: Of chunks.
+            whole: A patch does not count.
+        """
+        search = _Search(self._state)
+        return search.find_whole(ids)[0] >= 0 if whole else search.find(ids)[2]
+
+    def locate(self, ids: Ids, *, whole: bool = False) -> list[Location | None]:
+        """One place for each chunk, in a pack that is not excluded; ``None`` where there is none.
+
+        Args:
+            ids: Of chunks.
+            whole: Never a patch. Without it a patch only where no whole copy is, if possible one whose base is there.
+        """
         state = self._state
-        numbers, found = _find(state, ids)
+        search = _Search(state)
+        numbers, found = search.find_whole(ids) if whole else search.find(ids)[:2]
         return [
-            location_of(state[number][0].packs, state[number][0].rows[row]) if number >= 0 else None
+            state[number][0].table.location(row) if number >= 0 else None
             for number, row in zip(numbers.tolist(), found.tolist(), strict=True)
         ]
 
@@ -202,19 +245,15 @@ class ChunkIndex:
         found: dict[int, Location] = {}
         for run in self._runs():
             if pack_id in run.packs:
-                rows = run.rows[run.rows["pack"] == run.packs.index(pack_id)]
-                found.update((int(row["offset"]), location_of(run.packs, row)) for row in rows)
+                part = run.table.take(run.rows["pack"] == run.packs.index(pack_id))
+                found.update((place.offset, place) for place in map(part.location, range(len(part.rows))))
         return [found[offset] for offset in sorted(found)]
 
     def copies(self, chunk_id: bytes) -> list[Location]:
-        """Every place of one chunk, excluded packs too."""
-        ids, places = ids_array(chunk_id), []
-        key = search_keys(ids)[0]
-        for run in self._runs():
-            first, last = np.searchsorted(run.keys, key, "left"), np.searchsorted(run.keys, key, "right")
-            rows = run.rows[int(first) : int(last)]
-            places += [location_of(run.packs, row) for row in rows[(rows["id"] == ids).all(axis=1)]]
-        return places
+        """Every place of one chunk, excluded packs too; patches last."""
+        ids = ids_array(chunk_id)
+        places = [run.table.location(row) for run in self._runs() for row in _rows_of(run, ids).tolist()]
+        return sorted(places, key=lambda place: place.kind is EntryKind.PATCH)
 
     def _set(self, runs: tuple[Run, ...]) -> None:
         dead = self._dead
@@ -244,6 +283,11 @@ class ChunkIndex:
         return runs
 
 
+_State = tuple[tuple[Run, NDArray[np.bool_]], ...]
+_Found = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Number of the run and of the row for each id; -1 where there is none."""
+
+
 def _search(sorted_keys: NDArray[np.uint64], keys: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Where each key stands, or would; of many keys in order, so that pages of a large run are touched once."""
     if len(keys) <= _UNSORTED_MAX:
@@ -254,7 +298,9 @@ def _search(sorted_keys: NDArray[np.uint64], keys: NDArray[np.uint64]) -> NDArra
     return rows
 
 
-def _find_in_run(run: Run, living: NDArray[np.bool_], keys: NDArray[np.uint64], ids: Ids) -> NDArray[np.int64]:
+def _find_in_run(
+    run: Run, living: NDArray[np.bool_], keys: NDArray[np.uint64], ids: Ids, *, whole: bool
+) -> NDArray[np.int64]:
     """The row of each id in one run, in a living pack; -1 where there is none. A key may stand several times."""
     rows = _search(run.keys, keys)
     result = np.full(len(keys), -1, np.int64)
@@ -267,6 +313,8 @@ def _find_in_run(run: Run, living: NDArray[np.bool_], keys: NDArray[np.uint64], 
             break
         candidates = run.rows[place]
         hit = (candidates["id"] == ids[asked]).all(axis=1) & living[candidates["pack"]]
+        if whole:
+            hit &= ~are_patches(candidates)
         result[asked[hit]] = place[hit]
         asked = asked[~hit]
         rows[asked] += 1
@@ -274,15 +322,60 @@ def _find_in_run(run: Run, living: NDArray[np.bool_], keys: NDArray[np.uint64], 
     return result
 
 
-def _find(state: tuple[tuple[Run, NDArray[np.bool_]], ...], ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Number of the run and of the row for each id; -1 where there is none."""
-    keys = search_keys(ids)
-    numbers, found = np.full(len(ids), -1, np.int64), np.full(len(ids), -1, np.int64)
-    for number, (run, living) in enumerate(state):
-        open_ids = np.flatnonzero(numbers < 0)
-        if len(open_ids) == 0:
-            break
-        rows = _find_in_run(run, living, keys[open_ids], ids[open_ids])
-        hit = rows >= 0
-        numbers[open_ids[hit]], found[open_ids[hit]] = number, rows[hit]
-    return numbers, found
+def _rows_of(run: Run, chunk_id: Ids) -> NDArray[np.int64]:
+    """Every row of one chunk in a run."""
+    key = search_keys(chunk_id)[0]
+    first, last = int(np.searchsorted(run.keys, key, "left")), int(np.searchsorted(run.keys, key, "right"))
+    return first + np.flatnonzero((run.rows["id"][first:last] == chunk_id).all(axis=1))
+
+
+class _Search:
+    """Asks runs of one moment."""
+
+    def __init__(self, state: _State) -> None:
+        self._state = state
+
+    def find(self, ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """The best row of each id, and whether its chunk can be had: it is whole, or its base is there and whole."""
+        numbers, found = self._find(ids, whole=False)
+        usable = numbers >= 0
+        for number, (run, _) in enumerate(self._state):
+            here = np.flatnonzero(numbers == number) if len(run.table.patches) else np.empty(0, np.int64)
+            here = here[are_patches(run.rows[found[here]])]
+            if len(here):
+                better = self.find_whole(ids[here])
+                is_better = better[0] >= 0
+                numbers[here[is_better]], found[here[is_better]] = better[0][is_better], better[1][is_better]
+                rest = here[~is_better]
+                usable[rest] = self.find_whole(run.table.bases_at(found[rest]))[0] >= 0
+        for place in np.flatnonzero((numbers >= 0) & ~usable).tolist():
+            other = self._usable_patch(ids[place : place + 1])
+            if other is not None:
+                numbers[place], found[place], usable[place] = *other, True
+        return numbers, found, usable
+
+    def find_whole(self, ids: Ids) -> _Found:
+        """A row of each id that is no patch."""
+        return self._find(ids, whole=True)
+
+    def _find(self, ids: Ids, *, whole: bool) -> _Found:
+        keys = search_keys(ids)
+        numbers, found = np.full(len(ids), -1, np.int64), np.full(len(ids), -1, np.int64)
+        for number, (run, living) in enumerate(self._state):
+            open_ids = np.flatnonzero(numbers < 0)
+            if len(open_ids) == 0:
+                break
+            rows = _find_in_run(run, living, keys[open_ids], ids[open_ids], whole=whole)
+            hit = rows >= 0
+            numbers[open_ids[hit]], found[open_ids[hit]] = number, rows[hit]
+        return numbers, found
+
+    def _usable_patch(self, chunk_id: Ids) -> tuple[int, int] | None:
+        """Another patch that stands for a chunk, whose base is there; such chunks are few, so each is asked alone."""
+        for number, (run, living) in enumerate(self._state):
+            rows = _rows_of(run, chunk_id)
+            rows = rows[are_patches(run.rows[rows]) & living[run.rows["pack"][rows]]]
+            good = self.find_whole(run.table.bases_at(rows))[0] >= 0
+            if good.any():
+                return number, int(rows[good][0])
+        return None

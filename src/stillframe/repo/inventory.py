@@ -22,7 +22,7 @@ from stillframe.repo.parity.sidecars import SettingRecord
 from stillframe.repo.proofs import require_png
 from stillframe.repo.records import ProofRecord, parse_record
 from stillframe.repo.repository import Repository, StoredImage
-from stillframe.repo.rows import Rows, Table, parse_table
+from stillframe.repo.rows import Table, parse_table
 from stillframe.store import ObjectMissing
 
 
@@ -130,16 +130,19 @@ def rows_by_pack(table: Table) -> Iterator[tuple[bytes, NDArray[np.int64]]]:
         yield pack_id, order[bounds[number] : bounds[number + 1]]
 
 
-def stray_rows(rows: Rows, own: Rows) -> NDArray[np.bool_]:
-    """Which rows of an index run do not stand in the pack's own table."""
-    if len(own) == 0:
-        return np.ones(len(rows), bool)
-    own = own[np.argsort(own["offset"], kind="stable")]
-    places = np.minimum(np.searchsorted(own["offset"], rows["offset"]), len(own) - 1)
-    found = own[places]
-    same = (found["id"] == rows["id"]).all(axis=1)
+def stray_rows(part: Table, own: Table) -> NDArray[np.bool_]:
+    """Which rows of one pack in an index run do not stand in the pack's own table."""
+    if len(own.rows) == 0:
+        return np.ones(len(part.rows), bool)
+    own = own.take(np.argsort(own.rows["offset"], kind="stable"))
+    rows = part.rows
+    places = np.minimum(np.searchsorted(own.rows["offset"], rows["offset"]), len(own.rows) - 1)
+    found = own.take(places)
+    same = (found.rows["id"] == rows["id"]).all(axis=1)
     for field in ("offset", "sealed", "plain"):
-        same &= found[field] == rows[field]
+        same &= found.rows[field] == rows[field]
+    both = part.patches[same[part.patches]]  # of the same kind, so a patch in both
+    same[both] = (found.bases_at(both) == part.bases_at(both)).all(axis=1)
     stray: NDArray[np.bool_] = ~same
     return stray
 

@@ -86,6 +86,10 @@ class MapLeaves:
         kind = leaf.kind if leaf.kinds is None else leaf.kinds[number - leaf.first]
         return bool(kind == Kind.DATA)
 
+    def chunk_id(self, number: int) -> bytes:
+        """The id of chunk ``number``; empty when it is not ``DATA``. Errors as ``leaf``."""
+        return _id_in(self.leaf(number), number)
+
     def places(self, first: int, end: int) -> list[Location | None]:
         """Where chunks ``first`` to ``end`` rest; ``None`` for those that are not ``DATA``.
 
@@ -151,6 +155,13 @@ class MapLeaves:
 
 
 def _check_none(leaf: Leaf, number: int) -> None:
-    if leaf.kinds is not None and leaf.kinds[number - leaf.first] == Kind.DATA:
-        at = int(np.count_nonzero(leaf.kinds[: number - leaf.first] == Kind.DATA)) * CHUNK_ID_SIZE
-        raise missing_chunk(leaf.ids[at : at + CHUNK_ID_SIZE])
+    chunk_id = _id_in(leaf, number)
+    if chunk_id:
+        raise missing_chunk(chunk_id)
+
+
+def _id_in(leaf: Leaf, number: int) -> bytes:
+    if leaf.kinds is None or leaf.kinds[number - leaf.first] != Kind.DATA:
+        return b""
+    at = int(np.count_nonzero(leaf.kinds[: number - leaf.first] == Kind.DATA)) * CHUNK_ID_SIZE
+    return leaf.ids[at : at + CHUNK_ID_SIZE]

@@ -28,7 +28,8 @@ from stillframe.repo.format import (
     parse_payload,
 )
 from stillframe.repo.objects import ObjectBox, ObjectSource, without_footer
-from stillframe.repo.rows import EntryKind, Location, Table, build_table, make_rows, parse_table
+from stillframe.repo.patches import Patch
+from stillframe.repo.rows import EntryKind, Location, Table, build_table, ids_array, make_rows, parse_table
 from stillframe.repo.sealing import Seal, make_id
 from stillframe.store import ObjectMissing, ObjectWriter
 
@@ -67,6 +68,7 @@ class PackWriter:
         self._filled = HEADER_SIZE
         self._flushed = 0
         self._entries: list[tuple[bytes, int, int, int, EntryKind, bool]] = []
+        self._bases: list[bytes] = []
 
     @property
     def size(self) -> int:
@@ -78,26 +80,40 @@ class PackWriter:
         """Whether the next chunk belongs to another pack."""
         return self.size >= PACK_SIZE or len(self._entries) >= _ENTRIES_MAX
 
-    def add(self, chunk_id: bytes, plain: bytes | memoryview, kind: EntryKind = EntryKind.CHUNK) -> int:
-        """Compress where that pays, seal, and append; returns the stored size."""
+    def add(
+        self, chunk_id: bytes, plain: bytes | memoryview, kind: EntryKind = EntryKind.CHUNK, patch: Patch | None = None
+    ) -> int:
+        """Compress where that pays, seal, and append; as a patch where that pays more. Returns the stored size."""
+        if patch is not None and patch.is_clear:
+            return self.add_patch(chunk_id, patch, len(plain))
         packed: bytes | memoryview = plain
         if self._compress is not None:
             tried = self._compress(plain)
             if len(tried) < len(plain) - len(plain) // 32:
                 packed = tried
-        offset = self.size
+        if patch is not None and patch.pays_against(len(packed)):
+            return self.add_patch(chunk_id, patch, len(plain))
+        return self._append(packed, (chunk_id, len(plain), kind, packed is not plain))
+
+    def add_patch(self, chunk_id: bytes, patch: Patch, plain_size: int) -> int:
+        """Seal a patch, and append it; returns the stored size."""
+        self._bases.append(patch.base_id)
+        return self._append(patch.frame, (chunk_id, plain_size, EntryKind.PATCH, True))
+
+    def _append(self, packed: bytes | memoryview, entry: tuple[bytes, int, EntryKind, bool]) -> int:
+        offset, (chunk_id, plain_size, kind, compressed) = self.size, entry
         room = memoryview(self._batch)[self._filled :]
         sealed = self._seal.close_into(packed, offset=offset, subject=chunk_id, buffer=room)
         room.release()
         self._filled += sealed
-        self._entries.append((chunk_id, offset, sealed, len(plain), kind, packed is not plain))
+        self._entries.append((chunk_id, offset, sealed, plain_size, kind, compressed))
         if self._filled >= _BATCH_SIZE:
             self._flush()
         return sealed
 
     def finish(self) -> Table:
         """Write trailer and footer; durable on return. Returns where its chunks rest."""
-        table = Table((self.pack_id,), make_rows(self._entries))
+        table = Table.of((self.pack_id,), make_rows(self._entries), ids_array(b"".join(self._bases)))
         self._flush()
         offset, head = self._flushed, self._header.build()
         trailer = self._seal.close(build_payload(build_table(table)), offset=offset)
@@ -158,7 +174,7 @@ def _continues(group: list[Location], place: Location) -> bool:
 
 
 class PackReader:
-    """Reads chunks out of packs.
+    """Reads entries out of packs. Of a patch it gives the frame: who knows the index expands it (``patches``).
 
     Args:
         box: The repository's objects.
@@ -257,13 +273,13 @@ class PackReader:
 
 
 def open_entry(seal: Seal, place: Location, sealed: bytes | memoryview) -> bytes:
-    """Open one sealed entry and undo its compression.
+    """Open one sealed entry and undo its compression, unless it is a patch.
 
     Raises:
         DamagedError: It is not what was written there.
     """
     thing = f"chunk {place.chunk_id.hex()[:16]} at {place.offset} of pack {place.pack_id.hex()}"
     plain = seal.open(sealed, offset=place.offset, subject=place.chunk_id, thing=thing)
-    if place.compressed:
+    if place.compressed and place.kind is not EntryKind.PATCH:
         return decompress(plain, place.plain_size, thing=thing)
     return plain

@@ -227,7 +227,7 @@ class _IndexRepair:
         self._named.update(right.packs)
         if found.state is State.HEALABLE:
             self._log.done("healed", f"{found.name} was damaged, and is written anew as its parity says it was")
-        if found.state is State.HEALABLE or right.packs != table.packs or not np.array_equal(right.rows, table.rows):
+        if found.state is State.HEALABLE or right.packs != table.packs or len(right.rows) < len(table.rows):
             self._old.append(run_id)
             self._new.append(right)
 
@@ -237,7 +237,7 @@ class _IndexRepair:
         kept = np.ones(len(table.rows), bool)
         for pack_id, numbers in rows_by_pack(table):
             name = object_name(ObjectType.PACK, pack_id)
-            part = Table(table.packs, table.rows[numbers])
+            part = table.take(numbers)
             examined = examine_pack(self._repository, pack_id)
             match examined.found.state:
                 case State.MISSING:
@@ -284,9 +284,9 @@ class _IndexRepair:
 
     def _good_rows(self, part: Table, own: Table) -> NDArray[np.bool_]:
         """Which rows of a whole pack are right, and where that is asked open as they lie there."""
-        good = ~stray_rows(part.rows, own.rows)
+        good = ~stray_rows(part, own)
         if self._suspects is None or own.packs[0] in self._suspects:
-            good[good] = self._opening(Table(part.packs, part.rows[good]))
+            good[good] = self._opening(part.take(good))
         return good
 
     def _opening(self, part: Table) -> NDArray[np.bool_]:

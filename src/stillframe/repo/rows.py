@@ -5,9 +5,9 @@ arrays; a table of a million rows is one array.
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ ROWS_MAX: Final = 1_000_000
 PACK_SIZE_MAX: Final = 134_217_728
 _COUNTS: Final = struct.Struct("<II")
 _PLAIN_MASK: Final = 0xFF_FFFF
+_KIND_SHIFT: Final = 28
 
 Rows = NDArray[Any]
 """A structured array of ``ROW``."""
@@ -38,7 +39,7 @@ class EntryKind(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
-    """Where one copy of a chunk rests."""
+    """Where one copy of a chunk rests. ``base`` is the id of the chunk that a patch is made against, else empty."""
 
     chunk_id: bytes
     pack_id: bytes
@@ -47,22 +48,73 @@ class Location:
     plain_size: int
     kind: EntryKind
     compressed: bool
+    base: bytes = b""
+
+
+def _no_ids() -> Ids:
+    return np.empty((0, 4), "<u8")
+
+
+def _no_numbers() -> NDArray[np.uint32]:
+    return np.empty(0, np.uint32)
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Packs, and rows that refer to them by number."""
+    """Packs, rows that refer to them by number, and what the patches among the rows are made against.
+
+    Where there may be patches it is made by ``of``.
+
+    Attributes:
+        packs: Their ids.
+        rows: Where chunks rest.
+        bases: For each patch the id of its base, in the order of the rows.
+        patches: Numbers of the rows that are patches, ascending.
+    """
 
     packs: tuple[bytes, ...]
     rows: Rows
+    bases: Ids = field(default_factory=_no_ids)
+    patches: NDArray[np.uint32] = field(default_factory=_no_numbers)
+
+    @classmethod
+    def of(cls, packs: tuple[bytes, ...], rows: Rows, bases: Ids) -> Self:
+        """A table from rows and the bases of their patches.
+
+        Raises:
+            ValueError: There are not as many bases as patches.
+        """
+        patches = np.flatnonzero(are_patches(rows)).astype(np.uint32)
+        if len(patches) != len(bases):
+            raise ValueError(f"{len(bases)} bases for {len(patches)} patches")
+        return cls(packs, rows, bases, patches)
+
+    def take(self, which: NDArray[Any]) -> "Table":
+        """The same table with some of its rows, by their numbers in any order, or by a mask."""
+        numbers = np.flatnonzero(which) if which.dtype == np.bool_ else which
+        rows = self.rows[numbers]
+        if not len(self.patches):
+            return Table(self.packs, rows)
+        return Table.of(self.packs, rows, self.bases_at(numbers[are_patches(rows)]))
+
+    def bases_at(self, numbers: NDArray[Any]) -> Ids:
+        """The bases of rows that are patches."""
+        return self.bases[np.searchsorted(self.patches, numbers)]
 
     def location(self, row: int) -> Location:
         """One row as a record."""
-        return location_of(self.packs, self.rows[row])
+        found = self.rows[row]
+        is_patch = len(self.patches) > 0 and int(found["plain"]) >> _KIND_SHIFT == EntryKind.PATCH
+        return _location(self.packs, found, self.bases_at(np.array([row]))[0].tobytes() if is_patch else b"")
 
 
-def location_of(packs: tuple[bytes, ...], row: Any) -> Location:
-    """One row of an array as a record."""
+def are_patches(rows: Rows) -> NDArray[np.bool_]:
+    """Which rows are patches."""
+    found: NDArray[np.bool_] = rows["plain"] >> _KIND_SHIFT == EntryKind.PATCH
+    return found
+
+
+def _location(packs: tuple[bytes, ...], row: Any, base: bytes) -> Location:
     plain, tail = int(row["plain"]) & _PLAIN_MASK, int(row["plain"]) >> 24
     return Location(
         chunk_id=row["id"].tobytes(),
@@ -72,6 +124,7 @@ def location_of(packs: tuple[bytes, ...], row: Any) -> Location:
         plain_size=plain or CHUNK_SIZE_MAX,
         kind=EntryKind(tail >> 4),
         compressed=bool(tail & 0xF),
+        base=base,
     )
 
 
@@ -97,9 +150,9 @@ def search_keys(ids: Ids) -> NDArray[np.uint64]:
     return ids[:, 0].byteswap()
 
 
-def sort_rows(rows: Rows) -> Rows:
-    """Rows in order of chunk id."""
-    return rows[id_order(rows["id"])]
+def sort_rows(table: Table) -> Table:
+    """The same table with its rows in order of chunk id."""
+    return table.take(id_order(table.rows["id"]))
 
 
 def id_order(ids: Ids) -> NDArray[np.intp]:
@@ -115,7 +168,8 @@ def id_order(ids: Ids) -> NDArray[np.intp]:
 
 def build_table(table: Table) -> bytes:
     """The payload of a pack's trailer or of an index run."""
-    return _COUNTS.pack(len(table.packs), len(table.rows)) + b"".join(table.packs) + table.rows.tobytes()
+    head = _COUNTS.pack(len(table.packs), len(table.rows))
+    return head + b"".join(table.packs) + table.rows.tobytes() + table.bases.tobytes()
 
 
 def parse_table(raw: bytes, *, thing: str) -> Table:
@@ -130,10 +184,9 @@ def parse_table(raw: bytes, *, thing: str) -> Table:
         raise DamagedError(f"{thing}: its table is cut short", hint=CHECK_HINT)
     pack_count, row_count = _COUNTS.unpack(raw[: _COUNTS.size])
     start = _COUNTS.size + pack_count * ID_SIZE
-    if pack_count > PACKS_MAX or row_count > ROWS_MAX or len(raw) != start + row_count * ROW.itemsize:
-        raise DamagedError(
-            f"{thing}: its table says {pack_count} packs and {row_count} rows in {len(raw)} bytes", hint=CHECK_HINT
-        )
+    end = start + row_count * ROW.itemsize
+    if pack_count > PACKS_MAX or row_count > ROWS_MAX or len(raw) < end:
+        raise _wrong_size(raw, thing)
     packs = tuple(raw[at : at + ID_SIZE] for at in range(_COUNTS.size, start, ID_SIZE))
     rows = np.frombuffer(raw, ROW, row_count, start)
     bad = bad_rows(rows, pack_count)
@@ -142,7 +195,21 @@ def parse_table(raw: bytes, *, thing: str) -> Table:
             f"{thing}: row {int(np.flatnonzero(bad)[0])} points outside its pack or is of an unknown kind",
             hint=CHECK_HINT,
         )
-    return Table(packs, rows)
+    if len(raw) != end + int(are_patches(rows).sum()) * CHUNK_ID_SIZE:
+        raise _wrong_size(raw, thing)
+    table = Table.of(packs, rows, ids_array(raw[end:]))
+    own = (rows["id"][table.patches] == table.bases).all(axis=1)
+    if own.any():
+        number = int(table.patches[own][0])
+        raise DamagedError(f"{thing}: row {number} is a patch of the chunk that it stands for", hint=CHECK_HINT)
+    return table
+
+
+def _wrong_size(raw: bytes, thing: str) -> DamagedError:
+    pack_count, row_count = _COUNTS.unpack(raw[: _COUNTS.size])
+    return DamagedError(
+        f"{thing}: its table says {pack_count} packs and {row_count} rows in {len(raw)} bytes", hint=CHECK_HINT
+    )
 
 
 def bad_rows(rows: Rows, pack_count: int) -> NDArray[np.bool_]:
@@ -154,7 +221,7 @@ def bad_rows(rows: Rows, pack_count: int) -> NDArray[np.bool_]:
     wrong_size = (plain >= CHUNK_SIZE_MAX) | (sealed <= TAG_SIZE) | (sealed > sizes + TAG_SIZE)
     stored_as_is = (tail & 0xF) == 0
     wrong_kind = (tail >> 4 > EntryKind.PATCH) | ((tail & 0xF) > 1) | (stored_as_is & (sealed != sizes + TAG_SIZE))
-    bad: NDArray[np.bool_] = outside | wrong_size | wrong_kind
+    bad: NDArray[np.bool_] = outside | wrong_size | wrong_kind | (are_patches(rows) & stored_as_is)
     return bad
 
 

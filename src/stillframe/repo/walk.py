@@ -18,7 +18,7 @@ from stillframe.repo.blockmap import FANOUT, LEVEL_MAX, Kind, MapRoot, Node, chu
 from stillframe.repo.format import CHECK_HINT, CHUNK_SIZE_MAX, CHUNK_SIZE_MIN
 from stillframe.repo.reading import ChunkReader, missing_chunk
 from stillframe.repo.records import Manifest, StoredMap
-from stillframe.repo.rows import Ids, id_order, ids_array, search_keys
+from stillframe.repo.rows import Ids, Table, id_order, ids_array, search_keys
 
 _BATCH: Final = 256
 """Nodes read in one go: at most 9 MB."""
@@ -106,7 +106,7 @@ class IdSet:
 
 
 def referenced_chunks(reader: ChunkReader, manifests: Iterable[Manifest]) -> IdSet:
-    """Every chunk and node that these images need.
+    """Every chunk and node that these images need, the bases of patches among them.
 
     Raises:
         DamagedError: A node cannot be read, so what lies below is not known; the image and the place are named.
@@ -115,6 +115,21 @@ def referenced_chunks(reader: ChunkReader, manifests: Iterable[Manifest]) -> IdS
     for manifest in manifests:
         gathering.add_image(manifest)
     return gathering.finish()
+
+
+def with_bases(needed: IdSet, tables: Iterable[Table]) -> IdSet:
+    """These chunks, and the bases of all patches that stand for one of them in these tables.
+
+    A patch that nobody reads, because its chunk rests whole elsewhere, counts too: that other copy may go first.
+    """
+    bases = [table.bases[needed.contains(table.rows["id"][table.patches])] for table in tables if len(table.patches)]
+    return needed | IdSet.of(np.concatenate(bases)) if sum(map(len, bases)) else needed
+
+
+def with_patches(bases: IdSet, tables: Iterable[Table]) -> IdSet:
+    """These chunks, and those that rest as patches of one of them."""
+    ids = [table.rows["id"][table.patches[bases.contains(table.bases)]] for table in tables if len(table.patches)]
+    return bases | IdSet.of(np.concatenate(ids)) if sum(map(len, ids)) else bases
 
 
 def iter_new_references(reader: ChunkReader, manifests: Iterable[Manifest]) -> Iterator[Ids]:
@@ -225,7 +240,7 @@ class _Gathering:
 
     def finish(self) -> IdSet:
         self._compact()
-        return IdSet(self._parts[0])
+        return with_bases(IdSet(self._parts[0]), self._reader.index.tables())
 
     def _visit(self, places: list[_Place]) -> None:
         places = [place for place in dict.fromkeys(places) if place not in self._seen]

@@ -5,7 +5,7 @@ leaves whole (``docs/format/v1-draft.md``, section 12).
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 import blake3
@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillframe.errors import DamagedError, Locked, RepositoryError, StorageError
+from stillframe.repo.blockmap import MapRoot
 from stillframe.repo.format import CHUNK_ID_SIZE, ObjectType
 from stillframe.repo.index import make_run, merge_runs
-from stillframe.repo.packs import Compress, PackReader, PackWriter, compressor, plan_fetches
+from stillframe.repo.packs import PackReader, PackWriter, compressor, plan_fetches
+from stillframe.repo.patches import Base, make_patch
+from stillframe.repo.patching import Patching, RangePlace
 from stillframe.repo.proofs import newest
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import Manifest, ProofRecord, build_record
@@ -55,6 +58,7 @@ class ImageWriter:
         self._repository = session.repository
         self.namer: Final = ChunkNamer(self._repository, domain)
         self._level = level
+        self._patching: Patching | None = None
         self._lock = threading.Lock()
         self._claimed: set[bytes] = set()
         self._tables: list[Table] = []
@@ -74,9 +78,25 @@ class ImageWriter:
                 found[number] = chunk_ids[number] in self._claimed
         return found
 
+    def patch_against(self, maps: Mapping[RangePlace, MapRoot]) -> None:
+        """From now on store what changed as patches of what an earlier image, of the same domain, has at its place.
+
+        Nothing happens where that would cost more than it saves: nothing is compressed, or reading here and there is
+        slow at the store. Call it before there are lanes.
+        """
+        repository = self._repository
+        if self._level is not None and maps and repository.box.store.is_near:
+            reader = ChunkReader(self.index, repository.strict_packs)
+            size = repository.identity.chunk_size
+            self._patching = Patching(reader, self.namer.name, maps, chunk_size=size, bad=self._bad)
+
+    def bases(self, place: RangePlace | None, chunks: Mapping[int, bytes]) -> dict[int, Base]:
+        """What new chunks may be patches of, by their numbers in a range; see ``Patching``."""
+        return self._patching.bases(place, chunks) if self._patching is not None and place is not None else {}
+
     def lane(self) -> "Lane":
         """A way in for one thread."""
-        return Lane(self, compressor(self._level))
+        return Lane(self, self._level)
 
     def claim(self, chunk_id: bytes) -> bool:
         """Whether the caller is the one who stores this chunk."""
@@ -162,7 +182,7 @@ class ImageWriter:
             for place, data in before.fetch(fetch):
                 if isinstance(data, DamagedError):
                     raise data
-                lane.add_again(place.chunk_id, data, place.kind)
+                lane.add_again(place.chunk_id, data, _whole_kind(place.kind))
         lane.close()
         self.flush()
         if not self.index.contains(ids_array(b"".join(wanted))).all():
@@ -185,21 +205,25 @@ class ImageWriter:
 class Lane:
     """One thread's way into the repository: a pack of its own."""
 
-    def __init__(self, writer: ImageWriter, compress: Compress | None) -> None:
+    def __init__(self, writer: ImageWriter, level: int | None) -> None:
         self._writer = writer
-        self._compress = compress
+        self._level = level
+        self._compress = compressor(level)
         self._pack: PackWriter | None = None
 
-    def add(self, chunk_id: bytes, data: bytes | memoryview, kind: EntryKind = EntryKind.CHUNK) -> None:
-        """Store a chunk unless another thread of this run has taken it."""
+    def add(
+        self, chunk_id: bytes, data: bytes | memoryview, kind: EntryKind = EntryKind.CHUNK, base: Base | None = None
+    ) -> None:
+        """Store a chunk unless another thread of this run has taken it; as a patch of ``base`` where that pays."""
         if self._writer.claim(chunk_id):
-            self.add_again(chunk_id, data, kind)
+            self.add_again(chunk_id, data, kind, base)
 
-    def add_again(self, chunk_id: bytes, data: bytes | memoryview, kind: EntryKind) -> None:
+    def add_again(self, chunk_id: bytes, data: bytes | memoryview, kind: EntryKind, base: Base | None = None) -> None:
         """Store a chunk whatever is known of it."""
         if self._pack is None:
             self._pack = PackWriter(self._writer.session.repository.box, self._compress)
-        self._pack.add(chunk_id, data, kind)
+        patch = make_patch(base, data, self._level) if base is not None and self._level is not None else None
+        self._pack.add(chunk_id, data, kind, patch)
         if self._pack.is_full:
             self.close()
 
@@ -220,6 +244,11 @@ class Lane:
             self._pack.abandon()
 
 
+def _whole_kind(kind: EntryKind) -> EntryKind:
+    """What an entry is once its contents are stored whole."""
+    return EntryKind.CHUNK if kind is EntryKind.PATCH else kind
+
+
 def whole_entries(packs: PackReader, table: Table) -> Table:
     """The rows of a pack's table whose entries open: a power cut can leave a footer behind a hole.
 
@@ -229,7 +258,7 @@ def whole_entries(packs: PackReader, table: Table) -> Table:
     places = [table.location(row) for row in range(len(table.rows))]
     opened = (found for fetch in plan_fetches(places) for found in packs.fetch(fetch))
     whole = [place.offset for place, data in opened if not isinstance(data, DamagedError)]
-    return Table(table.packs, table.rows[np.isin(table.rows["offset"], whole)])
+    return table.take(np.isin(table.rows["offset"], whole))
 
 
 def last_readings(repository: Repository) -> Iterator[ProofRecord]:
@@ -249,8 +278,7 @@ def failed_chunks(repository: Repository) -> set[bytes]:
 
 def join_tables(tables: list[Table]) -> Table:
     """One table, sorted by chunk id, of several."""
-    merged = merge_runs(make_run((), table) for table in tables)
-    return Table(merged.packs, merged.rows)
+    return merge_runs(make_run((), table) for table in tables).table
 
 
 def write_run(repository: Repository, run_id: bytes, table: Table) -> None:

@@ -74,6 +74,11 @@ class Store(Protocol):
     no two names differ only by case.
     """
 
+    @property
+    def is_near(self) -> bool:
+        """Whether reading a little here and there costs little: a disk of this machine, and no share or bucket."""
+        ...
+
     def create(self, name: str) -> ObjectWriter:
         """Begin a new object.
 

@@ -78,13 +78,20 @@ class LocalStore:
 
     Args:
         root: Path of the folder. It need not be there yet: then no object is there, and nothing is listed.
+        is_near: Whether it lies on a disk of this machine, and not on a share.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, is_near: bool = True) -> None:
         self.root = root
+        self._is_near = is_near
         self._lock = Lock()
         self._device: int | None = None
         self._durable: set[str] = set()
+
+    @property
+    def is_near(self) -> bool:
+        """Whether reading here and there costs little, as whoever made this store said."""
+        return self._is_near
 
     def create(self, name: str) -> ObjectWriter:
         """Begin a new object: a file only this user can read, under its final name."""

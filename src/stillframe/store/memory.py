@@ -33,6 +33,11 @@ class MemoryStore:
         self._folders: set[str] = set()
         self._lock = RLock()
 
+    @property
+    def is_near(self) -> bool:
+        """Nothing is nearer."""
+        return True
+
     def create(self, name: str) -> ObjectWriter:
         """Begin a new object."""
         check_name(name)

@@ -24,6 +24,7 @@ from stillframe.store.base import Store
 from stillframe.testing.clocks import FakeClock
 from stillframe.testing.interleaving import SteppedJob
 from stillframe.testing.repositories import (
+    VERSIONS,
     BackupRun,
     Draft,
     Processes,
@@ -72,17 +73,19 @@ class World:
         store: Empty.
         seen_by: Gives each machine's own view of it.
         counted: Gets what happened, over many worlds.
+        patches: Each backup saves other versions of its chunks, which are stored as patches.
         true_clock: Nobody sees it.
     """
 
     def __init__(
         self, store: Store, *, seen_by: Callable[[str, Store], Store] | None = None,
-        counted: Counter[str] | None = None, true_clock: FakeClock | None = None,
+        counted: Counter[str] | None = None, true_clock: FakeClock | None = None, patches: bool = False,
     ) -> None:  # fmt: skip
         self.store = store
         self.true_clock = true_clock or FakeClock()
         view = seen_by or (lambda _name, inner: inner)
         self._sees_all = seen_by is None
+        self._patches = patches
         self.computers = {name: Computer(name, FakeClock(), view(name, store)) for name in MACHINES}
         self.running: list[Running] = []
         self.drafts: dict[str, Draft] = {}
@@ -110,7 +113,11 @@ class World:
 
     def begin_backup(self, name: str, chunks: tuple[int, ...]) -> Running:
         """Begin a backup; each chunk goes into a pack of its own where it comes first."""
-        draft = Draft(chunks=chunks, chunks_per_pack=1 + len(chunks) % 2, name=f"run {len(self.drafts)}")
+        if self._patches:  # now and then a version comes again
+            chunks = tuple(number + VERSIONS * (1 + len(self.drafts) * 2 % 5) for number in chunks)
+        draft = Draft(
+            chunks=chunks, chunks_per_pack=1 + len(chunks) % 2, name=f"run {len(self.drafts)}", patches=self._patches
+        )
         self.drafts[draft.name] = draft
         return self.begin("backup", name, lambda repository, owner: _backup(repository, owner, draft), draft=draft)
 

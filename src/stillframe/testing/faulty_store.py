@@ -123,6 +123,11 @@ class FaultyStore:
         for plan in self.plans:
             plan.assert_fired()
 
+    @property
+    def is_near(self) -> bool:
+        """As the inner store."""
+        return self._inner.is_near
+
     def create(self, name: str) -> ObjectWriter:
         """Begin a new object."""
         return self._do("create", name, lambda: self._create(name))

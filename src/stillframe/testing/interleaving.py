@@ -116,6 +116,10 @@ class _SteppedStore:
         self._inner = inner
         self._job = job
 
+    @property
+    def is_near(self) -> bool:
+        return self._inner.is_near
+
     def create(self, name: str) -> ObjectWriter:
         self._job.arrive("create", name)
         return _SteppedWriter(self._inner.create(name), self._job, name)

@@ -17,6 +17,11 @@ class _Wrapped:
     def __init__(self, inner: Store) -> None:
         self._inner = inner
 
+    @property
+    def is_near(self) -> bool:
+        """As the inner store."""
+        return self._inner.is_near
+
     def create(self, name: str) -> ObjectWriter:
         """Begin an object."""
         return self._inner.create(name)

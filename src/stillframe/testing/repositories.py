@@ -28,6 +28,9 @@ from stillframe.testing.clocks import FakeClock
 CHEAP: Final = Cost(time_cost=1, memory_kib=8192, lanes=1)
 """As little work as a key slot may ask for."""
 CHUNK_SIZE: Final = 65_536
+VERSIONS: Final = 1000
+"""Chunk ``n + k * VERSIONS`` is version ``k`` of chunk ``n``."""
+_DISK, _PARTITION = "/dev/sda", 1
 
 
 @dataclass(slots=True)
@@ -61,9 +64,14 @@ def reopen(store: Store, *, clock: Clock, passphrase: str | None = None) -> Repo
 
 
 def chunk_bytes(number: int) -> bytes:
-    """The contents of chunk ``number``: 1 KiB of noise, and then nothing much, so that packs stay small."""
-    noise = random.Random(number).randbytes(1024)  # noqa: S311 - a test repeats it
-    return noise + bytes([number % 251 + 1]) * (CHUNK_SIZE - len(noise))
+    """The contents of chunk ``number``: 1 KiB of noise, and then nothing much, so that packs stay small.
+
+    From ``VERSIONS`` on 8 KiB; numbers that are that far apart are versions of one chunk, which differ in 16 bytes.
+    """
+    version, kind = divmod(number, VERSIONS)
+    noise = bytearray(random.Random(kind).randbytes(8192 if version else 1024))  # noqa: S311 - a test repeats it
+    noise[512 : 512 + 16 * bool(version)] = random.Random(number).randbytes(16 * bool(version))  # noqa: S311
+    return bytes(noise) + bytes([kind % 251 + 1]) * (CHUNK_SIZE - len(noise))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +84,7 @@ class Draft:
         consistency: Of the partition.
         chunks_per_pack: A new pack is begun after so many new chunks; 0: all in one.
         compress: Whether chunks are compressed.
+        patches: Whether chunks may be patches of what the machine's newest image has at their place.
     """
 
     chunks: Sequence[int | None]
@@ -83,6 +92,7 @@ class Draft:
     consistency: Consistency = "offline"
     chunks_per_pack: int = 0
     compress: bool = True
+    patches: bool = False
 
     def contents(self) -> bytes:
         """What the partition holds; zeros where nothing is in use."""
@@ -109,18 +119,23 @@ class BackupRun:
         self._draft = draft
         self._root = MapRoot(0, UNUSED)
         self._started = rfc3339(repository.clock.now())
+        newest = max(self._mine(), key=lambda image: image.manifest.sequence, default=None)
+        if draft.patches and newest is not None:
+            root = newest.manifest.disks[0].partitions[0].blocks.root()
+            self.writer.patch_against({(_DISK, _PARTITION): root})
 
     def write_chunks(self) -> None:
         """Store what is not stored yet, and the block map."""
         ids: list[bytes] = []
         lane, fresh = self.writer.lane(), 0
-        for number in self._draft.chunks:
+        for place, number in enumerate(self._draft.chunks):
             data = b"" if number is None else chunk_bytes(number)
             ids.append(self.writer.namer.name(data) if data else b"")
             if data and not self.writer.known([ids[-1]])[0]:
                 if fresh and self._draft.chunks_per_pack and fresh % self._draft.chunks_per_pack == 0:
                     lane.close()
-                lane.add(ids[-1], data)
+                bases = self.writer.bases((_DISK, _PARTITION), {place: ids[-1]})
+                lane.add(ids[-1], data, base=bases.get(place))
                 fresh += 1
         lane.close()
         lane = self.writer.lane()
@@ -159,21 +174,22 @@ class BackupRun:
             builder.add_leaf(kinds, b"".join(part))
         return builder.finish()
 
+    def _mine(self) -> list[StoredImage]:
+        images = self.repository.images().images
+        return [image for image in images if image.manifest.machine.id == self._owner.machine.id]
+
     def _manifest(self) -> Manifest:
-        mine = [
-            image for image in self.repository.images().images if image.manifest.machine.id == self._owner.machine.id
-        ]
-        last = max(mine, key=lambda image: image.manifest.sequence, default=None)
+        last = max(self._mine(), key=lambda image: image.manifest.sequence, default=None)
         forgotten = [
             image.sequence for image in self.repository.forgotten().images if image.machine == self._owner.machine.id
         ]
         size = len(self._draft.chunks) * CHUNK_SIZE
         partition = StoredPartition(
-            number=1, index=0, start=1 << 20, size=size, blocks=stored_map(self._root),
+            number=_PARTITION, index=0, start=1 << 20, size=size, blocks=stored_map(self._root),
             consistency=self._draft.consistency, map="used",
         )  # fmt: skip
         disk = StoredDisk(
-            number=1, path="/dev/sda", size=size + (2 << 20), sector_size=512, scheme="gpt",
+            number=1, path=_DISK, size=size + (2 << 20), sector_size=512, scheme="gpt",
             outside=stored_map(MapRoot(size + (2 << 20), UNUSED)), partitions=(partition,),
         )  # fmt: skip
         return Manifest(

@@ -104,6 +104,11 @@ def add_storing(parser: argparse.ArgumentParser) -> None:
         "--compression", choices=("none", "fast", "balanced", "high"), default="fast",
         help="how hard to try to make it small (default: fast)",
     )  # fmt: skip
+    option(
+        "--patches", action=argparse.BooleanOptionalAction, default=True,
+        help="store what changed in a chunk against what it was, where the repository is on a local disk (default: it "
+        "does)",
+    )  # fmt: skip
     add_selection(parser)
 
 

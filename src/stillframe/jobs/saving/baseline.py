@@ -5,14 +5,19 @@ disks are not. So disks are known again by their serial number or the id in thei
 they were in, and keep the domain of their chunks: the second backup from a stick stores only what changed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from stillframe.capture import CapturedDisk
+from stillframe.errors import StillframeError
 from stillframe.events import Notice
+from stillframe.repo.blockmap import MapRoot
+from stillframe.repo.patching import RangePlace
 from stillframe.repo.records import BackupKind, Manifest, StoredDisk
+from stillframe.repo.repository import Repository
 
+EarlierMaps = Mapping[RangePlace, MapRoot]
 WantedKind = Literal["auto", "full", "incremental", "differential"]
 
 
@@ -57,6 +62,24 @@ def choose_baseline(
         return Baseline(kind="full", image="", domain=domain, notices=(notice,))
     kind: BackupKind = "differential" if wanted == "differential" else "incremental"
     return Baseline(kind=kind, image=candidates[-1].image, domain=domain)
+
+
+def maps_before(repository: Repository, baseline: str, domain: str, disks: Sequence[CapturedDisk]) -> EarlierMaps:
+    """The block maps of the baseline, by the ranges of these disks: what changed may be stored as patches of it.
+
+    None where the baseline cannot be had, or its chunks are of another domain: they are shared with others.
+    """
+    try:
+        manifest = repository.image(bytes.fromhex(baseline)).manifest if baseline else None
+    except StillframeError:
+        return {}
+    if manifest is None or manifest.domain != domain or len(manifest.disks) != len(disks):
+        return {}
+    maps: dict[RangePlace, MapRoot] = {}
+    for disk, stored in zip(disks, manifest.disks, strict=True):
+        maps[disk.facts.path, None] = stored.outside.root()
+        maps.update({(disk.facts.path, part.number): part.blocks.root() for part in stored.partitions})
+    return maps
 
 
 def _is_of(manifest: Manifest, disks: Sequence[CapturedDisk], *, machine_id: str) -> bool:

@@ -17,6 +17,7 @@ from stillframe.capture import CapturedDisk
 from stillframe.extents import Extent, ExtentSet
 from stillframe.jobs.saving.careful import read_carefully
 from stillframe.repo.blockmap import FANOUT, Kind, chunk_count
+from stillframe.repo.patching import RangePlace
 
 UNIT_SIZE: Final = 4 << 20
 """Bytes that a thread reads, hashes and stores at a time. Measured: 2 MiB makes an unchanged backup 15 % slower."""
@@ -34,20 +35,23 @@ class KeptRange:
         kept: Bytes that go into the image.
         excluded: Bytes that are in use and left out.
         start: Where it begins in its disk.
+        place: Which range of which disk it is, where an earlier image may have one of the same.
     """
 
     reader: BlockReader
     kept: ExtentSet
     excluded: ExtentSet
     start: int = 0
+    place: RangePlace | None = None
 
 
 def kept_ranges(disk: CapturedDisk) -> Iterator[KeptRange]:
     """The ranges of a disk that get a block map: outside first, then each volume in order."""
-    yield KeptRange(reader=disk.reader, kept=disk.outside, excluded=ExtentSet.empty())
+    path = disk.facts.path
+    yield KeptRange(reader=disk.reader, kept=disk.outside, excluded=ExtentSet.empty(), place=(path, None))
     for volume in disk.volumes:
-        start = volume.partition.extent.start
-        yield KeptRange(reader=volume.reader, kept=volume.kept, excluded=volume.excluded, start=start)
+        start, place = volume.partition.extent.start, (path, volume.partition.number)
+        yield KeptRange(reader=volume.reader, kept=volume.kept, excluded=volume.excluded, start=start, place=place)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -64,9 +64,11 @@ class Storer:
         ids = [self._writer.namer.name(view) for view in views]
         if ids:
             known = self._writer.known(ids).tolist()
-            for number, view, chunk_id, is_known in zip(numbers, views, ids, known, strict=True):
-                if not is_known:
-                    self._lane.add(chunk_id, view)
+            new = {item.first + n: one for n, one, is_known in zip(numbers, ids, known, strict=True) if not is_known}
+            bases = self._writer.bases(item.source.place, new) if new else {}
+            for number, view, chunk_id in zip(numbers, views, ids, strict=True):
+                if item.first + number in new:
+                    self._lane.add(chunk_id, view, base=bases.get(item.first + number))
                 leaf.kinds[base + number] = Kind.DATA
                 leaf.ids[base + number] = chunk_id
         self._events.emit(BytesMoved(size=item.to_read.size))
