@@ -73,7 +73,8 @@ def running(screen: Screen) -> "Iterator[JobContext]":
     The first Ctrl-C asks the job to stop at the next chunk, the second ends the program at once. ``SIGTERM``, with
     which a system shuts down, counts as Ctrl-C. Outside of this, Ctrl-C ends the program.
     """
-    from stillframe.jobs.context import JobContext  # noqa: PLC0415 - see above
+    from stillframe.host.machine import state_dir  # noqa: PLC0415 - see above
+    from stillframe.jobs.context import JobContext  # noqa: PLC0415
     from stillframe.jobs.owner import this_owner  # noqa: PLC0415
     from stillframe.jobs.pipeline import CancelToken  # noqa: PLC0415
 
@@ -87,7 +88,7 @@ def running(screen: Screen) -> "Iterator[JobContext]":
 
     before = [(number, signal.signal(number, stop)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
-        yield JobContext(owner=this_owner(), events=screen, cancel=token)
+        yield JobContext(owner=this_owner(), events=screen, cancel=token, state_folder=state_dir())
     finally:
         for number, handler in before:
             signal.signal(number, handler)

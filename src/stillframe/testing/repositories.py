@@ -101,9 +101,9 @@ def store_image(repository: Repository, owner: Owner, draft: Draft) -> StoredIma
 class BackupRun:
     """A backup that a test takes step by step."""
 
-    def __init__(self, repository: Repository, owner: Owner, draft: Draft) -> None:
+    def __init__(self, repository: Repository, owner: Owner, draft: Draft, *, disks: Sequence[str] = ()) -> None:
         self.repository = repository
-        self.session: Final[Session] = begin_session(repository, owner, "backup")
+        self.session: Final[Session] = begin_session(repository, owner, "backup", disks)
         self.writer: Final = ImageWriter(self.session, domain=bytes(16), level=1 if draft.compress else None)
         self._owner = owner
         self._draft = draft
@@ -131,9 +131,9 @@ class BackupRun:
         """Write the manifest, and read it back."""
         return self.repository.image(bytes.fromhex(self.write_manifest().image))
 
-    def write_manifest(self) -> Manifest:
-        """Write the manifest, as the last thing that a backup does."""
-        manifest = self._manifest()
+    def write_manifest(self, manifest: Manifest | None = None) -> Manifest:
+        """Write the manifest, as the last thing that a backup does; one that was made earlier has the number of then."""
+        manifest = manifest or self.make_manifest()
         self.writer.commit(manifest, lambda: self._relied_on(manifest))
         return manifest
 
@@ -159,11 +159,12 @@ class BackupRun:
             builder.add_leaf(kinds, b"".join(part))
         return builder.finish()
 
-    def _manifest(self) -> Manifest:
+    def make_manifest(self) -> Manifest:
+        """The manifest, with the number that is next now."""
         mine = [
             image for image in self.repository.images().images if image.manifest.machine.id == self._owner.machine.id
         ]
-        last = max(mine, key=lambda image: image.manifest.sequence, default=None)
+        last = max(mine, key=lambda image: image.manifest.place, default=None)
         forgotten = [
             image.sequence for image in self.repository.forgotten().images if image.machine == self._owner.machine.id
         ]
@@ -180,7 +181,7 @@ class BackupRun:
             image=make_id().hex(), program="0", created=self._started, finished=self._started,
             machine=self._owner.machine, name=self._draft.name, kind="full",
             sequence=max([last.manifest.sequence if last else 0, *forgotten]) + 1,
-            previous=last.digest.hex() if last else "", domain="00" * 16, chunk_size=CHUNK_SIZE,
+            previous=last.digest.hex() if last else "", beside=self.session.beside, domain="00" * 16, chunk_size=CHUNK_SIZE,
             session=self.session.id, bytes_total=size, bytes_used=size, bytes_read=size,
             bytes_added=self.writer.bytes_added, disks=(disk,),
         )  # fmt: skip
