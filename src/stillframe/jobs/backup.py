@@ -8,6 +8,7 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, Literal
 
 import stillframe
@@ -40,7 +41,7 @@ from stillframe.repo.records import (
 )
 from stillframe.repo.repository import Repository
 from stillframe.repo.sealing import make_id
-from stillframe.repo.session import Owner, begin_session
+from stillframe.repo.session import Owner, Session, begin_session
 from stillframe.repo.walk import referenced_chunks
 from stillframe.repo.writing import ChunkNamer, ImageWriter
 from stillframe.units import format_size
@@ -178,7 +179,7 @@ def apply_backup(
     require_room(plan)
     session = begin_session(repository, context.owner, "backup", [disk.facts.path for disk in plan.disks])
     with contextlib.ExitStack() as stack:
-        stack.callback(session.end)
+        stack.push(partial(_end, session))
         context.events.emit(JobStarted(verb="backup", what=_what(plan), bytes_total=plan.estimate.bytes_to_read))
         writer = ImageWriter(session, domain=bytes.fromhex(plan.domain), level=LEVELS[plan.options.compression])
         wanted = plan.options
@@ -202,6 +203,15 @@ def apply_backup(
     context.events.emit(JobFinished(verb="backup", seconds=clock.monotonic() - began))
     complete = not manifest.is_torn and not any(found.unreadable.size for found in done.ranges)
     return BackupResult(manifest=manifest, seconds=clock.monotonic() - began, read_back=checked, is_complete=complete)
+
+
+def _end(session: Session, _kind: object, error: BaseException | None, _trace: object) -> None:
+    """End the session. What goes wrong with that says less than what went wrong before; the next run ends it then."""
+    try:
+        session.end()
+    except StillframeError:
+        if error is None:
+            raise
 
 
 def _all_notices(sources: Sequence[OpenSource], disks: Sequence[CapturedDisk]) -> Iterator[Notice]:

@@ -1,7 +1,8 @@
 """Whether the manifests of each machine are the ones that were written: none missing, none put back.
 
-Two runs of a machine that were at work beside each other may have given one number to two images: then one of them names
-the session of the other, which began while it was open. Of two images of one number of which none does, one was put back.
+Two runs of a machine that were at work beside each other may have given one number to two images: then one of them
+names the session of the other, which began while it was open. Of two images of one number of which none does, one was
+put back.
 
 Answers: "is this an older state of the repository?" Pure. Normative: ``docs/format/v1-draft.md``, section 10. A machine
 that never saw the newer state cannot tell: only what was last seen, kept elsewhere, can.

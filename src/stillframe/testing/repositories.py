@@ -132,7 +132,7 @@ class BackupRun:
         return self.repository.image(bytes.fromhex(self.write_manifest().image))
 
     def write_manifest(self, manifest: Manifest | None = None) -> Manifest:
-        """Write the manifest, as the last thing that a backup does; one that was made earlier has the number of then."""
+        """Write the manifest, as the last thing that a backup does; one made earlier has the number of then."""
         manifest = manifest or self.make_manifest()
         self.writer.commit(manifest, lambda: self._relied_on(manifest))
         return manifest
@@ -181,8 +181,8 @@ class BackupRun:
             image=make_id().hex(), program="0", created=self._started, finished=self._started,
             machine=self._owner.machine, name=self._draft.name, kind="full",
             sequence=max([last.manifest.sequence if last else 0, *forgotten]) + 1,
-            previous=last.digest.hex() if last else "", beside=self.session.beside, domain="00" * 16, chunk_size=CHUNK_SIZE,
-            session=self.session.id, bytes_total=size, bytes_used=size, bytes_read=size,
+            previous=last.digest.hex() if last else "", beside=self.session.beside, domain="00" * 16,
+            chunk_size=CHUNK_SIZE, session=self.session.id, bytes_total=size, bytes_used=size, bytes_read=size,
             bytes_added=self.writer.bytes_added, disks=(disk,),
         )  # fmt: skip
 

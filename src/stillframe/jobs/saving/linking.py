@@ -1,8 +1,9 @@
 """The place of a new image in the chain of its machine.
 
-Answers: "which number does it get, and which image was before it?" Runs of one machine that save other disks may end at
-the same moment, so the number is taken last, by one of them at a time. That is only tidy: two images of one number do no
-harm when their runs were at work beside each other (``repo.lineage``). Normative: ``docs/format/v1-draft.md``, section 10.
+Answers: "which number does it get, and which image was before it?" Runs of one machine that save other disks may end
+at the same moment, so the number is taken last, by one of them at a time. That is only tidy: two images of one number
+do no harm when their runs were at work beside each other (``repo.lineage``). Normative: ``docs/format/v1-draft.md``,
+section 10.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ _STEP_S: Final = 0.05
 
 
 def linked(repository: Repository, manifest: Manifest, beside: tuple[str, ...]) -> Manifest:
-    """The manifest with its number, the digest of the machine's newest one, and the sessions that were open beside it."""
+    """The manifest with its number, the digest of the machine's newest one, and the sessions beside it."""
     machine_id = manifest.machine.id
     mine = [image for image in repository.images().images if image.manifest.machine.id == machine_id]
     gone = [image.sequence for image in repository.forgotten().images if image.machine == machine_id]
