@@ -80,6 +80,7 @@ class _Limits:
 _here: Final = _Here()
 _limits: Final = _Limits()
 _left: Final[set[threading.Thread]] = set()
+_serving: Final[dict[int, float]] = {}
 
 
 def read_limit() -> float:
@@ -161,8 +162,10 @@ def reach(work: Callable[[], Answer], call: Underway) -> Answer:
             return work()
         finally:
             here.slot.call = None
-    if here.is_child or (here.check is None and threading.current_thread() is not threading.main_thread()):
+    if here.is_child:
         return work()
+    if here.check is None and threading.current_thread() is not threading.main_thread():
+        return _served(work)
     helper = here.helper
     if helper is None:
         helper = here.helper = _Helper()
@@ -171,6 +174,23 @@ def reach(work: Callable[[], Answer], call: Underway) -> Answer:
     except _LeftBehind as left:
         here.helper = None
         raise left.reason from None
+
+
+def _served(work: Callable[[], Answer]) -> Answer:
+    """A call for somebody outside: a thread of a server makes it, and nobody waits for that thread."""
+    me = threading.get_ident()
+    nested = me in _serving
+    _serving.setdefault(me, time.monotonic())
+    try:
+        return work()
+    finally:
+        if not nested:
+            del _serving[me]
+
+
+def serving_since() -> float:
+    """How long the oldest call lasts that is being made for somebody outside, in seconds; 0 without any."""
+    return max((time.monotonic() - began for began in list(_serving.values())), default=0.0)
 
 
 def result(future: "Future[Answer]", call: Underway) -> Answer:
@@ -255,6 +275,7 @@ def _after_fork() -> None:
     """In a child the helpers are gone, and it is ended from outside when it hangs."""
     _here.helper, _here.slot, _here.check, _here.is_child = None, None, None, True
     _left.clear()
+    _serving.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -183,9 +183,8 @@ class FileReader:
             except OSError as error:
                 raise self._read_failure(error, here) from error
             if count == 0:
-                raise ReadFault(
+                raise DeviceError(  # no fault of sectors, which would be zeros in an image: it is another disk now
                     f"{self.path} ended at byte {offset + done}, but had {self.size} bytes when it was opened",
-                    extent=here,
                     hint="It became smaller, or was unplugged. Look at the cable, then run `stillframe disks`.",
                 )
             done += count

@@ -3,8 +3,8 @@
 Answers: "what does a program see when the kernel itself does not answer, or says that the disk is gone?" Another
 folder, served by FUSE, by a process of its own: ``python -m stillframe.testing.moody_folder BACKING FOLDER MOOD``.
 ``MOOD`` is a file that is read before each operation: empty, or the name of an error (``EIO``) for all that follows,
-or ``hang`` for reads and ``hang-writes`` for what changes something, which then do not come back until the word is
-gone.
+or ``slow`` (12 MiB a second), or ``hang`` for reads and ``hang-writes`` for what changes something, which then do not
+come back until the word is gone.
 """
 
 import argparse
@@ -21,6 +21,7 @@ assert sys.platform != "win32"  # FUSE is not there
 
 _START_S: Final = 20
 _STEP_S: Final = 0.02
+_SLOW: Final = 12 << 20
 _CHANGES: Final = frozenset({"create", "write", "fsync", "unlink", "mkdir", "truncate", "fallocate"})
 _NEEDS_ROOM: Final = frozenset({"create", "write", "mkdir", "fallocate"})
 _NEVER: Final = frozenset({"release", "flush", "init", "destroy"})
@@ -35,12 +36,15 @@ class _Served:
         self._backing = backing
         self._mood = mood
 
-    def obey(self, verb: str) -> None:
+    def obey(self, verb: str, size: int = 0) -> None:
         """Behave as was told before an operation."""
         hung = False
         while verb not in _NEVER:
             with open(self._mood, encoding="utf-8") as file:
                 word = file.read().strip()
+            if word == "slow":
+                time.sleep(size / _SLOW)
+                return
             hangs = {"hang": verb == "read", "hang-writes": verb in _CHANGES}.get(word)
             if hangs is None and word and self._is_meant(word, verb):
                 raise OSError(getattr(errno, word), os.strerror(getattr(errno, word)))
@@ -83,11 +87,11 @@ class _Served:
         return os.open(self._path(path), os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
 
     def read(self, _path: str, size: int, offset: int, handle: int) -> bytes:
-        self.obey("read")
+        self.obey("read", size)
         return os.pread(handle, size, offset)
 
     def write(self, _path: str, data: bytes, offset: int, handle: int) -> int:
-        self.obey("write")
+        self.obey("write", len(data))
         return os.pwrite(handle, data, offset)
 
     def truncate(self, path: str, size: int, _handle: int | None = None) -> int:
@@ -170,6 +174,24 @@ class MoodyFolder:
         """Let the process stand still, or run again: nobody takes a request, so the kernel lets who waits be ended."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT if running else signal.SIGSTOP)
+        while not running and self._process.poll() is None and not self._stands_still():
+            time.sleep(_STEP_S)
+
+    def is_idle(self) -> bool:
+        """Whether the kernel waits for no request of it. Source: Linux Documentation/filesystems/fuse/fuse.rst."""
+        number = os.minor(os.stat(self.folder).st_dev)
+        control = self._backing.with_name(f"{self._backing.name}-control")  # not every machine has it mounted
+        control.mkdir(exist_ok=True)
+        subprocess.run(["mount", "-t", "fusectl", "none", str(control)], check=True)  # noqa: S603, S607
+        try:
+            return int((control / str(number) / "waiting").read_text()) == 0
+        finally:
+            subprocess.run(["umount", "--lazy", str(control)], check=True)  # noqa: S603, S607
+
+    def _stands_still(self) -> bool:
+        assert self._process is not None
+        states = [task.joinpath("stat").read_text() for task in Path(f"/proc/{self._process.pid}/task").iterdir()]
+        return all(state.rpartition(")")[2].split()[0] == "T" for state in states)
 
     def unmount(self) -> None:
         """Take it away: the mount point is an empty folder then."""
