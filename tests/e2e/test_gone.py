@@ -261,8 +261,11 @@ def test_a_target_that_is_made_read_only(place: Place) -> None:
     target = place.folder / "target"
     target.write_bytes(os.urandom(SIZE))
     with loop_device(target) as device:
-        set_ro = ["blockdev", "--setro", str(device)]
-        said = restored_half(place, source, device, fault=lambda: subprocess.run(set_ro, check=True) and None, code=22)
+
+        def make_read_only() -> None:
+            subprocess.run(["blockdev", "--setro", device], check=True)
+
+        said = restored_half(place, source, device, fault=make_read_only, code=22)
         assert "write-protected" in said["message"]
         assert "setrw" in said["hint"]
         subprocess.run(["blockdev", "--setrw", device], check=True)

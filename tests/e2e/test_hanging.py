@@ -65,7 +65,10 @@ def place(tmp_path: Path) -> Iterator[Place]:
         yield place
         moody.stop(running=True)
         moody.be()
-        for process in (*place.readers, *place.started):
+        for reader in place.readers:
+            reader.kill()
+            reader.wait(timeout=60)
+        for process in place.started:
             process.kill()
             process.communicate(timeout=60)
 
@@ -85,7 +88,7 @@ def stopped(process: subprocess.Popen[str], number: int) -> tuple[float, dict[st
     out, errors = process.communicate(timeout=60)
     took = time.monotonic() - began
     assert process.returncode == 130, out[-2000:] + errors
-    print(f"ended after {took:.2f} s")
+    sys.stdout.write(f"ended after {took:.2f} s\n")  # shown by 'pytest -rP'
     return took, json.loads(out.splitlines()[-1])
 
 
@@ -228,7 +231,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[float, str]:
 @pytest.mark.slow
 def test_ctrl_c_while_a_passphrase_is_tried(place: Place) -> None:
     """Argon2 takes its time on purpose, in one call."""
-    place.environment["STILLFRAME_PASSWORD"] = "one two three"
+    place.environment["STILLFRAME_PASSWORD"] = "one two three"  # noqa: S105
     place.do("init", place.folder / "repo", "--encryption", "aes256")
     process = place.start("images", "--repo", place.folder / "repo", "--json")
     assert process.stdout is not None

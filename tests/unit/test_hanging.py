@@ -21,7 +21,7 @@ from stillframe.hanging import Slot, Underway, heeding, noting, reach, reads_lim
 from stillframe.jobs.pipeline import CancelToken, Workers
 from stillframe.store import MemoryStore, ReachableStore, write_object
 from stillframe.testing.disk_builder import fill_with_noise
-from stillframe.testing.job_runs import backup, job_context, make_repository
+from stillframe.testing.job_runs import backup, make_repository
 
 MIB = 1 << 20
 CALL = Underway("reading", "the disk", 4096, 0.2)
@@ -74,7 +74,7 @@ def test_who_waits_hears_that_the_run_is_to_stop(stuck: threading.Event) -> None
 
 
 def test_an_interruption_between_a_call_and_its_answer_mixes_nothing_up(
-    stuck: threading.Event, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reach(lambda: 0, CALL)
     helper = hanging._here.helper
@@ -93,7 +93,8 @@ def test_an_interruption_between_a_call_and_its_answer_mixes_nothing_up(
 def test_a_thread_of_a_pipeline_makes_its_calls_itself_and_notes_them() -> None:
     slot, seen = Slot(), list[Underway | None]()
     with noting(slot):
-        here = reach(lambda: (seen.append(slot.call), threading.current_thread())[1], CALL)
+        reach(lambda: seen.append(slot.call), CALL)
+        here = reach(threading.current_thread, CALL)
     assert here is threading.current_thread()
     assert [(one.thing, one.place) for one in seen if one] == [("the disk", 4096)]
     assert slot.call is None
@@ -195,16 +196,18 @@ class Waits:
         """Nothing is unfinished."""
 
 
+def run_all(items: list[int], token: CancelToken, stuck: threading.Event, count: int) -> None:
+    with Workers(lambda: Waits(stuck), count=count, cancel=token) as workers:
+        for item in items:
+            workers.put(item)
+
+
 @pytest.mark.parametrize("items", [[0], [0] * 40])
 def test_a_pipeline_whose_threads_all_hang_is_stopped(stuck: threading.Event, items: list[int]) -> None:
     token = CancelToken()
     began = time.monotonic()
-    with (
-        soon(token.cancel), pytest.raises(Cancelled),
-        Workers(lambda: Waits(stuck), count=3, cancel=token) as workers,
-    ):  # fmt: skip
-        for item in items:
-            workers.put(item)
+    with soon(token.cancel), pytest.raises(Cancelled):
+        run_all(items, token, stuck, 3)
     assert time.monotonic() - began < 5
 
 
@@ -212,12 +215,8 @@ def test_a_thread_that_hangs_does_not_hide_the_error_of_another(
     stuck: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stillframe.jobs.pipeline.FAILED_GRACE_S", 0.2)
-    with (
-        pytest.raises(StorageError, match="the share is gone"),
-        Workers(lambda: Waits(stuck), count=2, cancel=job_context().cancel) as workers,
-    ):
-        workers.put(0)
-        workers.put(1)
+    with pytest.raises(StorageError, match="the share is gone"):
+        run_all([0, 1], CancelToken(), stuck, 2)
 
 
 class HangingWrites(MemoryStore):
