@@ -36,7 +36,7 @@ class _Served:
         self._backing = backing
         self._mood = mood
 
-    def obey(self, verb: str, size: int = 0) -> None:
+    def _obey(self, verb: str, size: int = 0) -> None:
         """Behave as was told before an operation."""
         hung = False
         while verb not in _NEVER:
@@ -65,42 +65,42 @@ class _Served:
         return os.path.join(self._backing, path.lstrip("/"))
 
     def getattr(self, path: str, _handle: int | None = None) -> dict[str, int]:
-        self.obey("getattr")
+        self._obey("getattr")
         found = os.lstat(self._path(path))
         return {name: getattr(found, name) for name in ("st_mode", "st_nlink", "st_size", "st_uid", "st_gid")}
 
     def readdir(self, path: str, _handle: int) -> list[str]:
-        self.obey("readdir")
+        self._obey("readdir")
         return [".", "..", *os.listdir(self._path(path))]
 
     def statfs(self, path: str) -> dict[str, int]:
-        self.obey("statfs")
+        self._obey("statfs")
         found = os.statvfs(self._path(path))
         return {name: getattr(found, name) for name in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail")}
 
     def open(self, path: str, flags: int) -> int:
-        self.obey("open")
+        self._obey("open")
         return os.open(self._path(path), flags & ~os.O_DIRECT)
 
     def create(self, path: str, mode: int) -> int:
-        self.obey("create")
+        self._obey("create")
         return os.open(self._path(path), os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
 
     def read(self, _path: str, size: int, offset: int, handle: int) -> bytes:
-        self.obey("read", size)
+        self._obey("read", size)
         return os.pread(handle, size, offset)
 
     def write(self, _path: str, data: bytes, offset: int, handle: int) -> int:
-        self.obey("write", len(data))
+        self._obey("write", len(data))
         return os.pwrite(handle, data, offset)
 
     def truncate(self, path: str, size: int, _handle: int | None = None) -> int:
-        self.obey("truncate")
+        self._obey("truncate")
         os.truncate(self._path(path), size)
         return 0
 
     def fsync(self, _path: str, _datasync: int, handle: int) -> int:
-        self.obey("fsync")
+        self._obey("fsync")
         os.fsync(handle)
         return 0
 
@@ -109,12 +109,12 @@ class _Served:
         return 0
 
     def unlink(self, path: str) -> int:
-        self.obey("unlink")
+        self._obey("unlink")
         os.unlink(self._path(path))
         return 0
 
     def mkdir(self, path: str, mode: int) -> int:
-        self.obey("mkdir")
+        self._obey("mkdir")
         os.mkdir(self._path(path), mode)
         return 0
 
