@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stillframe.store import LocalStore, MemoryStore, Store
+from stillframe.store import LocalStore, MemoryStore, ReachableStore, Store
 from stillframe.testing.faulty_store import CrashingStore, FailingReads, FullStore, VanishingStore
 from stillframe.testing.loops import detach_loop
 from stillframe.testing.store_contract import STORE_LAWS
@@ -17,6 +17,7 @@ Law = Callable[[Store], None]
 STORES: dict[str, Callable[[Path], Store]] = {
     "memory": lambda _: MemoryStore(),
     "folder": lambda folder: LocalStore(str(folder)),
+    "reachable": lambda folder: ReachableStore(LocalStore(str(folder)), where=str(folder)),
     "folder to be made": lambda folder: LocalStore(str(folder / "new")),
     "folder with a slash": lambda folder: LocalStore(f"{folder}/"),
     "crashing never": lambda _: CrashingStore(MemoryStore()),

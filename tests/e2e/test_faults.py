@@ -101,7 +101,7 @@ def test_a_broken_first_sector_does_not_end_the_run(tmp_path: Path) -> None:
     assert (tmp_path / "target").read_bytes()[512:] == disk.contents[512:]
 
 
-def test_a_source_that_shrinks_is_never_called_complete(tmp_path: Path) -> None:
+def test_a_source_that_shrinks_makes_no_image(tmp_path: Path) -> None:
     source = tmp_path / "source"
     disk = make_disk()
     fill_with_noise(disk, Extent(PLACE.start, PLACE.end), 11)
@@ -112,10 +112,10 @@ def test_a_source_that_shrinks_is_never_called_complete(tmp_path: Path) -> None:
             if type(event).__name__ == "JobStarted":
                 os.truncate(source, 4 * MIB)
 
-    result = backup_paths(make_repository(MemoryStore()), source, events=Shrinker())
-    assert not result.is_complete
-    lost = ExtentSet.of(*(Extent(s, e) for part in result.manifest.disks[0].partitions for s, e in part.unreadable))
-    assert lost.contains(Extent(3 * MIB, 4 * MIB))
+    repository = make_repository(MemoryStore())
+    with pytest.raises(DeviceError, match=f"had {36 * MIB} bytes when it was opened"):
+        backup_paths(repository, source, events=Shrinker())
+    assert repository.images().images == ()
 
 
 MEASURED = """

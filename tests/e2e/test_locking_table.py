@@ -1,5 +1,6 @@
 """Who may run beside whom (format page, section 14), with real processes: a test per cell, and what they did whole."""
 
+import json
 import os
 import shutil
 import signal
@@ -32,7 +33,7 @@ from stillframe.repo.repository import open_repository
 from stillframe.repo.session import begin_session
 from stillframe.store import LocalStore
 repository = open_repository(LocalStore(sys.argv[1]), where="here", secret=sys.argv[3])
-session = begin_session(repository, this_owner(), sys.argv[2])
+session = begin_session(repository, this_owner(), sys.argv[2], sys.argv[4:])
 print("ready", flush=True)
 sys.stdin.readline()
 session.end()
@@ -92,7 +93,8 @@ class Place:
     @contextmanager
     def holding(self, verb: str) -> Iterator[None]:
         """Another process of this machine is at work with this verb."""
-        command = [sys.executable, "-c", HOLD, str(self.repo), verb, PASSWORD]
+        disks = [str(self.folder / "two")] if verb == "backup" else []
+        command = [sys.executable, "-c", HOLD, str(self.repo), verb, PASSWORD, *disks]
         with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
@@ -110,6 +112,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     for number in range(3):
         place.do("backup", make_disk(place.folder / f"spare{number}", 2), "--name", f"spare{number}", "--no-verify")
     make_disk(place.folder / "two", 3)
+    make_disk(place.folder / "three", 4)
     return place
 
 
@@ -117,6 +120,7 @@ def words_of(place: Place, column: str, row: str) -> Sequence[object]:
     spare = ("backup", "expire", "repair").index(row)
     return {
         "backup": ("backup", place.folder / "two", "--no-verify"),
+        "backup of another disk": ("backup", place.folder / "three", "--no-verify"),
         "backup of another machine": ("backup", place.folder / "two", "--no-verify"),
         "verify": ("verify", "latest:one"),
         "restore": ("restore", "latest:one", place.folder / f"target-{row}", "--yes"),
@@ -129,12 +133,13 @@ def words_of(place: Place, column: str, row: str) -> Sequence[object]:
 
 
 COLUMNS: Final = (
-    "backup", "backup of another machine", "verify", "restore", "list", "forget", "expire", "repair", "key",
+    "backup", "backup of another disk", "backup of another machine", "verify", "restore", "list", "forget", "expire",
+    "repair", "key",
 )  # fmt: skip
 LOCKED: Final = {
     "backup": {"backup", "repair"},
     "expire": {"expire", "repair"},
-    "repair": {"backup", "backup of another machine", "forget", "expire", "repair"},
+    "repair": {"backup", "backup of another disk", "backup of another machine", "forget", "expire", "repair"},
 }
 """Section 14: for each row the columns that are refused. All others run."""
 
@@ -192,6 +197,66 @@ def test_two_disks_go_into_one_repository_at_once(fresh: Place) -> None:
     go_on(there)
     go_on(here)
     assert "elsewhere" in fresh.do("machines")
+    for number, disk in enumerate(disks):
+        restored_equals(fresh, f"disk{number}", disk)
+    fresh.do("check")
+
+
+DISKS_AT_ONCE: Final = 4
+
+
+def test_several_disks_of_one_machine_go_into_one_repository_at_once(fresh: Place) -> None:
+    """Four backups, a verification and an expiry, all of them at work at the same moment."""
+    disks = [make_disk(fresh.folder / f"disk{number}", number, 24 * MIB) for number in range(DISKS_AT_ONCE)]
+    fresh.do("backup", disks[0], "--name", "earlier", "--no-verify", "--compression", "none")
+    packs = sum(one.is_file() for one in (fresh.repo / "packs").rglob("*"))
+    runs = []
+    for number, disk in enumerate(disks):
+        with disk.open("r+b") as file:
+            file.seek(2 * MIB)
+            file.write(os.urandom(12 * MIB))
+        run = fresh.start("backup", disk, "--name", f"disk{number}", "--no-verify", "--compression", "none", "--json")
+        stop_at(run, fresh, "packs", packs + 1 + 3 * number)
+        runs.append(run)
+        packs = max(packs, sum(one.is_file() for one in (fresh.repo / "packs").rglob("*")) - 1 - 3 * number)
+    code, said = fresh.run("backup", disks[2], "--no-verify")
+    assert code == Locked.exit_code, said
+    verifying = fresh.start("verify", "latest:earlier", "--json")
+    assert verifying.stdout is not None
+    while '"job_started"' not in verifying.stdout.readline():
+        assert verifying.poll() is None
+    verifying.send_signal(signal.SIGSTOP)
+    expiring = fresh.start("expire", "--yes")
+    for run in (*runs, verifying):
+        run.send_signal(signal.SIGCONT)
+    results = [json.loads(go_on(run).splitlines()[-1]) for run in (*runs, verifying)]
+    assert results[-1]["ok"]
+    go_on(expiring)
+    assert results[0]["bytes_added"] < 16 * MIB  # what was indexed before is not stored again
+    shown = [json.loads(fresh.do("show", f"latest:disk{n}", "--json").splitlines()[-1]) for n in range(DISKS_AT_ONCE)]
+    assert sorted(one["sequence"] for one in shown) == [2, 3, 4, 5]
+    for number, disk in enumerate(disks):
+        restored_equals(fresh, f"disk{number}", disk)
+    fresh.do("check")
+    assert not list((fresh.repo / "sessions").rglob("*.*"))
+
+
+@pytest.mark.slow
+def test_a_killed_backup_is_gone_on_with_while_another_disk_is_saved(fresh: Place) -> None:
+    """What the killed run left is used again; the packs of the run that is alive stay as they are."""
+    disks = [make_disk(fresh.folder / f"disk{number}", number, 320 * MIB) for number in range(2)]
+    words = ("--no-verify", "--compression", "none", "--json")
+    killed = fresh.start("backup", disks[0], "--name", "disk0", *words)
+    stop_at(killed, fresh, "packs", 5)  # no more than three are open: two are whole
+    alive = fresh.start("backup", disks[1], "--name", "disk1", *words)
+    stop_at(alive, fresh, "packs", 10)
+    killed.kill()
+    killed.communicate()
+    before = {one: one.stat().st_mtime_ns for one in (fresh.repo / "packs").rglob("*") if one.is_file()}
+    again = json.loads(fresh.do("backup", disks[0], "--name", "disk0", *words).splitlines()[-1])
+    assert again["bytes_added"] < (320 - 2 * 60) * MIB
+    assert {one: one.stat().st_mtime_ns for one in before if one.exists()} == before
+    go_on(alive)
     for number, disk in enumerate(disks):
         restored_equals(fresh, f"disk{number}", disk)
     fresh.do("check")

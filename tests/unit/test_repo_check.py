@@ -1,6 +1,6 @@
 """A check names every kind of damage and the bytes of images that it costs; of a healthy repository it says nothing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,7 +12,7 @@ from stillframe.repo.forgetting import forget_images, to_forget, write_tombstone
 from stillframe.repo.format import FOOTER_SIZE, HEADER_SIZE, ObjectType, object_name
 from stillframe.repo.kept_tables import KeptPiece, KeptTable
 from stillframe.repo.proofs import write_screenshot
-from stillframe.repo.records import ProofRecord, build_record
+from stillframe.repo.records import Manifest, ProofRecord, build_record
 from stillframe.repo.repository import Repository, StoredImage
 from stillframe.repo.retirement import retire_machine
 from stillframe.repo.rows import Table, build_table
@@ -20,7 +20,16 @@ from stillframe.repo.sealing import make_id
 from stillframe.repo.session import begin_session
 from stillframe.store import MemoryStore, write_object
 from stillframe.testing.clocks import FakeClock
-from stillframe.testing.repositories import CHUNK_SIZE, Draft, make_owner, make_repository, reopen, store_image
+from stillframe.testing.repositories import (
+    CHUNK_SIZE,
+    BackupRun,
+    Draft,
+    Processes,
+    make_owner,
+    make_repository,
+    reopen,
+    store_image,
+)
 
 ANNA, BERT, CARL = make_owner("anna"), make_owner("bert"), make_owner("carl")
 SECRET = "several words"  # noqa: S105 - of a test
@@ -294,6 +303,61 @@ def test_a_number_given_twice_is_found(store: MemoryStore, repository: Repositor
     twin = replace(newest, image="cd" * 16)
     repository.box.write(ObjectType.IMAGE, bytes.fromhex(twin.image), build_record(twin))
     assert codes(check(store)) == {"sequence-twice"}
+
+
+def at_once(repository: Repository, names: Sequence[str]) -> list[Manifest]:
+    """Images of runs of one machine that all take their number before the first of them is written."""
+    runs = []
+    for number, name in enumerate(names):
+        owner = make_owner(process=f"at once {number}", processes=Processes())
+        runs.append(BackupRun(repository, owner, Draft(chunks=[number], name=name), disks=(f"/dev/{name}",)))
+    for run in runs:
+        run.write_chunks()
+    drafts = [run.make_manifest() for run in runs]
+    for run, draft in zip(runs, drafts, strict=True):
+        run.write_manifest(draft)
+        run.end()
+    return drafts
+
+
+def test_runs_beside_each_other_may_have_one_number_and_either_may_be_followed() -> None:
+    store = MemoryStore()
+    repository = make_repository(store, passphrase=SECRET)
+    store_image(repository, make_owner(), Draft(chunks=[9]))
+    twins = at_once(repository, ["sda", "sdb", "sdc"])
+    assert [twin.sequence for twin in twins] == [2, 2, 2]
+    assert sorted(len(twin.beside) for twin in twins) == [0, 1, 2]
+    after = store_image(repository, make_owner(), Draft(chunks=[10])).manifest
+    assert after.sequence == 3
+    assert check(store).ok
+    newest = max(twins, key=lambda twin: twin.place)
+    seen = {newest.machine.id: (newest.sequence, newest.image)}
+    assert check(store, last_seen=seen).ok
+    for gone in twins:  # forgotten and deleted, also the one that was followed
+        session = begin_session(repository, make_owner(process="f"), "forget")
+        write_tombstone(session, images=to_forget(repository, [gone.image]))
+        session.end()
+        store.delete(object_name(ObjectType.IMAGE, bytes.fromhex(gone.image)))
+        assert check(store).ok
+
+
+def test_a_twin_whose_run_was_not_beside_was_put_back() -> None:
+    store = MemoryStore()
+    repository = make_repository(store, passphrase=SECRET)
+    twins = at_once(repository, ["sda", "sdb"])
+    later = next(twin for twin in twins if twin.beside)
+    repository.box.delete(ObjectType.IMAGE, bytes.fromhex(later.image))
+    stranger = replace(later, beside=("ab" * 16,))
+    repository.box.write(ObjectType.IMAGE, bytes.fromhex(later.image), build_record(stranger))
+    assert codes(check(store)) == {"sequence-twice"}
+
+
+def test_a_twin_that_was_seen_and_is_gone_is_missed() -> None:
+    store = MemoryStore()
+    one, other = at_once(make_repository(store, passphrase=SECRET), ["sda", "sdb"])
+    store.delete(object_name(ObjectType.IMAGE, bytes.fromhex(one.image)))
+    assert check(store).ok
+    assert codes(check(store, last_seen={other.machine.id: (1, one.image)})) == {"older-state"}
 
 
 def test_a_single_copy_of_the_only_key_is_a_finding(store: MemoryStore) -> None:

@@ -174,7 +174,8 @@ def test_most_ranges() -> None:
 
 
 @pytest.mark.parametrize("field", [f for f in BASE if f not in {
-    "version", "features", "name", "comment", "baseline", "previous", "held", "imported", "notices"}])  # fmt: skip
+    "version", "features", "name", "comment", "baseline", "previous", "beside", "held", "imported",
+    "notices"}])  # fmt: skip
 def test_a_missing_field_is_damage(field: str) -> None:
     raw = json.dumps({key: value for key, value in BASE.items() if key != field}).encode()
     with pytest.raises(DamagedError, match=field):

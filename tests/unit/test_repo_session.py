@@ -98,6 +98,21 @@ def test_a_process_that_lives_is_asked_for_by_its_own_words() -> None:
     assert asked == [("boot-1", "77")]
 
 
+def test_backups_of_other_disks_of_one_machine_run_beside_each_other_and_one_names_the_other() -> None:
+    repository = sample_repository()
+    first = begin_session(repository, owner(process="1", alive=True), "backup", ["/dev/sda", "/dev/sdb"])
+    assert first.record.disks == ("/dev/sda", "/dev/sdb")
+    mine = owner(process="2", alive=True)
+    second = begin_session(repository, mine, "backup", ["/dev/sdc"])
+    assert (first.beside, second.beside) == ((), (first.id,))
+    third = begin_session(repository, owner(OTHER_MACHINE, process="3"), "backup", ["/dev/sdc"])
+    assert third.beside == ()
+    for disks in (["/dev/sdb"], ["/dev/sdd", "/dev/sdc"], []):
+        with pytest.raises(Locked, match="'backup' is at work"):
+            begin_session(repository, owner(process="4", alive=True), "backup", disks)
+    assert len(repository.sessions()) == 3
+
+
 def test_two_runs_of_one_process_are_two_runs() -> None:
     repository = sample_repository()
     begin_session(repository, owner(), "backup")

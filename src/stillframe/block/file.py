@@ -9,7 +9,8 @@ import errno
 import mmap
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final, Self
 
 import numpy as np
@@ -19,6 +20,7 @@ from stillframe.block.base import Buffer, ExtentKind, KnownExtent, ReadFault, ch
 from stillframe.block.opening import OpenFile, open_raw
 from stillframe.errors import DeviceError, StillframeError, TargetError
 from stillframe.extents import Extent
+from stillframe.hanging import Underway, is_any_left, reach, read_limit
 from stillframe.units import GIB, MIB, align_down, align_up
 
 BOUNCE_SIZE: Final = MIB
@@ -50,7 +52,8 @@ def open_file_reader(path: str, *, direct: bool | None = None) -> "FileReader":
         MachineRefusal: It may not be opened by this user.
         DeviceError: It cannot be opened.
     """
-    return FileReader(open_raw(path, write=False, direct=direct, exclusive=False))
+    opening = partial(open_raw, path, write=False, direct=direct, exclusive=False)
+    return FileReader(reach(opening, Underway("opening", path, limit_s=read_limit())))
 
 
 def open_file_writer(path: str, *, direct: bool | None = None, exclusive: bool = False) -> "FileWriter":
@@ -65,7 +68,8 @@ def open_file_writer(path: str, *, direct: bool | None = None, exclusive: bool =
     Raises:
         TargetError: It is in use, or write-protected.
     """
-    return FileWriter(open_raw(path, write=True, direct=direct, exclusive=exclusive))
+    opening = partial(open_raw, path, write=True, direct=direct, exclusive=exclusive)
+    return FileWriter(reach(opening, Underway("opening", path, limit_s=read_limit())))
 
 
 class FileReader:
@@ -74,6 +78,7 @@ class FileReader:
     def __init__(self, opened: OpenFile) -> None:
         self._opened = opened
         self._local = threading.local()
+        self._limit_s = read_limit()
         self._companions: list[int] = []
 
     @property
@@ -121,7 +126,8 @@ class FileReader:
             return
         position = within.start
         while position < within.end:
-            start, stop = syscalls.next_data(self.descriptor, position, within.end)
+            look = partial(syscalls.next_data, self.descriptor, position, within.end)
+            start, stop = reach(look, self._call("looking for holes", position))
             if position < start:
                 yield KnownExtent(Extent(position, start), ExtentKind.HOLE)
             if start < stop:
@@ -133,7 +139,13 @@ class FileReader:
         self._companions.append(descriptor)
 
     def close(self) -> None:
-        """Close it; twice is once."""
+        """Close it; twice is once.
+
+        While a call that was left behind may still use it, it stays open until the process ends: its number could be
+        given to another file.
+        """
+        if is_any_left():
+            return
         descriptors = [self._opened.descriptor, *self._companions]
         self._opened.descriptor = -1
         self._companions.clear()
@@ -166,13 +178,13 @@ class FileReader:
         while done < len(view):
             here = Extent(offset + done, offset + len(view)).clipped(asked) or asked
             try:
-                count = syscalls.read_some(self.descriptor, view[done:], offset + done)
+                read = partial(syscalls.read_some, self.descriptor, view[done:], offset + done)
+                count = self._reach(read, "reading", offset + done)
             except OSError as error:
                 raise self._read_failure(error, here) from error
             if count == 0:
-                raise ReadFault(
+                raise DeviceError(  # no fault of sectors, which would be zeros in an image: it is another disk now
                     f"{self.path} ended at byte {offset + done}, but had {self.size} bytes when it was opened",
-                    extent=here,
                     hint="It became smaller, or was unplugged. Look at the cable, then run `stillframe disks`.",
                 )
             done += count
@@ -188,6 +200,19 @@ class FileReader:
             f"{self.path}: reading at byte {extent.start} failed: {error.strerror}",
             hint="Look at the cable, and whether the device is still there: `stillframe disks`.",
         )
+
+    def _call(self, verb: str, place: int) -> Underway:
+        return Underway(verb, self.path, place, None if verb == "writing" else self._limit_s)
+
+    def _reach(self, work: Callable[[], int], verb: str, place: int) -> int:
+        """Make a call that may hang. Memory that one left behind may still be filling is never used again."""
+        try:
+            return reach(work, self._call(verb, place))
+        except OSError:
+            raise
+        except BaseException:
+            self._local = threading.local()
+            raise
 
     def _bounce(self) -> memoryview:
         """This thread's own aligned buffer."""
@@ -234,7 +259,7 @@ class FileWriter(FileReader):
     def flush(self) -> None:
         """Return when what was written would survive a power cut."""
         try:
-            os.fsync(self.descriptor)
+            reach(partial(os.fsync, self.descriptor), Underway("writing out", self.path))
         except OSError as error:
             raise self._write_failure(error, Extent(0, self.size)) from error
 
@@ -252,7 +277,7 @@ class FileWriter(FileReader):
         for start in range(extent.start, extent.end, ZERO_STEP):
             piece = Extent(start, min(start + ZERO_STEP, extent.end))
             try:
-                zero_range(self.descriptor, piece)
+                reach(partial(zero_range, self.descriptor, piece), Underway("clearing", self.path, piece.start))
             except OSError as error:
                 if error.errno in syscalls.NOT_SUPPORTED:
                     return False
@@ -295,7 +320,8 @@ class FileWriter(FileReader):
         done = 0
         while done < len(view):
             try:
-                count = syscalls.write_some(self.descriptor, view[done:], offset + done)
+                write = partial(syscalls.write_some, self.descriptor, view[done:], offset + done)
+                count = self._reach(write, "writing", offset + done)
             except OSError as error:
                 raise self._write_failure(error, Extent(offset + done, offset + len(view))) from error
             if count == 0:

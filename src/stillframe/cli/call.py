@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from stillframe.cli.screen import Screen
+from stillframe.hanging import heeding
 
 if TYPE_CHECKING:  # loaded by the verbs that need them: '--help' must be there at once
     from stillframe.jobs.context import JobContext
@@ -70,10 +71,12 @@ Verb = Callable[[Call], int]
 def running(screen: Screen) -> "Iterator[JobContext]":
     """What a job of this machine is given while it runs; what happens is drawn on the screen.
 
-    The first Ctrl-C asks the job to stop at the next chunk, the second ends the program at once. ``SIGTERM``, with
-    which a system shuts down, counts as Ctrl-C. Outside of this, Ctrl-C ends the program.
+    The first Ctrl-C asks the job to stop at the next chunk; what hangs is left behind. The second ends the program at
+    once, and should never be needed. ``SIGTERM``, with which a system shuts down, counts as Ctrl-C. Outside of this,
+    Ctrl-C ends the program.
     """
-    from stillframe.jobs.context import JobContext  # noqa: PLC0415 - see above
+    from stillframe.host.machine import state_dir  # noqa: PLC0415 - see above
+    from stillframe.jobs.context import JobContext  # noqa: PLC0415
     from stillframe.jobs.owner import this_owner  # noqa: PLC0415
     from stillframe.jobs.pipeline import CancelToken  # noqa: PLC0415
 
@@ -87,7 +90,8 @@ def running(screen: Screen) -> "Iterator[JobContext]":
 
     before = [(number, signal.signal(number, stop)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
-        yield JobContext(owner=this_owner(), events=screen, cancel=token)
+        with heeding(token.check):
+            yield JobContext(owner=this_owner(), events=screen, cancel=token, state_folder=state_dir())
     finally:
         for number, handler in before:
             signal.signal(number, handler)

@@ -12,6 +12,7 @@ from stillframe.cli.returning import QUESTION, UNLOCK_FOR, done_lines, plan_fiel
 from stillframe.cli.saving import SKIPPED, unlocking
 from stillframe.cli.words import plan_lines
 from stillframe.clock import SystemClock, rfc3339
+from stillframe.hanging import reads_limited
 from stillframe.host.machine import state_dir
 from stillframe.jobs.clone import CloneOptions, ClonePlan, CloneResult, apply_clone, plan_clone
 from stillframe.jobs.cloning.disk_image import disk_image
@@ -34,7 +35,10 @@ def clone(call: Call) -> int:
     require_target(options.target)
     passphrases = unlocking(call, UNLOCK_FOR)
     refuse_named_repository(call, "", os.path.abspath(options.target))
-    with open_source(options.source, allow_torn=options.allow_torn, may_snapshot=True) as source:
+    with (
+        reads_limited(options.read_timeout),
+        open_source(options.source, allow_torn=options.allow_torn, may_snapshot=True) as source,
+    ):
         if any(getattr(options, name) for name in _FITTING):
             return _clone_fitted(call, source, passphrases)
         return _clone_as_it_is(call, source, passphrases)

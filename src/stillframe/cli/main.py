@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import keyword
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ from stillframe.cli.arguments import HelpShown, build_parser
 from stillframe.cli.call import Call, Verb
 from stillframe.cli.screen import Screen, Streams
 from stillframe.errors import Cancelled, StillframeError, UsageError
+from stillframe.hanging import is_any_left
 
 _VERBS: Final = {
     "disks": "looking",
@@ -67,12 +69,24 @@ def run() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    # A verb that heeds it does so in its own way (``call.running``); else it ends the program as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = main(sys.argv[1:])
+    if code == Cancelled.exit_code or is_any_left():
+        _leave(code)
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
         sys.exit(code)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(_BROKEN_PIPE)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process though a thread may hang, for which the interpreter would wait. What matters is closed by now."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def main(arguments: Sequence[str], streams: Streams | None = None) -> int:

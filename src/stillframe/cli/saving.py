@@ -13,6 +13,7 @@ from stillframe.clock import SystemClock
 from stillframe.errors import Cancelled, DamagedError, MachineRefusal, UsageError
 from stillframe.events import EventSink, Notice
 from stillframe.fs.files import parse_pattern
+from stillframe.hanging import reads_limited
 from stillframe.host.power import change_power, require_power
 from stillframe.jobs.backup import BackupOptions, BackupPlan, BackupResult, apply_backup, plan_backup, require_room
 from stillframe.jobs.context import JobContext
@@ -38,7 +39,9 @@ def backup(call: Call) -> int:
     require_power(options.then)
     repository = call.open_repository()
     paths = find_system_disks() if options.system and not options.sources else options.sources
-    with open_sources(paths, allow_torn=options.allow_torn) as sources:
+    with (
+        reads_limited(options.read_timeout), open_sources(paths, allow_torn=options.allow_torn) as sources,
+    ):  # fmt: skip
         require_elsewhere(call.folder, sources)
         plan = _plan(repository, sources, call)
         if options.dry_run:

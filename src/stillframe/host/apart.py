@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final, NoReturn, TypeVar, cast
 
 from stillframe.errors import MachineRefusal, StillframeError
+from stillframe.hanging import STEP_S, check
 
 TIMEOUT_S: Final = 120.0
 _READ_SIZE: Final = 1 << 20
@@ -98,9 +99,13 @@ def _read_all(descriptor: int, deadline: float) -> bytes | None:
     """Everything until the other end is closed; ``None`` when that takes too long."""
     parts: list[bytes] = []
     while True:
-        ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
+        left = deadline - time.monotonic()
+        ready, _, _ = select.select([descriptor], [], [], max(0.0, min(left, STEP_S)))
+        if not ready and left <= 0:
             return None
+        if not ready:
+            check()  # the run may be stopped meanwhile: what is read may hang
+            continue
         part = os.read(descriptor, _READ_SIZE)
         if not part:
             return b"".join(parts)

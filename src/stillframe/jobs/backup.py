@@ -8,6 +8,7 @@ import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, Literal
 
 import stillframe
@@ -23,6 +24,7 @@ from stillframe.jobs.saving.baseline import WantedKind, choose_baseline, maps_be
 from stillframe.jobs.saving.chunking import kept_ranges
 from stillframe.jobs.saving.holding import held_still
 from stillframe.jobs.saving.hooks import Hooks, hooked
+from stillframe.jobs.saving.linking import linked, own_turn
 from stillframe.jobs.saving.live import StoredLive, store_live
 from stillframe.jobs.saving.manifests import describe_disk
 from stillframe.jobs.saving.preflight import RESERVE, Estimate, PricedFolder, estimate, price_temporary
@@ -37,9 +39,9 @@ from stillframe.repo.records import (
     StoredNotice,
     stored_notice,
 )
-from stillframe.repo.repository import Repository, StoredImage
+from stillframe.repo.repository import Repository
 from stillframe.repo.sealing import make_id
-from stillframe.repo.session import Owner, begin_session
+from stillframe.repo.session import Owner, Session, begin_session
 from stillframe.repo.walk import referenced_chunks
 from stillframe.repo.writing import ChunkNamer, ImageWriter
 from stillframe.units import format_size
@@ -176,9 +178,9 @@ def apply_backup(
     clock = repository.clock
     began, created = clock.monotonic(), rfc3339(clock.now())
     require_room(plan)
-    session = begin_session(repository, context.owner, "backup")
+    session = begin_session(repository, context.owner, "backup", [disk.facts.path for disk in plan.disks])
     with contextlib.ExitStack() as stack:
-        stack.callback(session.end)
+        stack.push(partial(_end, session))
         context.events.emit(JobStarted(verb="backup", what=_what(plan), bytes_total=plan.estimate.bytes_to_read))
         writer = ImageWriter(session, domain=bytes.fromhex(plan.domain), level=LEVELS[plan.options.compression])
         wanted = plan.options
@@ -197,11 +199,22 @@ def apply_backup(
         )
         manifest = _with_catalogue(repository, sources, writer, manifest, context)
         context.cancel.check()
-        writer.commit(manifest, lambda: _relied_on(repository, writer, manifest))
+        with own_turn(context.state_folder, repository.identity.id, context.cancel.check):
+            manifest = linked(repository, manifest, session.beside)
+            writer.commit(manifest, lambda: _relied_on(repository, writer, manifest))
         checked = _read_back(repository, writer, manifest, plan, context)
     context.events.emit(JobFinished(verb="backup", seconds=clock.monotonic() - began))
     complete = not manifest.is_torn and not any(found.unreadable.size for found in done.ranges)
     return BackupResult(manifest=manifest, seconds=clock.monotonic() - began, read_back=checked, is_complete=complete)
+
+
+def _end(session: Session, _kind: object, error: BaseException | None, _trace: object) -> None:
+    """End the session. What goes wrong with that says less than what went wrong before; the next run ends it then."""
+    try:
+        session.end()
+    except StillframeError:
+        if error is None:
+            raise
 
 
 def _all_notices(sources: Sequence[OpenSource], disks: Sequence[CapturedDisk]) -> Iterator[Notice]:
@@ -292,11 +305,10 @@ def _make_manifest(
     for number, (disk, is_torn) in enumerate(zip(done.disks, done.torn, strict=True), 1):
         ranges = [next(queue) for _ in range(1 + len(disk.volumes))]
         disks.append(describe_disk(number, disk, ranges, torn=is_torn))
-    sequence, previous = _next_link(repository, plan.machine.id)
     return Manifest(
         image=make_id().hex(), program=stillframe.__version__, created=created,
         finished=rfc3339(repository.clock.now()), machine=plan.machine, name=plan.options.name,
-        comment=plan.options.comment, kind=plan.kind, baseline=plan.baseline, sequence=sequence, previous=previous,
+        comment=plan.options.comment, kind=plan.kind, baseline=plan.baseline, sequence=1,  # until it is linked
         domain=plan.domain, chunk_size=repository.identity.chunk_size, session=session,
         bytes_total=sum(disk.size for disk in disks), bytes_used=sum(disk.bytes_used for disk in done.disks),
         bytes_read=done.bytes_read, bytes_added=bytes_added, held=done.held, imported=plan.imported,
@@ -315,15 +327,6 @@ def _with_catalogue(
     with contextlib.suppress(StillframeError):  # it only saves counting
         earlier = repository.image(bytes.fromhex(manifest.baseline)).manifest if manifest.baseline else None
     return make_catalogue(repository.reader(writer.index), manifest, earlier)
-
-
-def _next_link(repository: Repository, machine_id: str) -> tuple[int, str]:
-    """Sequence number of a machine's next image, and the digest of its newest one."""
-    mine = [image for image in repository.images().images if image.manifest.machine.id == machine_id]
-    gone = [image.sequence for image in repository.forgotten().images if image.machine == machine_id]
-    newest: StoredImage | None = max(mine, key=lambda image: image.manifest.sequence, default=None)
-    last = max([newest.manifest.sequence if newest else 0, *gone])
-    return last + 1, newest.digest.hex() if newest else ""
 
 
 def _notices(plan: BackupPlan, done: _Done) -> tuple[StoredNotice, ...]:

@@ -23,9 +23,11 @@ class JobContext:
         events: Gets what happens, from any thread.
         cancel: Asked between chunks.
         keys: Of encrypted volumes on what is written; in memory only, and no words show them.
+        state_folder: Where this machine keeps what lasts, and its runs take turns; empty for nowhere.
     """
 
     owner: Owner
     events: EventSink
     cancel: CancelToken
     keys: "tuple[VolumeKey, ...]" = ()
+    state_folder: str = ""

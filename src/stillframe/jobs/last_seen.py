@@ -43,7 +43,10 @@ class LastSeen:
         return self._read().machines
 
     def note(self, manifests: Iterable[Manifest]) -> None:
-        """Remember the newest image of every machine; never goes back."""
+        """Remember the newest image of every machine; never goes back.
+
+        Two processes that do so at once may leave an older one: that is only noticed less.
+        """
         state = self._read()
         seen = dict(state.machines)
         for manifest in manifests:

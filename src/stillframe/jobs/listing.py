@@ -165,7 +165,7 @@ def _latest(repository: Repository, name: str | None, machine_id: str) -> Manife
     machines = {manifest.machine.id for manifest in found}
     candidates = mine or (found if name is not None and len(machines) == 1 else [])
     if candidates:
-        return max(candidates, key=lambda manifest: manifest.sequence)
+        return max(candidates, key=lambda manifest: manifest.place)
     if not found:
         raise RepositoryNotFound(
             f"there is no image{called} in this repository", hint="'stillframe images --all' lists what is there."

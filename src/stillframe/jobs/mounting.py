@@ -17,6 +17,7 @@ from stillframe.block.copy_on_write import CopyOnWrite, open_scratch
 from stillframe.errors import MachineRefusal, StillframeError, UsageError
 from stillframe.events import EventSink, Notice
 from stillframe.fs.registry import identify
+from stillframe.hanging import serving_since
 from stillframe.host.attaching import (
     REPLAYED_BY_KERNEL,
     Attached,
@@ -36,6 +37,8 @@ from stillframe.repo.repository import Repository
 from stillframe.serve.folder import DiskFile, Reported, ServedFolder, ShownFolder, serve_folder, serve_hidden
 
 NOT_MOUNTED: Final = "files-not-mounted"
+_HANGS_S: Final = 0.4
+"""A read of the repository that takes longer when the run is to stop is one that hangs."""
 _STEP_S: Final = 0.2
 _NAME: Final = re.compile(r"[^\w.+-]+")
 _LABEL_MAX: Final = 32
@@ -281,12 +284,14 @@ def _doubts(part: ExposedPartition, *, is_stale: bool) -> Iterator[Notice]:
 
 
 def _await_end(folder: ServedFolder, context: JobContext) -> None:
-    """Wait until somebody unmounts it, or the run is asked to stop and nobody has anything in it open."""
+    """Wait until somebody unmounts it, or the run is to stop and nobody has anything in it open, or can close it."""
     told = ""
     while not folder.wait(_STEP_S):
         if not context.cancel.is_set:
             continue
         why = folder.unmount()
+        if why and serving_since() > _HANGS_S:  # nobody can close what waits for a storage that hangs
+            return
         if why and why != told:
             told = why
             context.events.emit(

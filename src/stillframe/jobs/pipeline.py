@@ -7,14 +7,22 @@ import contextlib
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Generic, Protocol, Self, TypeVar
 
-from stillframe.errors import Cancelled, StillframeError
+from stillframe.errors import Cancelled, DeviceError, StillframeError
+from stillframe.hanging import STEP_S, Slot, leave_behind, noting
 
 Item = TypeVar("Item")
 Item_contra = TypeVar("Item_contra", contravariant=True)
+
+
+GRACE_S: Final = 0.4
+"""How long threads may go on with the piece that is at work once the run is to stop; then they are left behind."""
+FAILED_GRACE_S: Final = 10.0
+"""The same when one of them has failed: what they are writing is worth something, but the storage may hang."""
 
 
 class CancelToken:
@@ -65,7 +73,11 @@ def worker_count() -> int:
 
 
 class Workers(Generic[Item]):
-    """Threads that each own a ``Worker``. Use as a context; items are put from inside it."""
+    """Threads that each own a ``Worker``. Use as a context; items are put from inside it.
+
+    Nobody waits for ever for a thread that hangs: it is left behind (``stillframe.hanging``) when the run is to stop,
+    and when it makes a call that has taken longer than that may.
+    """
 
     def __init__(self, make: Callable[[], Worker[Item]], *, count: int | None = None, cancel: CancelToken) -> None:
         self._make: Final = make
@@ -74,7 +86,9 @@ class Workers(Generic[Item]):
         self._queue: queue.Queue[Item | None] = queue.Queue(maxsize=count * 2)
         self._failed = threading.Event()
         self._errors: list[BaseException] = []
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(count)]
+        self._slots = [Slot() for _ in range(count)]
+        self._threads = [threading.Thread(target=self._run, args=(slot,), daemon=True) for slot in self._slots]
+        self._looked = time.monotonic()
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -86,10 +100,10 @@ class Workers(Generic[Item]):
             self._failed.set()
         for _thread in self._threads:
             self._offer(None)
-        for thread in self._threads:
-            thread.join()
-        if error is None or (isinstance(error, _Stopped) and self._errors):
+        self._join()
+        if error is None or isinstance(error, _Stopped):
             self._raise()
+            self._cancel.check()
 
     def put(self, item: Item) -> None:
         """Hand one item over; waits while the queue is full.
@@ -99,16 +113,51 @@ class Workers(Generic[Item]):
         """
         self._cancel.check()
         if not self._offer(item):
+            self._cancel.check()
             raise _Stopped
 
     def _offer(self, item: Item | None) -> bool:
-        while not self._failed.is_set():
+        while not self._failed.is_set() and not self._cancel.is_set:
+            self._look_for_hanging()
             with contextlib.suppress(queue.Full):
-                self._queue.put(item, timeout=0.5)
+                self._queue.put(item, timeout=STEP_S)
                 return True
         return False
 
-    def _run(self) -> None:
+    def _look_for_hanging(self) -> None:
+        """Fail when a thread makes a call that takes too long."""
+        now = time.monotonic()
+        if now - self._looked < STEP_S:
+            return
+        self._looked = now
+        calls = [call for slot in self._slots if (call := slot.call) is not None and call.is_overdue]
+        if calls and not self._failed.is_set():
+            self._errors.append(calls[0].failure())
+            self._failed.set()
+
+    def _join(self) -> None:
+        """Wait for the threads, as long as that makes sense."""
+        ending: float | None = None
+        for thread in self._threads:
+            while thread.is_alive():
+                thread.join(STEP_S)
+                self._look_for_hanging()
+                now = time.monotonic()
+                if ending is None and (self._cancel.is_set or self._failed.is_set()):
+                    ending = now
+                if ending is not None and now - ending > self._grace():
+                    leave_behind(thread)
+                    break
+
+    def _grace(self) -> float:
+        hangs = any(isinstance(error, DeviceError) for error in self._errors)
+        return GRACE_S if hangs or self._cancel.is_set else FAILED_GRACE_S
+
+    def _run(self, slot: Slot) -> None:
+        with noting(slot):
+            self._work_off()
+
+    def _work_off(self) -> None:
         worker: Worker[Item] | None = None
         try:
             worker = self._make()
@@ -127,8 +176,9 @@ class Workers(Generic[Item]):
 
     def _take(self) -> Item | None:
         while not self._failed.is_set():
+            self._cancel.check()
             with contextlib.suppress(queue.Empty):
-                return self._queue.get(timeout=0.5)
+                return self._queue.get(timeout=2 * STEP_S)
         return None
 
     def _raise(self) -> None:

@@ -8,9 +8,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 from stillframe.errors import StorageError, UsageError, WrongKey
+from stillframe.hanging import Underway, reach
 from stillframe.host.machine import cache_dir, state_dir
 from stillframe.host.places import is_inside, is_near
 from stillframe.jobs.last_seen import LastSeen
@@ -20,7 +22,7 @@ from stillframe.repo.keys import DEFAULT_COST, Cost
 from stillframe.repo.recovery_key import format_recovery_key, make_recovery_secret
 from stillframe.repo.repository import Repository, create_repository, open_repository
 from stillframe.repo.welcome import write_welcome
-from stillframe.store import LocalStore
+from stillframe.store import LocalStore, ReachableStore
 
 SECRET_FILE_MAX: Final = 65_536
 _TRIES: Final = 3
@@ -120,16 +122,21 @@ def open_at(folder: str, secrets: SecretSources) -> Repository:
     Raises:
         RepositoryNotFound, WrongKey, DamagedError, UnsupportedFormat, UsageError: As ``open_repository``.
     """
-    store = LocalStore(folder, is_near=is_near(folder))
+    store = ReachableStore(LocalStore(folder, is_near=is_near(folder)), where=folder)
     identity = read_identity(store, where=folder).identity
     LastSeen(state_dir(), identity.id).check_identity(identity, where=folder)
     given = secrets.given()
+
+    def opened(secret: str | None) -> Repository:  # made slow on purpose, and the storage may hang: out of Ctrl-C's way
+        opening = partial(open_repository, store, where=folder, secret=secret, cache_folder=cache_dir())
+        return reach(opening, Underway("opening the repository", folder))
+
     if given is not None or identity.encryption == "none" or secrets.ask is None:
-        return open_repository(store, where=folder, secret=given, cache_folder=cache_dir())
+        return opened(given)
     question = f"Passphrase (or recovery key) of the repository {folder}: "
     for tries_left in reversed(range(_TRIES)):
         try:
-            return open_repository(store, where=folder, secret=secrets.ask(question), cache_folder=cache_dir())
+            return opened(secrets.ask(question))
         except WrongKey as error:
             if not tries_left:
                 raise
@@ -323,7 +330,7 @@ def _contents(folder: str) -> list[str]:
 
 
 def _create(request: NewRepository, passphrase: str | None, key: str | None) -> Repository:
-    store = LocalStore(request.folder)
+    store = ReachableStore(LocalStore(request.folder), where=request.folder)
     repository = create_repository(store, passphrase=passphrase, recovery_key=key, cost=request.cost)
     if request.parity:
         repository.parity.decide(parity=True, machine=this_owner().machine, clock=repository.clock)

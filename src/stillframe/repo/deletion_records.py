@@ -9,12 +9,15 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from stillframe.repo.records import Hex16, MachineName, OptionalHex16, Size, Time, Word
+from stillframe.repo.records import Hex16, MachineName, OptionalHex16, Size, Text, Time, Word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRecord:
-    """A machine is at work in the repository."""
+    """A machine is at work in the repository.
+
+    ``disks`` are the paths of what a backup saves; without any it may be every disk of the machine.
+    """
 
     session: Hex16
     verb: Word
@@ -23,6 +26,7 @@ class SessionRecord:
     process: Word
     started: Time
     expires: Time
+    disks: Annotated[tuple[Text, ...], Meta(max_length=256)] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,9 @@
 """Whether the manifests of each machine are the ones that were written: none missing, none put back.
 
+Two runs of a machine that were at work beside each other may have given one number to two images: then one of them
+names the session of the other, which began while it was open. Of two images of one number of which none does, one was
+put back.
+
 Answers: "is this an older state of the repository?" Pure. Normative: ``docs/format/v1-draft.md``, section 10. A machine
 that never saw the newer state cannot tell: only what was last seen, kept elsewhere, can.
 """
@@ -11,6 +15,7 @@ from typing import Final
 
 from stillframe.events import Finding
 from stillframe.repo.deletion_records import ForgottenImage
+from stillframe.repo.records import Manifest
 from stillframe.repo.repository import StoredImage
 
 UNKNOWN_MACHINE: Final = "0" * 32
@@ -63,12 +68,13 @@ def judge_lineage(
         )
     machines = _by_machine(images)
     for mine in machines.values():
-        yield from _judge_chain(mine)
+        yield from _judge_chain(mine, forgotten)
     gone = {image.image for image in forgotten}
     for machine_id, (sequence, image_id) in last_seen.items():
         mine = machines.get(machine_id, [])
         newest = max((image.manifest.sequence for image in mine), default=0)
-        if newest < sequence and image_id not in gone:
+        is_there = image_id in gone or any(image.manifest.image == image_id for image in mine)
+        if newest <= sequence and not is_there:  # another one of its number may be there
             yield Finding(
                 code="older-state",
                 message=f"image {image_id[:8]}, number {sequence} of its machine, was here and is gone; "
@@ -78,11 +84,17 @@ def judge_lineage(
             )
 
 
-def _judge_chain(mine: list[StoredImage]) -> Iterator[Finding]:
-    """Neighbours in one machine's sequence."""
-    for before, after in pairwise(sorted(mine, key=lambda image: (image.manifest.sequence, image.manifest.created))):
+def _judge_chain(mine: list[StoredImage], forgotten: list[ForgottenImage]) -> Iterator[Finding]:
+    """Neighbours in one machine's sequence, and images that share a number."""
+    ordered = sorted(mine, key=lambda image: image.manifest.place)
+    digests, there = dict[int, set[str]](), {image.manifest.image for image in mine}
+    for image in mine:
+        digests.setdefault(image.manifest.sequence, set()).add(image.digest.hex())
+    machine = mine[0].manifest.machine.id
+    deleted = {one.sequence for one in forgotten if one.machine == machine and one.image not in there}
+    for before, after in pairwise(ordered):
         old, new = before.manifest, after.manifest
-        if old.sequence == new.sequence:
+        if old.sequence == new.sequence and not _were_beside(old, new):
             yield Finding(
                 code="sequence-twice",
                 message=f"images {old.image[:8]} and {new.image[:8]} of {new.machine.name} are both number "
@@ -90,7 +102,12 @@ def _judge_chain(mine: list[StoredImage]) -> Iterator[Finding]:
                 hint="Restore from either; forget the one you do not need.",
                 thing=new.image,
             )
-        elif old.sequence + 1 == new.sequence and new.previous and new.previous != before.digest.hex():
+    for image in ordered:
+        new, wanted = image.manifest, image.manifest.sequence - 1
+        known = digests.get(wanted, set())
+        # One of that number may have been forgotten and be deleted by now: then it may be the one that was followed.
+        if new.previous and known and new.previous not in known and wanted not in deleted:
+            old = next(one.manifest for one in reversed(ordered) if one.manifest.sequence == wanted)
             yield Finding(
                 code="chain-broken",
                 message=f"image {new.image[:8]} of {new.machine.name} followed another image than {old.image[:8]}: "
@@ -98,6 +115,10 @@ def _judge_chain(mine: list[StoredImage]) -> Iterator[Finding]:
                 hint="An older or foreign manifest was put back. Verify both images before you rely on them.",
                 thing=old.image,
             )
+
+
+def _were_beside(one: Manifest, other: Manifest) -> bool:
+    return one.session in other.beside or other.session in one.beside
 
 
 def _by_machine(images: Iterable[StoredImage]) -> dict[str, list[StoredImage]]:

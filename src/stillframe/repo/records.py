@@ -23,6 +23,8 @@ OptionalHex16 = Annotated[str, Meta(pattern=r"^([0-9a-f]{32})?\Z")]
 OptionalHex32 = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")]
 Size = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Small = Annotated[int, Meta(ge=0, le=1 << 32)]
+BESIDE_MAX: Final = 256
+"""Runs of the machine that are named as at work beside one."""
 Word = Annotated[str, Meta(max_length=200)]
 PATH_MAX: Final = 4000
 Text = Annotated[str, Meta(max_length=PATH_MAX)]
@@ -244,6 +246,7 @@ class Manifest:
     baseline: OptionalHex16 = ""
     sequence: Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
     previous: OptionalHex32 = ""
+    beside: Annotated[tuple[Hex16, ...], Meta(max_length=BESIDE_MAX)] = ()
     domain: Hex16
     chunk_size: Annotated[int, Meta(ge=CHUNK_SIZE_MIN, le=CHUNK_SIZE_MAX)]
     session: Hex16
@@ -259,6 +262,11 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.chunk_size & (self.chunk_size - 1):
             raise ValueError(f"a chunk size of {self.chunk_size} bytes is no power of two")
+
+    @property
+    def place(self) -> tuple[int, str, str]:
+        """Where it stands among the images of its machine: two of one number were made at the same time."""
+        return self.sequence, self.created, self.image
 
     @property
     def is_partial(self) -> bool:

@@ -4,7 +4,7 @@ Answers: "may this run start beside the others?" Normative: ``docs/format/v1-dra
 written before anything is read that the run will rely on; correctness rests on that order, not on exclusion.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -14,7 +14,7 @@ from stillframe.errors import DamagedError, Locked, Retired, StorageError
 from stillframe.repo.deletion_records import SessionRecord
 from stillframe.repo.ending import Ending, end_sessions, ending_of, read_ends, write_end
 from stillframe.repo.format import ObjectType
-from stillframe.repo.records import MachineName, build_record, parse_time
+from stillframe.repo.records import BESIDE_MAX, MachineName, build_record, parse_time
 from stillframe.repo.repository import Repository
 from stillframe.repo.retirement import open_records, retirements
 from stillframe.repo.sealing import make_id
@@ -36,7 +36,7 @@ _CONFLICTS: Final = {
     "retire": set[str](),
     "undelete": {"repair"},
 }
-"""Which verbs of other machines a verb does not run beside (section 14). Of the same machine, also its own kind."""
+"""Which verbs a verb does not run beside (section 14). Also no two backups of the same disk of one machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,8 @@ class Session:
         self.repository = repository
         self.record = record
         self._began_boottime = began_boottime
+        self.beside: tuple[str, ...] = ()
+        """Other backups of this machine that were open when it began. Of two such runs at least one names the other."""
         self._committed: list[str] = []
         self._is_over = False
 
@@ -147,8 +149,14 @@ class Session:
         )
 
 
-def begin_session(repository: Repository, owner: Owner, verb: str) -> Session:
+def begin_session(repository: Repository, owner: Owner, verb: str, disks: Sequence[str] = ()) -> Session:
     """Announce a run, and stop if another one is in its way.
+
+    Args:
+        repository: Where.
+        owner: Who runs.
+        verb: What it does.
+        disks: Paths of the disks that a backup saves; without any it may be all of them.
 
     Raises:
         Locked: Another run is at work; the message says which, where and since when.
@@ -158,7 +166,7 @@ def begin_session(repository: Repository, owner: Owner, verb: str) -> Session:
     began, now = clock.boottime(), clock.now()
     record = SessionRecord(
         session=make_id().hex(), verb=verb, machine=owner.machine, boot_id=owner.boot_id, process=owner.process,
-        started=rfc3339(now), expires=rfc3339(now + LIFETIME),
+        started=rfc3339(now), expires=rfc3339(now + LIFETIME), disks=tuple(disks),
     )  # fmt: skip
     repository.box.write(ObjectType.SESSION, bytes.fromhex(record.session), build_record(record))
     session = Session(repository, record, began)
@@ -179,6 +187,8 @@ def begin_session(repository: Repository, owner: Owner, verb: str) -> Session:
             hint=f"Wait until it has ended. A run that died counts until {other.expires}; if {other.machine.name} "
             "never comes back: 'stillframe retire'.",
         )
+    mine = [other.session for other in there if _is_other_backup(record, other)]
+    session.beside = tuple(mine[:BESIDE_MAX])
     return session
 
 
@@ -216,4 +226,11 @@ def _conflicts(mine: SessionRecord, other: SessionRecord) -> bool:
         return False
     if other.verb in _CONFLICTS.get(mine.verb, set()) or mine.verb in _CONFLICTS.get(other.verb, set()):
         return True
-    return mine.verb == other.verb == "backup" and mine.machine.id == other.machine.id
+    share = not (mine.disks and other.disks) or not set(mine.disks).isdisjoint(other.disks)
+    return _is_other_backup(mine, other) and share
+
+
+def _is_other_backup(mine: SessionRecord, other: SessionRecord) -> bool:
+    """Whether both are backups of the same machine."""
+    same_machine = mine.machine.id == other.machine.id
+    return mine.verb == other.verb == "backup" and same_machine and mine.session != other.session

@@ -11,6 +11,7 @@ from stillframe.store.base import (
 )
 from stillframe.store.local import LocalStore
 from stillframe.store.memory import MemoryStore
+from stillframe.store.reachable import ReachableStore
 
 __all__ = [
     "DeletionRefused",
@@ -19,6 +20,7 @@ __all__ = [
     "ObjectExists",
     "ObjectMissing",
     "ObjectWriter",
+    "ReachableStore",
     "Store",
     "StoredObject",
     "write_object",

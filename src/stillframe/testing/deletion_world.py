@@ -38,8 +38,6 @@ from stillframe.testing.repositories import (
 DAY: Final = timedelta(days=1)
 EXPECTED: Final = (Locked, StorageError, DamagedError, RepositoryNotFound, Retired, UsageError)
 """How a job may end that somebody else came in the way of."""
-TWO_AT_ONCE: Final = frozenset({"sequence-twice", "chain-broken"})
-"""What a check says of two backups of one machine at once, which only happens where locks are off."""
 MACHINES: Final = ("anna", "bert", "carl")
 Work = Callable[[Repository, Owner], object]
 
@@ -214,7 +212,7 @@ class World:
         assert plan.is_empty, [plan, *self.log]
         assert not plan.waiting, [plan, *self.log]
         report = check_repository(repository, events=NoEvents())
-        assert not [found for found in report.findings if found.code not in TWO_AT_ONCE], [report.findings, *self.log]
+        assert not report.findings, [report.findings, *self.log]
 
 
 ADMIN: Final = make_owner("dora", process="0")

@@ -111,9 +111,9 @@ def store_image(repository: Repository, owner: Owner, draft: Draft) -> StoredIma
 class BackupRun:
     """A backup that a test takes step by step."""
 
-    def __init__(self, repository: Repository, owner: Owner, draft: Draft) -> None:
+    def __init__(self, repository: Repository, owner: Owner, draft: Draft, *, disks: Sequence[str] = ()) -> None:
         self.repository = repository
-        self.session: Final[Session] = begin_session(repository, owner, "backup")
+        self.session: Final[Session] = begin_session(repository, owner, "backup", disks)
         self.writer: Final = ImageWriter(self.session, domain=bytes(16), level=1 if draft.compress else None)
         self._owner = owner
         self._draft = draft
@@ -146,9 +146,9 @@ class BackupRun:
         """Write the manifest, and read it back."""
         return self.repository.image(bytes.fromhex(self.write_manifest().image))
 
-    def write_manifest(self) -> Manifest:
-        """Write the manifest, as the last thing that a backup does."""
-        manifest = self._manifest()
+    def write_manifest(self, manifest: Manifest | None = None) -> Manifest:
+        """Write the manifest, as the last thing that a backup does; one made earlier has the number of then."""
+        manifest = manifest or self.make_manifest()
         self.writer.commit(manifest, lambda: self._relied_on(manifest))
         return manifest
 
@@ -178,8 +178,9 @@ class BackupRun:
         images = self.repository.images().images
         return [image for image in images if image.manifest.machine.id == self._owner.machine.id]
 
-    def _manifest(self) -> Manifest:
-        last = max(self._mine(), key=lambda image: image.manifest.sequence, default=None)
+    def make_manifest(self) -> Manifest:
+        """The manifest, with the number that is next now."""
+        last = max(self._mine(), key=lambda image: image.manifest.place, default=None)
         forgotten = [
             image.sequence for image in self.repository.forgotten().images if image.machine == self._owner.machine.id
         ]
@@ -196,8 +197,8 @@ class BackupRun:
             image=make_id().hex(), program="0", created=self._started, finished=self._started,
             machine=self._owner.machine, name=self._draft.name, kind="full",
             sequence=max([last.manifest.sequence if last else 0, *forgotten]) + 1,
-            previous=last.digest.hex() if last else "", domain="00" * 16, chunk_size=CHUNK_SIZE,
-            session=self.session.id, bytes_total=size, bytes_used=size, bytes_read=size,
+            previous=last.digest.hex() if last else "", beside=self.session.beside, domain="00" * 16,
+            chunk_size=CHUNK_SIZE, session=self.session.id, bytes_total=size, bytes_used=size, bytes_read=size,
             bytes_added=self.writer.bytes_added, disks=(disk,),
         )  # fmt: skip
 

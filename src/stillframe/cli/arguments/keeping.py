@@ -21,11 +21,13 @@ from stillframe.cli.arguments.words import (
     disk_target,
     number,
     partition_choice,
+    seconds,
     size,
     start,
     verb,
     wish,
 )
+from stillframe.hanging import READ_LIMIT_S
 
 
 def _add_looking(verbs: Verbs) -> None:
@@ -68,6 +70,7 @@ def _add_backup(verbs: Verbs) -> None:
         "--exclude", metavar="PATTERN", action="append", default=[],
         help="leave out the contents of files, such as '/Users/*/Downloads/' or '*.iso'; may be repeated",
     )  # fmt: skip
+    _add_read_timeout(backup)
     _add_unlock(
         backup, "ask for the passphrase of encrypted (LUKS) partitions: only what is in use is kept, still encrypted"
     )
@@ -77,6 +80,13 @@ def _add_backup(verbs: Verbs) -> None:
     option(
         "--then", choices=("nothing", "shutdown", "restart", "sleep"), default="nothing",
         help="what to do when the image is made (default: nothing)",
+    )  # fmt: skip
+
+
+def _add_read_timeout(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--read-timeout", metavar="S", type=seconds, default=READ_LIMIT_S,
+        help=f"give up when a read of the source takes so many seconds (default: {READ_LIMIT_S:g})",
     )  # fmt: skip
 
 
@@ -144,6 +154,7 @@ def _add_clone(verbs: Verbs) -> None:
     clone.add_argument("source", metavar="SOURCE", help="a disk or a disk file")
     clone.add_argument("target", metavar="TARGET", help="a disk or a disk file (made if missing)")
     add_selection(clone)
+    _add_read_timeout(clone)
     clone.add_argument(
         "--keep-table", metavar="FILE", default="",
         help="keep what TARGET's partition table was in FILE (default: a file in the state of this machine)",

@@ -120,6 +120,13 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def seconds(text: str) -> float:
+    """A time limit of an option: at least a second."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return float(text)
+
+
 def number(text: str) -> int:
     """A number of an option."""
     if not (text.isascii() and text.isdecimal() and len(text) <= 9):

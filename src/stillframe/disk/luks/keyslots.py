@@ -9,6 +9,7 @@ LUKS2 On-Disk Format Specification 1.1.1, sections 3.2 and 3.4.
 
 import hashlib
 import hmac
+from functools import partial
 
 from argon2.exceptions import HashingError
 from argon2.low_level import Type, hash_secret_raw
@@ -17,6 +18,7 @@ from stillframe.block import BlockReader
 from stillframe.disk.luks.ciphers import SectorCipher
 from stillframe.disk.luks.records import SECTOR, Argon2, KeySlot, LuksHeader, Pbkdf2
 from stillframe.errors import MachineRefusal
+from stillframe.hanging import Underway, reach
 
 
 def find_key(volume: BlockReader, header: LuksHeader, passphrase: bytes) -> bytes | None:
@@ -67,7 +69,8 @@ def _stretch(derivation: Pbkdf2 | Argon2, secret: bytes, size: int) -> bytes:
     kind = Type.I if derivation.kind == "argon2i" else Type.ID
     cost = (derivation.passes, derivation.memory_kib, derivation.lanes)
     try:
-        return hash_secret_raw(secret, derivation.salt, *cost, size, kind, 0x13)
+        hashing = partial(hash_secret_raw, secret, derivation.salt, *cost, size, kind, 0x13)
+        return reach(hashing, Underway("opening a key slot", "LUKS"))  # made slow on purpose: out of Ctrl-C's way
     except HashingError as error:
         raise MachineRefusal(
             f"a key slot of LUKS asks for {derivation.memory_kib} KiB of memory: {error}",

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from stillframe.errors import MachineRefusal, StillframeError
+from stillframe.hanging import leave_behind, patience
 from stillframe.host.attaching import is_mount_point
 from stillframe.host.linux import is_root
 from stillframe.host.run import find_program, run
@@ -60,8 +61,10 @@ class ServedFolder:
             ended = run(["fusermount3", "-u", *(["-z"] if lazily else []), "--", self.place])
         if ended.exit_code:
             return ended.errors.decode(errors="replace").strip().splitlines()[-1] if ended.errors else "it is busy"
-        self._ended.wait(_END_S)
-        self._thread.join(_END_S)
+        self._ended.wait(patience(_END_S))
+        self._thread.join(patience(_END_S))
+        if self._thread.is_alive():  # what it reads for somebody hangs
+            leave_behind(self._thread)
         return ""
 
 
