@@ -154,12 +154,13 @@ def make_resident(folder: str) -> None:
 
     Virtual machines hand free memory back to their host, and getting it again can cost more than the run itself.
     """
-    hole, size = os.path.join(folder, "hole"), 1 << 40
+    page = os.sysconf("SC_PAGE_SIZE")
+    hole, size = os.path.join(folder, "hole"), os.sysconf("SC_PHYS_PAGES") * page
     with open(hole, "wb") as file:
         file.truncate(size)
     with open(hole, "rb", buffering=0) as file:
         for offset in range(0, size, _STEP):
-            if os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < _FREE_LEFT:
+            if os.sysconf("SC_AVPHYS_PAGES") * page < _FREE_LEFT:
                 return
             os.pread(file.fileno(), _STEP, offset)
 

@@ -15,6 +15,7 @@ from stillframe.events import Finding, PhaseStarted
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.examining import Examination, healed_packs, keep_proof
 from stillframe.repo.blockmap import iter_spans
+from stillframe.repo.id_sets import IdSet
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.packs import Fetch, plan_fetches
 from stillframe.repo.proofs import judge
@@ -24,7 +25,7 @@ from stillframe.repo.repository import Repository
 from stillframe.repo.rows import Ids, ids_array
 from stillframe.repo.sealing import make_id
 from stillframe.repo.session import Owner
-from stillframe.repo.walk import IdSet, iter_maps, referenced_chunks
+from stillframe.repo.walk import iter_maps, referenced_chunks
 from stillframe.repo.writing import ChunkNamer
 
 SHARE: Final = 20
