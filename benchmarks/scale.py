@@ -279,8 +279,8 @@ def measure_here(name: str, folder: str) -> dict[str, float]:
     began = time.perf_counter()
     with sampled(peaks), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         MEASURED[name](folder)
-    seconds = time.perf_counter() - began
-    return {f"{name}_s": seconds, f"{name}_bytes": peaks["RssAnon"], f"{name}_mapped_bytes": peaks["RssFile"]}
+    seconds, busy = time.perf_counter() - began, time.process_time()
+    return {f"{name}_s": seconds, f"{name}_cpu": busy, f"{name}_bytes": peaks["RssAnon"], f"{name}_mapped_bytes": peaks["RssFile"]}
 
 
 def measure(name: str, folder: str, limit_s: float) -> dict[str, float]:
@@ -296,7 +296,7 @@ def measure(name: str, folder: str, limit_s: float) -> dict[str, float]:
         print(f"  {name}: ended with {error.returncode}", flush=True)
         return {}
     found: dict[str, float] = json.loads(told.stdout)
-    words = f"{found[f'{name}_s']:.3g} s, {found[f'{name}_bytes'] / 1e6:.0f} MB, mapped {found[f'{name}_mapped_bytes'] / 1e6:.0f}"
+    words = f"{found[f'{name}_s']:.3g} s ({found[f'{name}_cpu']:.3g} s of a processor), {found[f'{name}_bytes'] / 1e6:.0f} MB, mapped {found[f'{name}_mapped_bytes'] / 1e6:.0f}"
     print(f"  {name}: {words} MB", flush=True)
     return found
 

@@ -46,11 +46,14 @@ _TOOLS: Final = {
 class Series:
     """All runs on one disk and the same disk a day later."""
 
-    def __init__(self, name: str, days: tuple[DiskFile, DiskFile], work: str, rows: list[Row]) -> None:
+    def __init__(
+        self, name: str, days: tuple[DiskFile, DiskFile], work: str, rows: list[Row], levels: tuple[str, ...]
+    ) -> None:
         self.name = name
         self.days = days
         self.work = work
         self.rows = rows
+        self._levels = levels
         self.cycle = 0
         self._slow: set[tuple[str, str]] = set()
         self._repo = f"{work}/repo"
@@ -67,7 +70,7 @@ class Series:
         """Every phase once."""
         self.cycle = cycle
         self._own_phases()
-        for level in _LEVELS:
+        for level in self._levels:
             self._level(level)
         order = [*others[cycle % len(others) :], *others[: cycle % len(others)]] if others else []
         for peer in order:
@@ -280,7 +283,7 @@ def main() -> None:
         for name, day1, day2 in named[:1] if options.quick else named:
             days = (describe(os.path.abspath(day1)), describe(os.path.abspath(day2)))
             disks[name] = {"size": days[0].size, "used": days[0].used, "changed": changed_bytes(*days)}
-            series = Series(name, days, work, rows)
+            series = Series(name, days, work, rows, _LEVELS[:1] if options.quick else _LEVELS)
             others = [] if options.no_peers else peers(days[0].parts)
             for cycle in range(runs):
                 series.run(cycle, others)
