@@ -1,16 +1,16 @@
 """How time and memory grow with the disk: repositories of simulated disks from 1 GiB to 16 TiB.
 
-Usage: python benchmarks/scale.py [--sizes 1G 16G 256G 1T 4T 16T] [--work FOLDER] [--json FILE] [--limit-s S]
+Usage: python benchmarks/scale.py [--sizes 1G 16G 256G 1T 4T 16T] [--work FOLDER] [--only FIGURE...]
 
 For each size a repository is made by the product's own code: block maps, index runs, manifests, packs with header,
 trailer and footer. Only the contents of chunks are not there: their ids are noise, and their places in the packs are
 holes, which nothing measured here reads. Chunks of 256 KiB, all of the disk in use, no chunk twice, so this is the
-largest index that a disk of that size can have. Two images: the second is the first a day later, with a hundredth of the
-leaves of its map new. 16 TiB take about 16 GB of FOLDER.
+largest index that a disk of that size can have. Two images: the second is the first a day later, with a hundredth of
+the leaves of its map new. 16 TiB take about 16 GB of FOLDER.
 
-Every figure comes from a process of its own that opens the repository as the program does; ``RssAnon`` (memory that only
-more memory can replace) and ``RssFile`` (mapped pages, which the system takes away when it needs room) are apart, and both
-are the highest of samples twenty times a second, so they hold Python and its libraries too.
+Every figure comes from a process of its own that opens the repository as the program does; ``RssAnon`` (memory that
+only more memory can replace) and ``RssFile`` (mapped pages, which the system takes away when it needs room) are apart,
+and both are the highest of samples twenty times a second, so they hold Python and its libraries too.
 """
 
 import argparse
@@ -23,13 +23,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from stillframe.cli.main import main as stillframe
 from stillframe.clock import rfc3339
 from stillframe.events import NoEvents
 from stillframe.repo.blockmap import FANOUT, UNUSED, Kind, MapBuilder, MapRoot, iter_spans
@@ -51,7 +52,10 @@ SIZES: Final = ("1G", "16G", "256G", "1T", "4T", "16T")
 SECRET: Final = "scale"  # noqa: S105 - guards nothing
 CHEAP: Final = Cost(time_cost=1, memory_kib=8192, lanes=1)
 OWNER: Final = Owner(
-    machine=MachineName(id="11" * 16, name="scale"), boot_id="scale", process="1", is_alive=lambda _boot, _process: False
+    machine=MachineName(id="11" * 16, name="scale"),
+    boot_id="scale",
+    process="1",
+    is_alive=lambda _boot, _process: False,
 )
 PER_PACK: Final = 256
 LEAVES_PER_RUN: Final = 960
@@ -95,7 +99,7 @@ class Builder:
         seeds = np.arange(-(-self._count // FANOUT))
         roots = [self._store_map(seeds)]
         later = seeds.copy()
-        later[:: DAY_SHARE] += len(seeds)  # every hundredth leaf is another one
+        later[::DAY_SHARE] += len(seeds)  # every hundredth leaf is another one
         roots.append(self._store_map(later, known=len(seeds)))
         self._lane.close()
         self._writer.flush()
@@ -130,9 +134,7 @@ class Builder:
         rows["id"], rows["sealed"] = ids, CHUNK_SIZE + TAG_SIZE
         rows["plain"] = CHUNK_SIZE
         rows["offset"] = HEADER_SIZE + (np.arange(len(ids)) % PER_PACK) * (CHUNK_SIZE + TAG_SIZE)
-        packs = []
-        for first in range(0, len(rows), PER_PACK):
-            packs.append(self._write_pack(rows[first : first + PER_PACK]))
+        packs = [self._write_pack(rows[first : first + PER_PACK]) for first in range(0, len(rows), PER_PACK)]
         rows["pack"] = np.arange(len(rows)) // PER_PACK
         write_run(self._repository, make_id(), Table(tuple(packs), sort_rows(rows)))
 
@@ -234,8 +236,6 @@ def measure_forget(folder: str) -> None:
 
 def measure_empty(folder: str) -> None:
     """The program's own backup of a disk file that is one hole, into a repository of its own."""
-    from stillframe.cli.main import main as stillframe
-
     place, size = f"{folder}/empty", json.loads(Path(folder, "size.json").read_text(encoding="utf-8"))
     if not os.path.exists(place):
         with open(f"{folder}/empty.raw", "wb") as file:
@@ -280,13 +280,22 @@ def measure_here(name: str, folder: str) -> dict[str, float]:
     with sampled(peaks), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         MEASURED[name](folder)
     seconds, busy = time.perf_counter() - began, time.process_time()
-    return {f"{name}_s": seconds, f"{name}_cpu": busy, f"{name}_bytes": peaks["RssAnon"], f"{name}_mapped_bytes": peaks["RssFile"]}
+    return {
+        f"{name}_s": seconds,
+        f"{name}_cpu": busy,
+        f"{name}_bytes": peaks["RssAnon"],
+        f"{name}_mapped_bytes": peaks["RssFile"],
+    }
 
 
 def measure(name: str, folder: str, limit_s: float) -> dict[str, float]:
     """One figure, in a process of its own; empty when it takes too long."""
     command = [sys.executable, __file__, "--measure", name, "--work", folder]
-    environment = {**os.environ, "STILLFRAME_STATE_DIR": f"{folder}/state", "STILLFRAME_CACHE_DIR": f"{folder}/cache-empty"}
+    environment = {
+        **os.environ,
+        "STILLFRAME_STATE_DIR": f"{folder}/state",
+        "STILLFRAME_CACHE_DIR": f"{folder}/cache-empty",
+    }
     try:
         told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=limit_s, env=environment)
     except subprocess.TimeoutExpired:
@@ -296,12 +305,13 @@ def measure(name: str, folder: str, limit_s: float) -> dict[str, float]:
         print(f"  {name}: ended with {error.returncode}", flush=True)
         return {}
     found: dict[str, float] = json.loads(told.stdout)
-    words = f"{found[f'{name}_s']:.3g} s ({found[f'{name}_cpu']:.3g} s of a processor), {found[f'{name}_bytes'] / 1e6:.0f} MB, mapped {found[f'{name}_mapped_bytes'] / 1e6:.0f}"
-    print(f"  {name}: {words} MB", flush=True)
+    seconds, busy, size, mapped = (found[f"{name}_{word}"] for word in ("s", "cpu", "bytes", "mapped_bytes"))
+    words = f"{seconds:.3g} s ({busy:.3g} s of a processor), {size / 1e6:.0f} MB, mapped {mapped / 1e6:.0f} MB"
+    print(f"  {name}: {words}", flush=True)
     return found
 
 
-def measure_size(text: str, folder: str, limit_s: float) -> dict[str, Any]:
+def measure_size(text: str, folder: str, limit_s: float, names: Sequence[str]) -> dict[str, Any]:
     """All figures for one size."""
     size = parse_size(text)
     began = time.perf_counter()
@@ -313,7 +323,7 @@ def measure_size(text: str, folder: str, limit_s: float) -> dict[str, Any]:
     print(f"{row['size']}: made in {row['build_s']:.0f} s, {format_size(row['repository_bytes'])}", flush=True)
     first = measure("open", folder, limit_s)
     row |= {f"first_{name}": value for name, value in first.items()}
-    for name in MEASURED:
+    for name in names:
         row |= measure(name, folder, limit_s)
     return row
 
@@ -325,6 +335,7 @@ def main() -> None:
     parser.add_argument("--work", default=None, help="a folder with room: 1 GB for each TiB")
     parser.add_argument("--json", default="docs/performance/scale.json")
     parser.add_argument("--limit-s", type=float, default=1800, help="give a figure up after so many seconds")
+    parser.add_argument("--only", nargs="+", choices=list(MEASURED), default=list(MEASURED), metavar="FIGURE")
     parser.add_argument("--measure", choices=sorted(MEASURED), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -334,7 +345,7 @@ def main() -> None:
     for text in options.sizes:
         folder = tempfile.mkdtemp(prefix="stillframe-scale-", dir=options.work)
         try:
-            rows.append(measure_size(text, folder, options.limit_s))
+            rows.append(measure_size(text, folder, options.limit_s, options.only))
         finally:
             shutil.rmtree(folder)
         Path(options.json).parent.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,14 @@
 """Time Stillframe, a limit and other tools on the same disks, in turn.
 
-Usage (root): make bench BENCH_FLAGS="[DISK DAY2] [--runs N] [--quick] [--out FOLDER] [--work FOLDER] [--no-peers]"
+Usage (root): make bench BENCH_FLAGS="[DISK DAY2]... [--runs N] [--quick] [--out FOLDER] [--work FOLDER] [--no-peers]"
 
 Without DISK and DAY2 (raw disk files; the second is the first a day later) two small disks are made and kept in the
 cache. Everything runs as whole processes, start-up, key derivation, planning and ``sync`` included; our repository is
-encrypted, paging files are kept, nothing is read back at the end of a backup (``verify`` is a phase of its own). Sources
-and packs are in the page cache. Who goes first changes from run to run, and ratios are taken within one run. A phase of a
-peer that takes longer than 15 s is not repeated. Results: bench.json in FOLDER (docs/performance), and by ``report`` the
-tables of docs/performance.md and the plots beside bench.json; with ``--quick`` in build/bench, and the page is left alone.
+encrypted, paging files are kept, nothing is read back at the end of a backup (``verify`` is a phase of its own).
+Sources and packs are in the page cache. Who goes first changes from run to run, and ratios are taken within one run. A
+phase of a peer that takes longer than 15 s is not repeated. Results: bench.json in FOLDER (docs/performance), and by
+``report`` the tables of docs/performance.md and the plots beside bench.json; with ``--quick`` in build/bench, and the
+page is left alone.
 """
 
 import argparse
@@ -34,12 +35,14 @@ from benchmarks.comparison.reference_disks import cached_disks
 
 OURS: Final = "stillframe"
 LIMIT: Final = "limit"
+CACHE: Final = "/var/tmp/stillframe-bench"  # noqa: S108 - root's own, and made again when it is not what was made
 _SLOW_S: Final = 15.0
 _PAGE: Final = 4096
 _LEVELS: Final = ("balanced", "high")
 _TOOLS: Final = {
-    "zstd": ("zstd", "--version"), "partclone": ("partclone.ext4", "--version"), "ntfsclone": ("ntfsclone", "--version"),
-    "qemu-img": ("qemu-img", "--version"), "restic": ("restic", "version"), "casync": ("casync", "--version"),
+    "zstd": ("zstd", "--version"), "partclone": ("partclone.ext4", "--version"),
+    "ntfsclone": ("ntfsclone", "--version"), "qemu-img": ("qemu-img", "--version"),
+    "restic": ("restic", "version"), "casync": ("casync", "--version"),
 }  # fmt: skip
 
 
@@ -86,7 +89,9 @@ class Series:
         self._pair("full", lambda: self._limit("full", 0), lambda: self._ours("full", 0, *save, day1.path))
         self._pair("unchanged", lambda: self._limit("scan", 0), lambda: self._ours("unchanged", 0, *save, day1.path))
         self._pair("day", lambda: self._limit("second", 1), lambda: self._ours("day", 1, *save, day2.path))
-        self._pair("verify", lambda: self._limit("verify", 1), lambda: self._ours("verify", 1, "verify", "latest:bench"))
+        self._pair(
+            "verify", lambda: self._limit("verify", 1), lambda: self._ours("verify", 1, "verify", "latest:bench")
+        )
         self._pair("restore", lambda: self._limit("restore", 1), lambda: self._restore("restore"))
         self._delta()
 
@@ -241,15 +246,22 @@ def changed_bytes(one: DiskFile, two: DiskFile) -> int:
                 length = min(4 << 20, start + size - offset)
                 old, new = os.pread(first.fileno(), length, offset), os.pread(second.fileno(), length, offset)
                 if old != new:
-                    changed += sum(len(new[at : at + _PAGE]) for at in range(0, length, _PAGE) if old[at : at + _PAGE] != new[at : at + _PAGE])
+                    changed += sum(
+                        len(new[at : at + _PAGE])
+                        for at in range(0, length, _PAGE)
+                        if old[at : at + _PAGE] != new[at : at + _PAGE]
+                    )
     return changed
 
 
 def machine() -> dict[str, Any]:
     """What this was measured on."""
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo", encoding="utf-8") if "model name" in line), "")
+    about = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    cpu = next((line.partition(":")[2].strip() for line in about if "model name" in line), "")
     told = Path("/etc/os-release").read_text(encoding="utf-8")
-    system = next((line.partition("=")[2].strip('"') for line in told.splitlines() if line.startswith("PRETTY_NAME=")), "")
+    system = next(
+        (line.partition("=")[2].strip('"') for line in told.splitlines() if line.startswith("PRETTY_NAME=")), ""
+    )
     return {
         "processor": cpu, "processors": len(os.sched_getaffinity(0)),
         "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "system": system,
@@ -278,7 +290,8 @@ def main() -> None:
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)), "command": " ".join(["bench", *sys.argv[1:]]),
         "runs": runs, "machine": machine(), "versions": versions(), "disks": disks,
     }  # fmt: skip
-    named = [(Path(options.disks[0]).stem, *options.disks)] if options.disks else cached_disks(options.cache)
+    pairs = zip(options.disks[::2], options.disks[1::2], strict=True)
+    named = [(Path(one).stem, one, other) for one, other in pairs] or cached_disks(options.cache)
     try:
         for name, day1, day2 in named[:1] if options.quick else named:
             days = (describe(os.path.abspath(day1)), describe(os.path.abspath(day2)))
@@ -304,10 +317,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--no-peers", action="store_true", help="ours and the limit alone")
     parser.add_argument("--out", default="")
     parser.add_argument("--work", default=None, help="a folder with room: three times what is in use")
-    parser.add_argument("--cache", default=os.environ.get("STILLFRAME_BENCH_CACHE", "/var/tmp/stillframe-bench"))
+    parser.add_argument("--cache", default=os.environ.get("STILLFRAME_BENCH_CACHE", CACHE))
     options = parser.parse_args()
-    if len(options.disks) not in (0, 2):
-        parser.error("name two disk files, or none")
+    if len(options.disks) % 2:
+        parser.error("name pairs of disk files, or none")
     if os.geteuid() != 0:
         parser.error("loop devices and mounts need root")
     return options

@@ -59,7 +59,9 @@ def describe(path: str) -> DiskFile:
     """Look at a raw disk file. Needs root, sfdisk, losetup, blkid, partclone."""
     size = os.path.getsize(path)
     table = json.loads(output("sfdisk", "-J", path))["partitiontable"]["partitions"]
-    parts = tuple(_describe_part(path, number, row["start"] * 512, row["size"] * 512) for number, row in enumerate(table, 1))
+    parts = tuple(
+        _describe_part(path, number, row["start"] * 512, row["size"] * 512) for number, row in enumerate(table, 1)
+    )
     extents = [(0, min(_TABLE_SIZE, parts[0].start))]
     for part in parts:
         if part.filesystem in PARTCLONE:

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from io import FileIO
 from itertools import count
 from typing import Final
 
@@ -115,18 +116,19 @@ def store(path: str, extents: list[tuple[int, int]], folder: str, state: State) 
                     continue
                 claimed.add(digest)
                 if out is None:
-                    out, filled = open(f"{folder}/{next(names)}", "xb", buffering=0), 0
+                    out, filled = FileIO(f"{folder}/{next(names)}", "xb"), 0
             sealed = aead.encrypt(digest[:12], compress(data), None)
-            state.places[digest] = (out.name, filled, len(sealed))
+            state.places[digest] = (str(out.name), filled, len(sealed))
             filled += out.write(sealed)
             if filled >= PACK:
-                out = finish(out)
+                finish(out)
+                out = None
         if out is not None:
             finish(out)
 
-    def finish(out: object) -> None:
-        os.fsync(out.fileno())  # type: ignore[attr-defined]
-        out.close()  # type: ignore[attr-defined]
+    def finish(out: FileIO) -> None:
+        os.fsync(out.fileno())
+        out.close()
 
     each_thread(work)
 

@@ -1,8 +1,8 @@
 """Commands measured as whole processes, under the same conditions each time.
 
-Answers: "how long, how much processor time, how much memory?" Wall time ends when ``sync`` has come back. Processor time
-is that of the command and of all that it started; kernel threads (loop devices, writing back) are not in it. Memory is
-the sum over its processes, sampled ten times a second, or the largest single peak, whichever is more.
+Answers: "how long, how much processor time, how much memory?" Wall time ends when ``sync`` has come back. Processor
+time is that of the command and of all that it started; kernel threads (loop devices, writing back) are not in it.
+Memory is the sum over its processes, sampled ten times a second, or the largest single peak, whichever is more.
 """
 
 import os
@@ -25,8 +25,8 @@ _LIMIT_S: Final = 900
 class Row:
     """One run of one phase. Seconds and bytes.
 
-    ``used`` is what the run had to deal with; ``stored`` what lies in the repository afterwards, ``added`` what this run
-    put there. ``error`` says why there is no figure.
+    ``used`` is what the run had to deal with; ``stored`` what lies in the repository afterwards, ``added`` what this
+    run put there. ``error`` says why there is no figure.
     """
 
     disk: str
@@ -129,7 +129,7 @@ def folder_size(folder: str) -> int:
 
 
 def warm(*paths: str) -> None:
-    """Read the data of files, and of all files in folders, so that they are in the page cache; holes are passed over."""
+    """Read the data of files, and of all files in folders, into the page cache; holes are passed over."""
     for path in paths:
         for found in Path(path).rglob("*") if os.path.isdir(path) else (Path(path),):
             if found.is_file():

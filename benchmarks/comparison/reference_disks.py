@@ -5,9 +5,9 @@ Usage: python -m benchmarks.comparison.reference_disks FOLDER        (root)
     linux         2 GiB: GPT, ext4, swap; about 1 GB in use
     windows-like  3 GiB: GPT, a reserved partition, NTFS; about 1.3 GB in use
 
-Contents: files of this machine's ``/usr``, chosen by a hash of their names, noise (pictures, films), databases, logs, and
-stale bytes of deleted files in free space. The day: a hundredth of the data, chosen by seed. What is in the cache is
-made again when the recipe changes. Other machines have other files in ``/usr``: compare within one run only.
+Contents: files of this machine's ``/usr``, chosen by a hash of their names, noise (pictures, films), databases, logs,
+and stale bytes of deleted files in free space. The day: a hundredth of the data, chosen by seed. What is in the cache
+is made again when the recipe changes. Other machines have other files in ``/usr``: compare within one run only.
 """
 
 import contextlib
@@ -50,7 +50,8 @@ class Recipe:
 RECIPES: Final = (
     Recipe(
         name="linux", size=2048, parts=("-n1:2048:+1792M", "-t1:8300", "-n2:0:0", "-t2:8200"), system=1,
-        make=("mkfs.ext4", "-q", "-F", "-L", "root", "-E", "lazy_itable_init=0,nodiscard"), mount=("mount", "-o", "noatime"),
+        make=("mkfs.ext4", "-q", "-F", "-L", "root", "-E", "lazy_itable_init=0,nodiscard"),
+        mount=("mount", "-o", "noatime"),
         files=800, noise=150, database=48, stale=120,
     ),
     Recipe(
@@ -189,7 +190,9 @@ def _day(top: str, rng: random.Random) -> None:
         _write_noise(new / f"picture{number}.jpg", 2 * _MIB, rng)
 
 
-def _write_noise(path: Path, size: int, rng: random.Random, page: Callable[[random.Random], bytes] | None = None) -> None:
+def _write_noise(
+    path: Path, size: int, rng: random.Random, page: Callable[[random.Random], bytes] | None = None
+) -> None:
     with open(path, "wb") as file:
         if page is None:
             file.writelines(rng.randbytes(_MIB) for _ in range(size // _MIB))

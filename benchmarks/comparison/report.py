@@ -2,8 +2,8 @@
 
 Usage: python -m benchmarks.comparison.report FOLDER [PAGE]
 
-FOLDER holds ``bench.json`` (``make bench``), ``scale.json`` (``benchmarks/scale.py``), or both; the plots go beside them.
-In the page, what stands between ``<!-- NAME: made by ... -->`` and ``<!-- end of NAME -->`` is replaced.
+FOLDER holds ``bench.json`` (``make bench``), ``scale.json`` (``benchmarks/scale.py``), or both; the plots go beside
+them. In the page, what stands between ``<!-- NAME: made by ... -->`` and ``<!-- end of NAME -->`` is replaced.
 """
 
 import json
@@ -85,8 +85,8 @@ def how(figures: Figures) -> str:
     """Where and how it was measured."""
     on, tools = figures["machine"], "; ".join(figures["versions"].values())
     disks = "; ".join(
-        f"*{name}* {disk['size'] / 1e9:.1f} GB, {disk['used'] / 1e9:.2f} GB in use, of which {disk['changed'] / 1e6:.0f} MB"
-        " (in blocks of 4 KiB) changed in the day"
+        f"*{name}* {disk['size'] / 1e9:.1f} GB, {disk['used'] / 1e9:.2f} GB in use, of which "
+        f"{disk['changed'] / 1e6:.0f} MB (in blocks of 4 KiB) changed in the day"
         for name, disk in figures["disks"].items()
     )
     return (
@@ -98,7 +98,17 @@ def how(figures: Figures) -> str:
 
 def phases(figures: Figures) -> str:
     """Ours, phase by phase."""
-    head = ("disk", "phase", "wall s", "MB/s of used", "CPU s", "peak MB", "stored MB", "added MB", "of the limit's rate")
+    head = (
+        "disk",
+        "phase",
+        "wall s",
+        "MB/s of used",
+        "CPU s",
+        "peak MB",
+        "stored MB",
+        "added MB",
+        "of the limit's rate",
+    )
     rows = []
     for disk in figures["disks"]:
         for phase, words in _PHASES.items():
@@ -122,8 +132,10 @@ def _cells(rows: list[Figures]) -> tuple[str, ...]:
 
 def beside_peers(figures: Figures) -> str:
     """Ours and the other tools, a line each."""
-    head = ("disk", "tool", "backup s", "MB/s", "CPU s", "peak MB", "stored MB", "a day later s", "added MB", "restore s",
-            "came back", "verify s", "runs", "ours is faster: backup", "a day later", "restore", "verify")  # fmt: skip
+    head = (
+        "disk", "tool", "backup s", "MB/s", "CPU s", "peak MB", "stored MB", "a day later s", "added MB", "restore s",
+        "came back", "verify s", "runs", "ours is faster: backup", "a day later", "restore", "verify",
+    )  # fmt: skip
     rows = []
     for disk in figures["disks"]:
         names = dict.fromkeys(row["who"] for row in figures["rows"] if row["disk"] == disk and row["who"] != _LIMIT)
@@ -135,11 +147,15 @@ def beside_peers(figures: Figures) -> str:
             times = ["" if who == _OURS else _number(ratio(mine[phase], found[phase]), 1) for phase in found]
             rows.append(
                 (disk, who, wall, rate, cpu, peak, stored, _cells(found["day"])[0], _cells(found["day"])[5],
-                 _cells(found["restore"])[0], *(notes[:1] or [""]), _cells(found["verify"])[0], str(len(found["full"])), *times)
+                 _cells(found["restore"])[0], *(notes[:1] or [""]), _cells(found["verify"])[0],
+                 str(len(found["full"])), *times)
             )  # fmt: skip
-    errors = dict.fromkeys(f"- {r['disk']}, {r['who']}, {r['phase']}: {r['error']}" for r in figures["rows"] if r["error"])
+    errors = dict.fromkeys(
+        f"- {r['disk']}, {r['who']}, {r['phase']}: {r['error']}" for r in figures["rows"] if r["error"]
+    )
     says = [f"- {peer.name}: {peer.says}." for peer in peers([])]
-    return "\n".join([table(head, rows, left=2), "", *says, *errors])
+    shown = [f"![{disk}: backup and restore](performance/rates-{disk}.svg)" for disk in figures["disks"]]
+    return "\n".join([table(head, rows, left=2), "", *shown, "", *says, *errors])
 
 
 def bars(figures: Figures) -> str:
@@ -151,12 +167,13 @@ def bars(figures: Figures) -> str:
         used = figures["disks"][disk]["used"]
         rows += [
             (disk, "first backup, of the limit's rate", _number(ratio(mine["full"], limit["full"]), 2)),
-            (disk, "unchanged backup, of the rate of read + BLAKE3", _number(ratio(mine["unchanged"], limit["unchanged"]), 2)),
+            (disk, "unchanged backup, of the rate of read + BLAKE3",
+             _number(ratio(mine["unchanged"], limit["unchanged"]), 2)),
             (disk, "unchanged backup, times the rate of the first", _number(ratio(mine["unchanged"], mine["full"]), 1)),
             (disk, "restore, of the limit's rate", _number(ratio(mine["restore"], limit["restore"]), 2)),
             (disk, "restore --delta, times as long as reading and hashing the target",
              _number(1 / ratio(mine["delta"], limit["delta"]), 2)),
-            (disk, "stored, of what is in use", _number(middle(mine["full"], lambda row: row["stored"] / used), 3)),
+            (disk, "stored, of what is in use", _number(middle(mine["full"], lambda row: row["stored"]) / used, 3)),
             (disk, "most memory, MB", _number(max((r["peak"] / 1e6 for p in mine.values() for r in p), default=0))),
         ]  # fmt: skip
     return table(("disk", "what", "measured"), rows, left=2)
@@ -177,10 +194,12 @@ def scale(figures: Figures) -> str:
     """How it grows: one line for each size, and the slopes in words."""
     names = {key: words for key, words in figures["words"].items() if any(key in row for row in figures["rows"])}
     rows = [
-        (row["size"], f"{row['chunks']:,}", *(_scale_cell(key, row.get(key)) for key in names)) for row in figures["rows"]
+        (row["size"], f"{row['chunks']:,}", *(_scale_cell(key, row.get(key)) for key in names))
+        for row in figures["rows"]
     ]
     slopes = [f"- {names[key]}: {words}" for key, words in slopes_in_words(figures["rows"], list(names)).items()]
-    return "\n".join([table(("disk", "chunks", *names.values()), rows, left=1), "", *slopes])
+    shown = [f"![{name}](performance/scale-{name}.svg)" for name in ("seconds", "memory")]
+    return "\n".join([table(("disk", "chunks", *names.values()), rows, left=1), "", *shown, "", *slopes])
 
 
 def _scale_cell(key: str, value: float | None) -> str:

@@ -67,6 +67,14 @@ def test_what_is_gathered_in_pieces_is_as_pythons_own_set() -> None:
 
 
 @pytest.mark.usefixtures("small_pieces")
+def test_what_is_left_without_another_set() -> None:
+    one, other = set(range(400)), set(range(100, 600, 3))
+    left = IdSet.of(joined(sorted(one))).without(IdSet.of(joined(sorted(other))))
+    assert members(left) == sorted(map(chunk_id, one - other))
+    assert len(left.without(left)) == 0
+
+
+@pytest.mark.usefixtures("small_pieces")
 def test_pieces_that_hold_the_same_again_and_again_are_merged() -> None:
     gathering = IdGathering()
     for _ in range(200):

@@ -47,6 +47,14 @@ class IdSet:
         """Which of these ids are in the set."""
         return self.places(asked) >= 0
 
+    def without(self, other: "IdSet") -> "IdSet":
+        """Those that are not in another set."""
+        left = IdGathering()
+        for first in range(0, len(self), _PIECE):
+            part = self.ids[first : first + _PIECE]
+            left.add(part[~other.contains(part)])
+        return left.finish()
+
     def places(self, asked: Ids) -> NDArray[np.int64]:
         """Where in ``ids`` each of these stands; -1 for one that is not in the set."""
         keys, found = search_keys(asked), np.full(len(asked), -1, np.int64)
