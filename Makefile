@@ -52,6 +52,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy --platform linux
 	$(BIN)/mypy --platform win32
 	$(BIN)/mypy --explicit-package-bases tests tools/run_tests.py
+	$(BIN)/mypy --explicit-package-bases benchmarks/comparison benchmarks/scale.py
 	$(BIN)/lint-imports
 
 fuzz: ready-for-tests $(VENV)/installed-dev

@@ -14,8 +14,8 @@ from stillframe.capture import Selection, open_source
 from stillframe.errors import Cancelled, StorageError, StorageFull
 from stillframe.events import RecordedEvents
 from stillframe.extents import Extent, ExtentSet
-from stillframe.host import scratch_file
 from stillframe.host.scratch_file import PREFIX, ScratchFile
+from stillframe.jobs.backup import Compression
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.pipeline import CancelToken
 from stillframe.jobs.saving.chunking import KeptRange
@@ -31,6 +31,7 @@ FAST = Speeds(read=1e9, hash=8e9, seal=8e9, expand=4e9, write=1e9, read_back=1e9
 @pytest.fixture(autouse=True)
 def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(working, "STEP_S", 0.1)
+    monkeypatch.setattr(working, "SHORT_S", 0.0)
     for name in ("STILLFRAME_REPO", "STILLFRAME_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
 
@@ -65,10 +66,10 @@ def packed(rate: float | None, ratio: float = 0.5) -> Packed:
     return Packed(compression="fast", rate=rate, ratio=ratio)
 
 
-def expected(name: str, first_s: float, stored: int) -> Forecast:
+def expected(name: Compression, first_s: float, stored: int) -> Forecast:
     return Forecast(
         compression=name, bytes_stored=stored, first_s=first_s, next_s=1, restore_s=1, bottleneck="source",
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_the_file_is_gone_while_it_is_written(tmp_path: Path) -> None:
 
 def test_where_an_open_file_keeps_its_name_it_goes_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(scratch_file.os, "unlink", _refuse)
+        patched.setattr(os, "unlink", _refuse)
         file = ScratchFile(str(tmp_path)).__enter__()
     assert [name for name in os.listdir(tmp_path) if name.startswith(PREFIX)]
     file.__exit__(None, None, None)
@@ -236,7 +237,7 @@ def test_a_folder_that_takes_nothing_is_an_error_with_a_hint(tmp_path: Path) -> 
 
 def test_storage_that_is_full_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ScratchFile(str(tmp_path)) as file:
-        monkeypatch.setattr(scratch_file.os, "write", _full)
+        monkeypatch.setattr(os, "write", _full)
         with pytest.raises(StorageFull):
             file.append(b"x")
 

@@ -77,10 +77,10 @@ def _forecast_lines(result: BenchResult) -> list[str]:
     head = ("compression", "first backup", "stored", "next backup", "restore")
     title = f"Expected for {disk.facts.path}, {format_size(disk.bytes_used)} in use:"
     lines = ["", title, "", *table(head, rows, right=(1, 2, 3, 4)), "", *_verdict(best)]
-    lines.append(
-        f"A backup counts with reading back what it stored; the next one with {DAY_SHARE:.0%} changed. A restore takes "
-        "longer where its target is slower than reading the repository."
-    )
+    lines += [
+        f"A backup counts with reading back what it stored; the next one with {DAY_SHARE:.0%} changed.",
+        "A restore takes longer where its target is slower than reading the repository.",
+    ]
     if not result.plan.folder:
         lines += ["The repository is not in these times: add '--repo'."]
     return lines
@@ -95,7 +95,7 @@ def _forecast_row(one: Forecast) -> Sequence[str]:
 def _verdict(best: Forecast) -> list[str]:
     lines = []
     if best.bottleneck is not None:
-        lines.append(f"The first backup waits for {_PARTS[best.bottleneck]}. {_ADVICE[best.bottleneck]}")
+        lines += [f"The first backup waits for {_PARTS[best.bottleneck]}.", _ADVICE[best.bottleneck]]
     return [*lines, f"Best here: '--compression {best.compression}'."]
 
 

@@ -4,6 +4,7 @@ Answers: "how fast does this disk give its bytes, and what are they like?" Piece
 kept, long enough that a disk with heads does not spend its time moving them. Reads only.
 """
 
+import random
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -80,9 +81,10 @@ def read_sample(disk: CapturedDisk, *, chunk_size: int, context: JobContext) -> 
         done = list(pool.map(work, range(count)))
     seconds = max(time.perf_counter() - began, 1e-9)
     chunks = [chunk for _, held in done for buffer in held for chunk in split(buffer, chunk_size)]
-    full = tuple(chunk for chunk in chunks if np.frombuffer(chunk, np.uint8).any())
+    full = [chunk for chunk in chunks if np.frombuffer(chunk, np.uint8).any()]
+    random.Random(0).shuffle(full)  # noqa: S311 - whoever takes only the first of them has some from everywhere
     zeros = 1 - len(full) / len(chunks) if chunks else 0.0
-    return Sample(bytes_read=sum(size for size, _ in done), seconds=seconds, chunks=full, zeros=zeros)
+    return Sample(bytes_read=sum(size for size, _ in done), seconds=seconds, chunks=tuple(full), zeros=zeros)
 
 
 def sample_places(ranges: Sequence[KeptRange]) -> Iterator[tuple[KeptRange, Extent]]:

@@ -21,6 +21,8 @@ from stillframe.repo.sealing import make_id, make_salt, object_seal
 
 STEP_S: Final = 3.0
 """A step ends after this time, with what it has done until then."""
+SHORT_S: Final = 0.3
+"""A step that is through with the sample earlier begins again: the start of threads must not count."""
 _HARDLY: Final = 32
 """A chunk of which less than this part is saved is stored as it is: as ``PackWriter.add`` does."""
 
@@ -97,18 +99,19 @@ def _rate(
 ) -> tuple[float, int, int]:
     """Bytes per second of all threads together; what the step's answers add up to, and of how many bytes."""
     count = max(1, min(thread_count(), len(chunks)))
-    ends = time.perf_counter() + STEP_S
+    began = time.perf_counter()
 
     def work(number: int) -> tuple[int, int]:
         step, told, size = make(), 0, 0
-        for chunk in chunks[number::count]:
-            cancel.check()
-            told, size = told + step(chunk), size + len(chunk)
-            if time.perf_counter() > ends:
-                break
-        return told, size
+        while True:
+            for chunk in chunks[number::count]:
+                cancel.check()
+                told, size = told + step(chunk), size + len(chunk)
+                if time.perf_counter() - began > STEP_S:
+                    return told, size
+            if time.perf_counter() - began > SHORT_S:
+                return told, size
 
-    began = time.perf_counter()
     with ThreadPoolExecutor(count) as pool:
         done = list(pool.map(work, range(count)))
     seconds = max(time.perf_counter() - began, 1e-9)
