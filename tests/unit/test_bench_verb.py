@@ -121,7 +121,7 @@ def test_places_lie_all_over_what_is_kept_and_none_comes_twice() -> None:
     windows = [extent for _, extent in reading.sample_places([source])]
     assert len({extent.start for extent in windows}) == len(windows) == reading.PIECES
     assert all(len(kept.clipped(extent)) for extent in windows)
-    assert sum(extent.start < 1 << 30 for extent in windows) in (2, 3)  # a sixth of all that is kept
+    assert sum(extent.start < 1 << 30 for extent in windows) in (5, 6)  # a sixth of all that is kept
     assert max(extent.end for extent in windows) > 19 << 30
 
 

@@ -22,8 +22,8 @@ from stillframe.jobs.context import JobContext
 from stillframe.jobs.pipeline import worker_count
 from stillframe.jobs.saving.chunking import UNIT_SIZE, KeptRange, kept_ranges
 
-PIECE: Final = 16 << 20
-PIECES: Final = 16
+PIECE: Final = 8 << 20
+PIECES: Final = 32
 """So at most 256 MiB are read."""
 KEPT_SIZE: Final = 64 << 20
 """What of it stays in memory, for the processors to work on."""
@@ -58,29 +58,28 @@ def read_sample(disk: CapturedDisk, *, chunk_size: int, context: JobContext) -> 
         if isinstance(reader, FileReader):
             syscalls.forget_pages(reader.descriptor)
     units = [unit for place in sample_places(list(kept_ranges(disk))) for unit in _units(*place)]
-    ends, kept = time.perf_counter() + TIME_S, max(1, KEPT_SIZE // UNIT_SIZE)
-    every = -(-len(units) // kept)
-    count = worker_count()
+    ends, count = time.perf_counter() + TIME_S, worker_count()
+    every = max(1, -(-sum(extent.size for _, extent in units) // KEPT_SIZE))
 
     def work(number: int) -> tuple[int, list[memoryview]]:
-        size, held, spare = 0, list[memoryview](), aligned_buffer(UNIT_SIZE)
+        size, held, room = 0, list[memoryview](), aligned_buffer(UNIT_SIZE)
         for place in range(number, len(units), count):
             context.cancel.check()
             if time.perf_counter() > ends:
                 break
             source, extent = units[place]
-            buffer = (aligned_buffer(extent.size) if place % every == 0 else spare)[: extent.size]
+            buffer = room[: extent.size]
             source.reader.read_into(extent.start, buffer)
             context.events.emit(BytesMoved(size=extent.size))
             size += extent.size
-            held += [buffer] if place % every == 0 else []
+            held += (memoryview(bytes(chunk)) for chunk in list(split(buffer, chunk_size))[place % every :: every])
         return size, held
 
     began = time.perf_counter()
     with ThreadPoolExecutor(count) as pool:
         done = list(pool.map(work, range(count)))
     seconds = max(time.perf_counter() - began, 1e-9)
-    chunks = [chunk for _, held in done for buffer in held for chunk in split(buffer, chunk_size)]
+    chunks = [chunk for _, held in done for chunk in held]
     full = [chunk for chunk in chunks if np.frombuffer(chunk, np.uint8).any()]
     random.Random(0).shuffle(full)  # noqa: S311 - whoever takes only the first of them has some from everywhere
     zeros = 1 - len(full) / len(chunks) if chunks else 0.0
