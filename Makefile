@@ -3,7 +3,8 @@
 # make lint    the quick part of it: style, types, layers
 # make test-vm whole systems in virtual machines: saved while in use, restored, booted   (root; half an hour)
 # make test-live a disk in use, saved again and again: RUNS=30 times     (root; an hour and more)
-# make test-all, make fuzz, make bench, make clean
+# make bench   beside a limit and other tools, on disks made for it: figures, tables, plots   (root; a quarter of an hour)
+# make test-all, make fuzz, make clean
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -54,13 +55,16 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy --platform linux
 	$(BIN)/mypy --platform win32
 	$(BIN)/mypy --explicit-package-bases tests tools/run_tests.py
+	$(BIN)/mypy --explicit-package-bases benchmarks/comparison benchmarks/scale.py
 	$(BIN)/lint-imports
 
 fuzz: ready-for-tests $(VENV)/installed-dev
 	$(BIN)/python tools/fuzz.py --seconds $(FUZZ_SECONDS)
 
 bench: $(VENV)/installed-dev
-	$(BIN)/python benchmarks/bench.py $(BENCH_FLAGS)
+	@tools/setup.sh root bench
+	@tools/setup.sh packages bench
+	PYTHONPATH=. $(BIN)/python -m benchmarks.comparison $(BENCH_FLAGS)
 
 wheel: $(VENV)/installed-dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

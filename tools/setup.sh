@@ -3,8 +3,8 @@
 # where it may not, says the one line to type.
 #
 #   tools/setup.sh root TARGET       refuse unless run by root
-#   tools/setup.sh packages demo     Debian packages of tools/debian-packages.txt: section [demo]; "test": [demo] and
-#                                    [test]; "vm": all of them
+#   tools/setup.sh packages demo     Debian packages of tools/debian-packages.txt: section [demo]; "test" and "bench": [demo]
+#                                    and that one; "vm": all but [bench]
 #   tools/setup.sh venv FOLDER EXTRA a virtual environment with this project in it; EXTRA is empty or [dev]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -40,7 +40,7 @@ install_packages() {
 packages() {
     local found
     mapfile -t found < <(awk -v only="$1" '/^\[/ { section = $1; next } /^#/ || NF == 0 { next }
-        only == "vm" || section == "[demo]" || section == "[" only "]" { print $1 }' tools/debian-packages.txt)
+        (only == "vm" && section != "[bench]") || section == "[demo]" || section == "[" only "]" { print $1 }' tools/debian-packages.txt)
     [ ${#found[@]} -gt 0 ] || fail "tools/debian-packages.txt has no section [$1]"
     install_packages "${found[@]}"
 }

@@ -3,11 +3,12 @@
 import hashlib
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stillframe.repo import index as index_module
-from stillframe.repo.index import ChunkIndex, RunCache, make_run, merge_runs
+from stillframe.repo.index import ChunkIndex, Run, RunCache, make_run, merge_runs
 from stillframe.repo.rows import EntryKind, Table, ids_array, make_rows
 from stillframe.testing.sample_repository import flipped
 
@@ -192,6 +193,23 @@ def test_large_runs_are_not_merged(monkeypatch: pytest.MonkeyPatch) -> None:
     index = load(some_runs(20), None)
     assert len(list(index.tables())) == 16
     assert contains(index, range(250)) == list(range(200))
+
+
+def test_the_run_that_answered_last_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    index, asked = load(some_runs(5), None), list[int]()
+    find = index_module._find_in_run
+
+    def counted(run: Run, *rest: Any) -> Any:
+        asked.append(run.packs[0][-1])
+        return find(run, *rest)
+
+    monkeypatch.setattr(index_module, "_find_in_run", counted)
+    for run, searched in ((3, 4), (3, 1), (0, 2), (4, 5), (4, 1)):
+        asked.clear()
+        assert contains(index, range(run * 10, run * 10 + 10)) == list(range(run * 10, run * 10 + 10))
+        assert len(asked) <= searched
+        assert contains(index, range(11, 12)) == [11]  # one alone changes nothing
+    assert contains(index, range(60)) == list(range(50))
 
 
 def test_threads_add_and_ask_at_once() -> None:

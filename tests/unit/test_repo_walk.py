@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from stillframe.errors import DamagedError
 from stillframe.extents import ExtentSet
 from stillframe.repo.blockmap import FANOUT, Kind, MapBuilder, MapRoot, Span, iter_spans
+from stillframe.repo.id_sets import IdSet
 from stillframe.repo.packs import Fetch
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.repository import Repository
 from stillframe.repo.rows import EntryKind, Ids, Location, ids_array
 from stillframe.repo.session import begin_session
-from stillframe.repo.walk import IdSet, MapPlace, MapSurvey, iter_maps, referenced_chunks
+from stillframe.repo.walk import MapPlace, MapSurvey, iter_maps, referenced_chunks
 from stillframe.repo.writing import ImageWriter
 from stillframe.store import MemoryStore
 from stillframe.testing.repositories import CHUNK_SIZE, Draft, make_owner, make_repository, store_image

@@ -4,6 +4,7 @@ Answers: "how does this system read at an offset into a buffer, find holes, and 
 anything: errors are plain ``OSError``. On a system where a call is not possible yet it is a ``MachineRefusal``.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -153,3 +154,11 @@ def lock_file(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def forget_pages(descriptor: int) -> None:
+    """Ask the system to drop what it holds of a file in memory, where it can be asked; what is not written stays."""
+    advise = getattr(os, "posix_fadvise", None)
+    if advise is not None:
+        with contextlib.suppress(OSError):
+            advise(descriptor, 0, 0, getattr(os, "POSIX_FADV_DONTNEED", 4))

@@ -46,6 +46,7 @@ _VERBS: Final = {
     "import": "exchanging",
     "diff": "comparing",
     "demo": "showing",
+    "bench": "benching",
     "nbd": "serving",
     "mount": "mounting",
     "ls": "browsing",

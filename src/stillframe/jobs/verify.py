@@ -13,6 +13,7 @@ from stillframe.extents import ExtentSet
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.examining import Examination, healed_packs, keep_proof
 from stillframe.jobs.inside.lost_files import name_lost_files
+from stillframe.repo.id_sets import IdSet
 from stillframe.repo.losses import LostPart, survey_images
 from stillframe.repo.packs import Fetch
 from stillframe.repo.reading import ChunkReader, missing_chunk
@@ -21,7 +22,7 @@ from stillframe.repo.repository import Repository
 from stillframe.repo.rows import ids_array
 from stillframe.repo.sealing import make_id
 from stillframe.repo.session import Owner
-from stillframe.repo.walk import IdSet, iter_leaves, iter_maps
+from stillframe.repo.walk import iter_leaves, iter_maps
 from stillframe.repo.writing import ChunkNamer
 from stillframe.units import format_size
 

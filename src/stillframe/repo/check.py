@@ -17,6 +17,7 @@ from stillframe.events import EventSink, Finding, Notice, PhaseStarted
 from stillframe.repo.deletion_records import ForgottenImage
 from stillframe.repo.forgetting import to_forget
 from stillframe.repo.format import CHECK_HINT, ObjectType, object_name
+from stillframe.repo.id_sets import IdSet
 from stillframe.repo.identity import NAMES, read_identity
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.inventory import (
@@ -37,7 +38,7 @@ from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository, StoredImage
 from stillframe.repo.rows import Ids, Rows, Table, ids_array
-from stillframe.repo.walk import IdSet, with_patches
+from stillframe.repo.walk import with_patches
 from stillframe.store import ObjectMissing
 
 HEAL_HINT: Final = "Run 'stillframe repair': it writes it anew. Then look at the disk the repository lies on."

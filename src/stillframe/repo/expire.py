@@ -38,6 +38,7 @@ from stillframe.repo.forgetting import (
     write_tombstone,
 )
 from stillframe.repo.format import CHUNK_ID_SIZE, ObjectType
+from stillframe.repo.id_sets import IdSet
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.inventory import rows_by_pack
 from stillframe.repo.packs import plan_fetches
@@ -49,7 +50,7 @@ from stillframe.repo.repository import Repository
 from stillframe.repo.rows import EntryKind, Ids, Location, ids_array
 from stillframe.repo.sealing import make_id
 from stillframe.repo.session import Session
-from stillframe.repo.walk import IdSet
+from stillframe.repo.usage import index_use
 
 __all__ = [
     "GRACE",
@@ -199,7 +200,7 @@ def _needed_packs(repository: Repository, view: View, needed: IdSet, packs: set[
 
     The other copy is read, not only looked up: only what opens allows the deletion of another.
     """
-    is_complete = bool(view.index.contains(needed.ids).all())
+    is_complete = index_use(view.index, needed).is_complete
     holders = [(pack, ids) for pack, ids in _ids_of(view.index, packs) if len(ids)]
     indexed = view.index.packs()
     kept = set() if is_complete else packs - indexed  # what no run names may hold what is missing

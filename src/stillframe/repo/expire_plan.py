@@ -22,14 +22,15 @@ from stillframe.repo.expire_view import View, look, needed_chunks
 from stillframe.repo.forgetting import to_forget
 from stillframe.repo.forgotten import BinnedImage
 from stillframe.repo.format import ObjectType, object_name
+from stillframe.repo.id_sets import IdSet
 from stillframe.repo.inventory import State, examine_pack
 from stillframe.repo.lineage import UNKNOWN_MACHINE
 from stillframe.repo.parity.sidecars import orphaned_sidecars
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import MachineName, parse_time
 from stillframe.repo.repository import Repository, StoredImage
-from stillframe.repo.usage import PackUse, pack_uses
-from stillframe.repo.walk import IdSet, referenced_chunks
+from stillframe.repo.usage import PackUse, index_use
+from stillframe.repo.walk import referenced_chunks
 
 GRACE: Final = timedelta(hours=24)
 """How long a tombstone stands at least."""
@@ -207,13 +208,14 @@ class PackCensus:
 
     def __init__(self, repository: Repository, view: View, needed: IdSet) -> None:
         self._view = view
-        self._uses = pack_uses(view.index, needed)
+        use = index_use(view.index, needed)
+        self._uses = use.packs
         announced = view.announced
         free = [pack for pack in view.there if pack not in announced]
         self.dead = {pack for pack in free if pack in self._uses and self._uses[pack].is_dead}
         self.torn: list[bytes] = []
         self._free = free
-        if view.index.contains(needed.ids).all():  # else what is missing may rest in packs that no run names
+        if use.is_complete:  # else what is missing may rest in packs that no run names
             for pack in (pack for pack in free if pack not in self._uses):
                 state = examine_pack(repository, pack).found.state
                 if state is State.TORN:
@@ -229,7 +231,7 @@ class PackCensus:
             theirs = referenced_chunks(reader, (image.manifest for image in leaving))
         except DamagedError:
             return set()
-        uses = pack_uses(self._view.index, theirs)
+        uses = index_use(self._view.index, theirs).packs
         return {pack for pack in self.dead if not uses.get(pack, PackUse(0, 0)).is_dead}
 
     def mostly_dead(self) -> tuple[RepackedPack, ...]:

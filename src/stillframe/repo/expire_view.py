@@ -12,6 +12,7 @@ from stillframe.errors import DamagedError, StillframeError, StorageError
 from stillframe.repo.deletion_records import SessionRecord, TombstoneRecord
 from stillframe.repo.forgotten import Forgotten
 from stillframe.repo.format import ObjectType, object_name
+from stillframe.repo.id_sets import IdSet
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.inventory import State, examine_records, read_image
 from stillframe.repo.lineage import find_gaps
@@ -20,7 +21,7 @@ from stillframe.repo.parity.sidecars import torn_sidecars
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import Manifest, require_known_features
 from stillframe.repo.repository import Repository, StoredImage
-from stillframe.repo.walk import IdSet, referenced_chunks, with_bases
+from stillframe.repo.walk import referenced_chunks, with_bases
 from stillframe.store import ObjectMissing
 
 _RECORDS: Final = (

@@ -167,8 +167,9 @@ class ChunkIndex:
 
     def __init__(self, cache: RunCache | None = None) -> None:
         self._cache = cache
-        self._state: tuple[tuple[Run, NDArray[np.bool_]], ...] = ()
+        self._state: _State = ()
         self._dead: frozenset[bytes] = frozenset()
+        self._likely = 0
         self._lock = threading.Lock()
 
     def load(self, run_ids: Collection[bytes], read: Callable[[bytes], Table | None]) -> None:
@@ -222,7 +223,7 @@ class ChunkIndex:
             ids: Of chunks.
             whole: A patch does not count.
         """
-        search = _Search(self._state)
+        search = self._search(self._state)
         return search.find_whole(ids)[0] >= 0 if whole else search.find(ids)[2]
 
     def locate(self, ids: Ids, *, whole: bool = False) -> list[Location | None]:
@@ -233,7 +234,7 @@ class ChunkIndex:
             whole: Never a patch. Without it a patch only where no whole copy is, if possible one whose base is there.
         """
         state = self._state
-        search = _Search(state)
+        search = self._search(state)
         numbers, found = search.find_whole(ids) if whole else search.find(ids)[:2]
         return [
             state[number][0].table.location(row) if number >= 0 else None
@@ -254,6 +255,16 @@ class ChunkIndex:
         ids = ids_array(chunk_id)
         places = [run.table.location(row) for run in self._runs() for row in _rows_of(run, ids).tolist()]
         return sorted(places, key=lambda place: place.kind is EntryKind.PATCH)
+
+    def _search(self, state: "_State") -> "_Search":
+        """A search in which the run that answered last is asked first: what lies together was stored together."""
+        return _Search(state, first=self._likely, note=self._note)
+
+    def _note(self, numbers: NDArray[np.int64]) -> None:
+        """Remember who answered. One id alone says nothing of the next: nodes are asked for between chunks."""
+        answered = numbers[numbers >= 0]
+        if len(answered) > 1:
+            self._likely = int(answered[-1])
 
     def _set(self, runs: tuple[Run, ...]) -> None:
         dead = self._dead
@@ -330,10 +341,12 @@ def _rows_of(run: Run, chunk_id: Ids) -> NDArray[np.int64]:
 
 
 class _Search:
-    """Asks runs of one moment."""
+    """Asks runs of one moment, run ``first`` before the others; ``note`` is told who answered."""
 
-    def __init__(self, state: _State) -> None:
+    def __init__(self, state: _State, *, first: int, note: Callable[[NDArray[np.int64]], None]) -> None:
         self._state = state
+        self._order = sorted(range(len(state)), key=lambda number: number != first)
+        self._note = note
 
     def find(self, ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         """The best row of each id, and whether its chunk can be had: it is whole, or its base is there and whole."""
@@ -361,13 +374,15 @@ class _Search:
     def _find(self, ids: Ids, *, whole: bool) -> _Found:
         keys = search_keys(ids)
         numbers, found = np.full(len(ids), -1, np.int64), np.full(len(ids), -1, np.int64)
-        for number, (run, living) in enumerate(self._state):
+        for number in self._order:
+            run, living = self._state[number]
             open_ids = np.flatnonzero(numbers < 0)
             if len(open_ids) == 0:
                 break
             rows = _find_in_run(run, living, keys[open_ids], ids[open_ids], whole=whole)
             hit = rows >= 0
             numbers[open_ids[hit]], found[open_ids[hit]] = number, rows[hit]
+        self._note(numbers)
         return numbers, found
 
     def _usable_patch(self, chunk_id: Ids) -> tuple[int, int] | None:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stillframe.repo.id_sets import IdSet
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import Manifest
 from stillframe.repo.rows import Ids
-from stillframe.repo.walk import IdSet, iter_new_references
+from stillframe.repo.walk import iter_new_references
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +35,33 @@ class PackUse:
         return 0 < self.live * 2 < self.total
 
 
-def pack_uses(index: ChunkIndex, needed: IdSet) -> dict[bytes, PackUse]:
-    """The use of every pack that the index names. A chunk that rests in several packs counts in each.
+@dataclass(frozen=True, slots=True)
+class IndexUse:
+    """The use of every pack that the index names, and whether all that is needed rests in one of them."""
 
-    Every stored entry has more bytes than none, so a pack whose ``live`` is 0 holds nothing that is needed.
+    packs: dict[bytes, PackUse]
+    is_complete: bool
+
+
+def index_use(index: ChunkIndex, needed: IdSet) -> IndexUse:
+    """What is needed of an index. A chunk that rests in several packs counts in each.
+
+    Every stored entry has more bytes than none, so a pack whose ``live`` is 0 holds nothing that is needed. Each row is
+    looked up among what is needed: the other way round every id would be sought in every run.
     """
     uses: dict[bytes, PackUse] = {}
+    seen = np.zeros(len(needed), np.bool_)
     for table in index.tables():
         sealed, packs = table.rows["sealed"].astype(np.float64), table.rows["pack"]
-        live = np.bincount(packs, np.where(needed.contains(table.rows["id"]), sealed, 0), len(table.packs))
+        places = needed.places(table.rows["id"])
+        is_needed = places >= 0
+        seen[places[is_needed]] = True
+        live = np.bincount(packs, np.where(is_needed, sealed, 0), len(table.packs))
         total = np.bincount(packs, sealed, len(table.packs))
         for pack, used, whole in zip(table.packs, live.tolist(), total.tolist(), strict=True):
             other = uses.get(pack, PackUse(0, 0))
             uses[pack] = PackUse(max(other.live, int(used)), max(other.total, int(whole)))
-    return uses
+    return IndexUse(uses, bool(seen.all()))
 
 
 def image_sizes(reader: ChunkReader) -> Callable[[Sequence[Manifest]], list[int]]:

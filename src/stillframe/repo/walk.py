@@ -7,7 +7,7 @@ with ``blockmap.iter_spans``; that is not here.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,13 @@ from stillframe.errors import DamagedError
 from stillframe.extents import Extent, ExtentSet
 from stillframe.repo.blockmap import FANOUT, LEVEL_MAX, Kind, MapRoot, Node, chunk_count, parse_node, root_level
 from stillframe.repo.format import CHECK_HINT, CHUNK_SIZE_MAX, CHUNK_SIZE_MIN
+from stillframe.repo.id_sets import IdGathering, IdSet
 from stillframe.repo.reading import ChunkReader, missing_chunk
 from stillframe.repo.records import Manifest, StoredMap
-from stillframe.repo.rows import Ids, Table, id_order, ids_array, search_keys
+from stillframe.repo.rows import Ids, Table, ids_array
 
 _BATCH: Final = 256
 """Nodes read in one go: at most 9 MB."""
-_PENDING_MAX: Final = 4_000_000
-"""Ids that wait before duplicates are taken out: 128 MB."""
 _RANGES_MAX: Final = 10_000
 """More lost ranges than this in one subtree are told as one."""
 
@@ -65,46 +64,6 @@ def iter_maps(manifest: Manifest) -> Iterator[MapPlace]:
             yield place
 
 
-class IdSet:
-    """A set of chunk ids as one sorted array. Immutable."""
-
-    __slots__ = ("_keys", "ids")
-
-    def __init__(self, ids: Ids) -> None:
-        """Use ``of``: this one trusts its ids to be sorted as bytes and distinct."""
-        self.ids: Final = ids
-        self._keys = search_keys(ids)
-
-    @classmethod
-    def of(cls, ids: Ids) -> Self:
-        """The distinct ids of an array in any order."""
-        return cls(_distinct(ids))
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __or__(self, other: "IdSet") -> "IdSet":
-        return IdSet.of(np.concatenate((self.ids, other.ids)))
-
-    def contains(self, asked: Ids) -> NDArray[np.bool_]:
-        """Which of these ids are in the set."""
-        return self.places(asked) >= 0
-
-    def places(self, asked: Ids) -> NDArray[np.int64]:
-        """Where in ``ids`` each of these stands; -1 for one that is not in the set."""
-        keys, found = search_keys(asked), np.full(len(asked), -1, np.int64)
-        places = np.searchsorted(self._keys, keys, "left")
-        open_ids = np.flatnonzero(places < len(self._keys))
-        while len(open_ids):
-            open_ids = open_ids[self._keys[places[open_ids]] == keys[open_ids]]
-            hit = (self.ids[places[open_ids]] == asked[open_ids]).all(axis=1)
-            found[open_ids[hit]] = places[open_ids[hit]]
-            open_ids = open_ids[~hit]
-            places[open_ids] += 1
-            open_ids = open_ids[places[open_ids] < len(self._keys)]
-        return found
-
-
 def referenced_chunks(reader: ChunkReader, manifests: Iterable[Manifest]) -> IdSet:
     """Every chunk and node that these images need, the bases of patches among them.
 
@@ -114,7 +73,7 @@ def referenced_chunks(reader: ChunkReader, manifests: Iterable[Manifest]) -> IdS
     gathering = _Gathering(reader)
     for manifest in manifests:
         gathering.add_image(manifest)
-    return gathering.finish()
+    return with_bases(gathering.take_ids(), reader.index.tables())
 
 
 def with_bases(needed: IdSet, tables: Iterable[Table]) -> IdSet:
@@ -141,8 +100,7 @@ def iter_new_references(reader: ChunkReader, manifests: Iterable[Manifest]) -> I
     gathering = _Gathering(reader)
     for manifest in manifests:
         gathering.add_image(manifest)
-        yield gathering.finish().ids
-        gathering.forget_ids()
+        yield with_bases(gathering.take_ids(), reader.index.tables()).ids
 
 
 def iter_leaves(reader: ChunkReader, place: MapPlace) -> Iterator[tuple[bytes, Node | DamagedError]]:
@@ -216,8 +174,7 @@ class _Gathering:
     def __init__(self, reader: ChunkReader) -> None:
         self._reader = reader
         self._seen: set[_Place] = set()
-        self._parts: list[Ids] = []
-        self._pending = 0
+        self._ids = IdGathering()
 
     def add_image(self, manifest: Manifest) -> None:
         for place in iter_maps(manifest):
@@ -232,15 +189,13 @@ class _Gathering:
     def _add(self, place: MapPlace) -> None:
         count = chunk_count(place.root.size, place.chunk_size)
         if place.root.root.kind is Kind.DATA and count:
-            self._take(ids_array(place.root.root.id))
+            self._ids.add(ids_array(place.root.root.id))
             self._visit([_Place(place.root.root.id, root_level(count), count)])
 
-    def forget_ids(self) -> None:
-        self._parts = []
-
-    def finish(self) -> IdSet:
-        self._compact()
-        return with_bases(IdSet(self._parts[0]), self._reader.index.tables())
+    def take_ids(self) -> IdSet:
+        """What was found since the last time."""
+        gathered, self._ids = self._ids, IdGathering()
+        return gathered.finish()
 
     def _visit(self, places: list[_Place]) -> None:
         places = [place for place in dict.fromkeys(places) if place not in self._seen]
@@ -248,19 +203,9 @@ class _Gathering:
         for place, node in _read_nodes(self._reader, places):
             if isinstance(node, DamagedError):
                 raise node
-            self._take(ids_array(node.ids))
+            self._ids.add(ids_array(node.ids))
             if place.level:
                 self._visit([child for _, child in _children(place, node)])
-
-    def _take(self, ids: Ids) -> None:
-        self._parts.append(ids)
-        self._pending += len(ids)
-        if self._pending > _PENDING_MAX:
-            self._compact()
-
-    def _compact(self) -> None:
-        self._parts = [_distinct(np.concatenate([ids_array(b""), *self._parts]))]
-        self._pending = 0
 
 
 def _read_nodes(reader: ChunkReader, places: Sequence[_Place]) -> Iterator[tuple[_Place, Node | DamagedError]]:
@@ -304,15 +249,6 @@ def _joined(parts: list[tuple[int, ExtentSet]]) -> ExtentSet:
     if len(starts) > _RANGES_MAX:
         return ExtentSet.of(Extent(int(starts.min()), int(ends.max())))
     return ExtentSet.from_arrays(starts, ends)
-
-
-def _distinct(ids: Ids) -> Ids:
-    """Sorted as bytes, each once."""
-    if len(ids) < 2:
-        return ids
-    ordered = ids[id_order(ids)]
-    first = np.concatenate(([True], (ordered[1:] != ordered[:-1]).any(axis=1)))
-    return ordered[first]
 
 
 def _check_shape(manifest: Manifest, place: MapPlace) -> None:

@@ -325,8 +325,20 @@ def _add_demo(verbs: Verbs) -> None:
     demo.add_argument("--keep", metavar="DIR", default="", help="keep the disks and the repository in this new folder")
 
 
+def _add_bench(verbs: Verbs) -> None:
+    bench = verb(
+        verbs, "bench", "bench [SOURCE] [--repo REPO]", "measure how fast this computer saves and brings back",
+        repo=False, writes=True,
+    )  # fmt: skip
+    bench.add_argument("source", metavar="SOURCE", nargs="?", help="a disk, a partition or a disk file, read only")
+    bench.add_argument(
+        "-r", "--repo", metavar="REPO", default="",
+        help="the repository whose disk or network is measured (or STILLFRAME_REPO); no passphrase is needed",
+    )  # fmt: skip
+
+
 ADDERS: Final[tuple[Callable[[Verbs], None], ...]] = (
     _add_looking, _add_repository, _add_backup, _add_restore, _add_clone, _add_boot_repair, _add_care, _add_letting_go,
-    _add_keys, _add_parity, _add_demo,
+    _add_keys, _add_parity, _add_demo, _add_bench,
 )  # fmt: skip
 """In the order of the help."""

@@ -15,16 +15,17 @@ from stillframe.events import Finding, PhaseStarted
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.examining import Examination, healed_packs, keep_proof
 from stillframe.repo.blockmap import iter_spans
+from stillframe.repo.id_sets import IdGathering, IdSet
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.packs import Fetch, plan_fetches
 from stillframe.repo.proofs import judge
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import Manifest, ProofRecord
 from stillframe.repo.repository import Repository
-from stillframe.repo.rows import Ids, ids_array
+from stillframe.repo.rows import ids_array
 from stillframe.repo.sealing import make_id
 from stillframe.repo.session import Owner
-from stillframe.repo.walk import IdSet, iter_maps, referenced_chunks
+from stillframe.repo.walk import iter_maps, referenced_chunks
 from stillframe.repo.writing import ChunkNamer
 
 SHARE: Final = 20
@@ -57,12 +58,11 @@ def read_back(
     reader = repository.reader(index)
     examination = Examination(reader, ChunkNamer(repository, bytes.fromhex(manifest.domain)), context.events)
     context.events.emit(PhaseStarted(name="reading back what was stored"))
-    seen: list[bytes] = []
+    seen = IdGathering()
     troubles: list[str] = []
     examination.examine(_pack_fetches(repository, packs, index, seen, troubles), context.cancel)
     needed = referenced_chunks(reader, [manifest])
-    stored = IdSet.of(ids_array(b"".join(seen)))
-    rest = needed.ids[~stored.contains(needed.ids)]
+    rest = needed.without(seen.finish())
     proven_by = _proven_baseline(repository, reader, manifest, rest)
     if len(rest):
         examination.examine(_share_fetches(repository, manifest, index), context.cancel)
@@ -79,16 +79,16 @@ def read_back(
     )
 
 
-def _proven_baseline(repository: Repository, reader: ChunkReader, manifest: Manifest, rest: Ids) -> str:
+def _proven_baseline(repository: Repository, reader: ChunkReader, manifest: Manifest, rest: IdSet) -> str:
     """The baseline's id when it is good and holds all of ``rest``; else empty."""
     found = [image.manifest for image in repository.images().images if image.manifest.image == manifest.baseline]
     if not len(rest) or not found or judge(found[0], repository.proofs()) != "good":
         return ""
-    return manifest.baseline if referenced_chunks(reader, found).contains(rest).all() else ""
+    return "" if len(rest.without(referenced_chunks(reader, found))) else manifest.baseline
 
 
 def _pack_fetches(
-    repository: Repository, packs: list[bytes], index: ChunkIndex, seen: list[bytes], troubles: list[str]
+    repository: Repository, packs: list[bytes], index: ChunkIndex, seen: IdGathering, troubles: list[str]
 ) -> Iterator[Fetch]:
     """All entries of these packs. The packs' own trailers are read too: they are the second copy of the index."""
     for pack_id in packs:
@@ -98,7 +98,7 @@ def _pack_fetches(
         except (DamagedError, StorageError) as error:
             troubles.append(error.message)
         places = index.locations_in(pack_id)
-        seen += [place.chunk_id for place in places]
+        seen.add(ids_array(b"".join(place.chunk_id for place in places)))
         yield from plan_fetches(places)
 
 
