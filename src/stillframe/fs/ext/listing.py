@@ -32,7 +32,7 @@ from stillframe.fs.listing import NAMES_MAX, Listing, find_places
 _SYSTEM_END: Final = 11  # ext4.h, EXT4_GOOD_OLD_FIRST_INO
 _BLOCKS_MAX: Final = 1 << 21
 """Blocks of folders; ten million names of middle length fill a quarter of them."""
-_READ_SIZE: Final = 4 << 20
+_READ_SIZE: Final = 16 << 20  # each step goes through all blocks of a piece: few, large pieces
 _LONG_RECORDS: Final = 1 << 16  # blocks of this size write the length of an entry in another way
 _EXTENTS_FLAG, _EXTENT_MAGIC = 0x80000, 0xF30A
 # EXT4_ENCRYPT_FL, EXT4_INLINE_DATA_FL: support.py takes no such volume; a flag without the feature is a contradiction.
@@ -89,45 +89,47 @@ def _take_apart(
     raw: NDArray[np.uint8], owners: Blocks, superblock: Superblock, inodes: InodeTable, names: _Names
 ) -> None:
     """Find the entries of blocks, each a row; ``owners`` are the folders' numbers."""
-    size, has_types = superblock.block_size, Incompat.FILETYPE in superblock.incompat
     words = np.concatenate((raw.reshape(-1).view("<u4"), np.zeros(2, np.uint32)))
-    rows, at = np.arange(len(raw)), np.zeros(len(raw), np.int64)
-    found: list[tuple[Blocks, Blocks, Blocks, Blocks]] = []
-    while len(rows):
-        word = (rows * size + at) >> 2
-        number, head, start = (words[word + step].astype(np.int64) for step in range(3))
-        length, name_size = head & 0xFFFF, (head >> 16) & (0xFF if has_types else 0xFFFF)
-        used = number != 0
-        _demand((length >= _ENTRY_HEAD) & (length % 4 == 0) & (at + length <= size), "the length of an entry")
-        good = (name_size > 0) & (name_size <= _NAME_MAX) & (length >= _ENTRY_HEAD + name_size)
-        _demand(~used | good, "the name of an entry")
-        named = used & ~_is_dots(start, name_size, used)
-        found.append((number[named], owners[rows[named]], (word[named] << 2) + _ENTRY_HEAD, name_size[named]))
-        at = at + length
-        going = at < size
-        rows, at = rows[going], at[going]
-    numbers, parents, starts, sizes = (np.concatenate(column) for column in zip(*found, strict=True))
-    wanted = numbers >= _SYSTEM_END
-    numbers, parents, starts, sizes = numbers[wanted], parents[wanted], starts[wanted], sizes[wanted]
+    word, rows = _find_entries(words, len(raw), superblock.block_size)
+    numbers, head, start = (words[word + step].astype(np.int64) for step in range(3))
+    length, sizes = head & 0xFFFF, (head >> 16) & (0xFF if Incompat.FILETYPE in superblock.incompat else 0xFFFF)
+    _demand((sizes > 0) & (sizes <= _NAME_MAX) & (length >= _ENTRY_HEAD + sizes), "the name of an entry")
+    wanted = ~_is_dots(start, sizes) & (numbers >= _SYSTEM_END)
+    numbers, sizes, starts = numbers[wanted], sizes[wanted], (word[wanted] << 2) + _ENTRY_HEAD
     places = find_places(inodes.numbers, numbers)
     _demand((places >= 0) & (inodes.links[places] > 0), "the number of an entry")
     folders = inodes.is_folder[places]
-    ends = starts + sizes
-    flat = raw.tobytes()
-    pairs = zip(starts[folders].tolist(), ends[folders].tolist(), strict=True)
-    names.folder_names += [flat[start:end] for start, end in pairs]
-    names.parents.append(parents)
+    pairs = zip(starts[folders].tolist(), (starts + sizes)[folders].tolist(), strict=True)
+    flat = memoryview(raw.reshape(-1))
+    names.folder_names += [bytes(flat[first:end]) for first, end in pairs]
+    names.parents.append(owners[rows[wanted]])
     names.places.append(places)
     names.count += len(places)
 
 
-def _is_dots(start: Blocks, size: Blocks, used: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _find_entries(words: NDArray[np.uint32], count: int, size: int) -> tuple[Blocks, Blocks]:
+    """The first word and the row of every entry in use, of blocks that are ``words`` of four bytes."""
+    rows, at = np.arange(count), np.zeros(count, np.int64)
+    found: list[tuple[Blocks, Blocks]] = []
+    while len(rows):
+        word = (rows * size + at) >> 2
+        length = (words[word + 1] & 0xFFFF).astype(np.int64)
+        end = at + length
+        _demand((length >= _ENTRY_HEAD) & (length & 3 == 0) & (end <= size), "the length of an entry")
+        used = words[word] != 0
+        found.append((word[used], rows[used]))
+        going = end < size
+        rows, at = rows[going], end[going]
+    entries, owners = (np.concatenate(column) for column in zip(*found, strict=True))
+    return entries, owners
+
+
+def _is_dots(start: Blocks, size: Blocks) -> NDArray[np.bool_]:
     """Which names are ``.`` and ``..``, from their first four bytes; one with NUL among these is in doubt."""
-    letters = [(start >> shift) & 0xFF for shift in (0, 8, 16, 24)]
-    for index, letter in enumerate(letters):
-        _demand(~used | (size <= index) | (letter != 0), "NUL in a name")
-    one = (size == 1) & (letters[0] == _DOT)
-    return one | ((size == 2) & (letters[0] == _DOT) & (letters[1] == _DOT))
+    first, second = start & 0xFF, (start >> 8) & 0xFF
+    for index in range(3):
+        _demand((size <= index) | ((start >> 8 * index) & 0xFF != 0), "NUL in a name")
+    return ((size == 1) & (first == _DOT)) | ((size == 2) & (first == _DOT) & (second == _DOT))
 
 
 def _folder_blocks(reader: BlockReader, superblock: Superblock, inodes: InodeTable) -> tuple[Blocks, Blocks]:

@@ -95,23 +95,26 @@ def _scan_batch(records: Records, first_index: int) -> tuple[Numbers, Numbers]:
 
 
 def unprotect_all(records: Records, indices: Numbers) -> Records:
-    """Put the last two bytes of each 512 back in place in all records."""
+    """Put the last two bytes of each 512 back in place in all records, which are changed and returned.
+
+    Raises:
+        DiskFormatError: One of them was not written whole.
+    """
     sectors = records.shape[1] // STRIDE
     array_offset = column(records, 4, "<u2").astype(np.int64)
     fits = (column(records, 6, "<u2") == sectors + 1) & (array_offset + 2 * sectors + 2 <= STRIDE - 2)
     array_offset = np.where(fits, array_offset, 8)
     rows = np.arange(len(records))
     number = records[rows[:, None], array_offset[:, None] + np.arange(2)]
-    fixed = records.copy()
     for sector in range(sectors):
         tail = slice((sector + 1) * STRIDE - 2, (sector + 1) * STRIDE)
         fits &= (records[:, tail] == number).all(axis=1)
         at = array_offset[:, None] + 2 * (sector + 1) + np.arange(2)
-        fixed[:, tail] = records[rows[:, None], at]
+        records[:, tail] = records[rows[:, None], at]
     if not fits.all():
         index = int(indices[np.flatnonzero(~fits)[0]])
         raise DiskFormatError(f"NTFS MFT record {index}: it was not written whole", hint=HINT)
-    return fixed
+    return records
 
 
 def _find_mapped(records: Records, indices: Numbers) -> _Mapped:
@@ -140,7 +143,7 @@ def _find_mapped(records: Records, indices: Numbers) -> _Mapped:
         found.append((place + runs_offset, place + extent, count, indices[owner]))
         at = at + length
     starts, ends, counts, owners = (
-        np.concatenate([np.empty(0, np.int64), *column]) for column in zip(*found, strict=True)
+        np.concatenate([np.empty(0, np.int64), *parts]) for parts in zip(*found, strict=True)
     )
     return _Mapped(starts=starts, ends=ends, cluster_counts=counts, record_indices=owners)
 
@@ -148,8 +151,8 @@ def _find_mapped(records: Records, indices: Numbers) -> _Mapped:
 def column(records: Records, offset: int, kind: str) -> NDArray[np.unsignedinteger]:
     """One little-endian field of every record."""
     width = np.dtype(kind).itemsize
-    column: NDArray[np.unsignedinteger] = np.ascontiguousarray(records[:, offset : offset + width]).view(kind)[:, 0]
-    return column
+    values: NDArray[np.unsignedinteger] = np.ascontiguousarray(records[:, offset : offset + width]).view(kind)[:, 0]
+    return values
 
 
 def _gather(flat: NDArray[np.uint8], positions: Numbers, width: int) -> Numbers:
