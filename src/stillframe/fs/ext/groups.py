@@ -24,6 +24,7 @@ DESCRIPTORS_SIZE_MAX: Final = 1 << 27
 """Bytes of group descriptors this program reads: those of 256 TiB in 4 KiB blocks; it bounds the memory."""
 CHECK_HINT: Final = "Let e2fsck examine the volume, then back up again for a small image."
 
+INODE_UNINIT: Final = 0x1  # EXT4_BG_INODE_UNINIT
 BLOCK_UNINIT: Final = 0x2  # EXT4_BG_BLOCK_UNINIT
 _CHECKSUM_OFFSET: Final = 30  # offsetof(struct ext4_group_desc, bg_checksum)
 
@@ -56,6 +57,7 @@ class GroupTable:
         block_bitmap, inode_bitmap, inode_table: First block of each; all inside the volume.
         free_clusters: How many clusters the descriptor calls free.
         unwritten: Whether the block bitmap was never written.
+        inodes_unwritten: Whether the inode bitmap was never written: no inode of the group is in use.
         bitmap_checksum: CRC-32C of the block bitmap, or its low half in descriptors of 32 bytes.
     """
 
@@ -64,6 +66,7 @@ class GroupTable:
     inode_table: Blocks
     free_clusters: Blocks
     unwritten: Flags
+    inodes_unwritten: Flags
     bitmap_checksum: NDArray[np.uint32]
 
 
@@ -108,12 +111,14 @@ def _table_of(raw: bytes, superblock: Superblock) -> GroupTable:
         return low | (records[f"{name}_high"].astype(np.int64) << shift) if wide else low
 
     unwritten = (records["flags"] & BLOCK_UNINIT) != 0
+    inodes_unwritten = (records["flags"] & INODE_UNINIT) != 0
     return GroupTable(
         block_bitmap=joined("block_bitmap", 32),
         inode_bitmap=joined("inode_bitmap", 32),
         inode_table=joined("inode_table", 32),
         free_clusters=joined("free", 16),
         unwritten=unwritten if superblock.has_descriptor_checksums else np.zeros_like(unwritten),
+        inodes_unwritten=inodes_unwritten if superblock.has_descriptor_checksums else np.zeros_like(unwritten),
         bitmap_checksum=joined("bitmap_checksum", 16).astype(np.uint32),
     )
 

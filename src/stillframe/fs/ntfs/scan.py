@@ -78,14 +78,14 @@ def scan_clusters(reader: BlockReader, table: MasterFileTable) -> ExtentSet:
 def _scan_batch(records: Records, first_index: int) -> tuple[Numbers, Numbers]:
     """First cluster and number of clusters of every run in a batch of records."""
     # A record begins with FILE, one that was never used with zeros; BAAD marks one that was found torn.
-    magic = _column(records, 0, "<u4")
+    magic = column(records, 0, "<u4")
     foreign = np.flatnonzero((magic != _FILE) & (magic != 0))
     if len(foreign):
         raise DiskFormatError(f"NTFS MFT record {first_index + int(foreign[0])}: it is no record", hint=HINT)
-    live = np.flatnonzero((magic == _FILE) & ((_column(records, 0x16, "<u2") & _IN_USE) != 0))
+    live = np.flatnonzero((magic == _FILE) & ((column(records, 0x16, "<u2") & _IN_USE) != 0))
     if not len(live):
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    fixed = _unprotect_all(records[live], first_index + live)
+    fixed = unprotect_all(records[live], first_index + live)
     mapped = _find_mapped(fixed, first_index + live)
     runs = decode_run_table(fixed.reshape(-1), mapped.starts, mapped.ends, mapped.cluster_counts)
     if len(runs.broken):
@@ -94,31 +94,34 @@ def _scan_batch(records: Records, first_index: int) -> tuple[Numbers, Numbers]:
     return runs.first_clusters, runs.cluster_counts
 
 
-def _unprotect_all(records: Records, indices: Numbers) -> Records:
-    """Put the last two bytes of each 512 back in place in all records."""
+def unprotect_all(records: Records, indices: Numbers) -> Records:
+    """Put the last two bytes of each 512 back in place in all records, which are changed and returned.
+
+    Raises:
+        DiskFormatError: One of them was not written whole.
+    """
     sectors = records.shape[1] // STRIDE
-    array_offset = _column(records, 4, "<u2").astype(np.int64)
-    fits = (_column(records, 6, "<u2") == sectors + 1) & (array_offset + 2 * sectors + 2 <= STRIDE - 2)
+    array_offset = column(records, 4, "<u2").astype(np.int64)
+    fits = (column(records, 6, "<u2") == sectors + 1) & (array_offset + 2 * sectors + 2 <= STRIDE - 2)
     array_offset = np.where(fits, array_offset, 8)
     rows = np.arange(len(records))
     number = records[rows[:, None], array_offset[:, None] + np.arange(2)]
-    fixed = records.copy()
     for sector in range(sectors):
         tail = slice((sector + 1) * STRIDE - 2, (sector + 1) * STRIDE)
         fits &= (records[:, tail] == number).all(axis=1)
         at = array_offset[:, None] + 2 * (sector + 1) + np.arange(2)
-        fixed[:, tail] = records[rows[:, None], at]
+        records[:, tail] = records[rows[:, None], at]
     if not fits.all():
         index = int(indices[np.flatnonzero(~fits)[0]])
         raise DiskFormatError(f"NTFS MFT record {index}: it was not written whole", hint=HINT)
-    return fixed
+    return records
 
 
 def _find_mapped(records: Records, indices: Numbers) -> _Mapped:
     """Walk the attributes of all records in step, and keep those whose contents lie in clusters."""
     size, flat = records.shape[1], records.reshape(-1)
-    used = _column(records, 0x18, "<u4").astype(np.int64)
-    at = _column(records, 0x14, "<u2").astype(np.int64)
+    used = column(records, 0x18, "<u4").astype(np.int64)
+    at = column(records, 0x14, "<u2").astype(np.int64)
     rows = np.arange(len(records))
     _demand((used <= size) & (at >= 0x28) & (at % 8 == 0), indices, rows)
     found: list[tuple[Numbers, Numbers, Numbers, Numbers]] = []
@@ -140,16 +143,16 @@ def _find_mapped(records: Records, indices: Numbers) -> _Mapped:
         found.append((place + runs_offset, place + extent, count, indices[owner]))
         at = at + length
     starts, ends, counts, owners = (
-        np.concatenate([np.empty(0, np.int64), *column]) for column in zip(*found, strict=True)
+        np.concatenate([np.empty(0, np.int64), *parts]) for parts in zip(*found, strict=True)
     )
     return _Mapped(starts=starts, ends=ends, cluster_counts=counts, record_indices=owners)
 
 
-def _column(records: Records, offset: int, kind: str) -> NDArray[np.unsignedinteger]:
+def column(records: Records, offset: int, kind: str) -> NDArray[np.unsignedinteger]:
     """One little-endian field of every record."""
     width = np.dtype(kind).itemsize
-    column: NDArray[np.unsignedinteger] = np.ascontiguousarray(records[:, offset : offset + width]).view(kind)[:, 0]
-    return column
+    values: NDArray[np.unsignedinteger] = np.ascontiguousarray(records[:, offset : offset + width]).view(kind)[:, 0]
+    return values
 
 
 def _gather(flat: NDArray[np.uint8], positions: Numbers, width: int) -> Numbers:
