@@ -20,8 +20,8 @@ import pytest
 from stillframe.block import MemoryDisk
 from stillframe.extents import Extent
 from stillframe.testing.disk_builder import fill_with_noise, write_gpt
+from stillframe.testing.loops import loop_device
 from stillframe.testing.moody_folder import MoodyFolder
-from stillframe.testing.real_disks import loop_device
 
 pytestmark = pytest.mark.root
 MIB: Final = 1 << 20

@@ -297,7 +297,8 @@ BASES_TAKEN_ON_TRUST = [(ChunkIndex, "contains", lambda self, ids, *, whole=Fals
 
 def has_rows(index: ChunkIndex, ids: Ids, *, whole: bool) -> NDArray[np.bool_]:
     """As ``ChunkIndex.contains``, but for a patch it does not look whether its base is there."""
-    return FIND_ANY(index, ids, whole=whole) | np.array([place is not None for place in index.locate(ids)], bool)
+    known = np.array([place is not None for place in index.locate(ids)], bool)
+    return np.asarray(FIND_ANY(index, ids, whole=whole) | known, bool)
 
 
 @pytest.mark.slow

@@ -199,9 +199,9 @@ def test_the_run_that_answered_last_is_asked_first(monkeypatch: pytest.MonkeyPat
     index, asked = load(some_runs(5), None), list[int]()
     find = index_module._find_in_run
 
-    def counted(run: Run, *rest: Any) -> Any:
+    def counted(run: Run, *rest: Any, whole: bool) -> Any:
         asked.append(run.packs[0][-1])
-        return find(run, *rest)
+        return find(run, *rest, whole=whole)
 
     monkeypatch.setattr(index_module, "_find_in_run", counted)
     for run, searched in ((3, 4), (3, 1), (0, 2), (4, 5), (4, 1)):

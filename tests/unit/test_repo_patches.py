@@ -4,6 +4,7 @@ import hashlib
 import random
 from datetime import timedelta
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from stillframe.repo.rows import EntryKind, Table, build_table, ids_array, parse
 from stillframe.repo.sealing import make_id
 from stillframe.repo.session import begin_session
 from stillframe.repo.writing import ChunkNamer
-from stillframe.store import LocalStore, MemoryStore
+from stillframe.store import LocalStore, MemoryStore, Store
 from stillframe.testing.clocks import FakeClock
 from stillframe.testing.repositories import (
     BackupRun,
@@ -252,9 +253,9 @@ def test_bases_that_are_shared_are_read_once_and_many_of_them_in_bounded_reads()
     reader = shelf.reader()
     fetches, _ = reader.plan([table.location(row).chunk_id for row in range(len(table.rows))])
     for fetch in fetches:
-        for place, data in reader.fetch(fetch):
+        for place, found in reader.fetch(fetch):
             at = ids.index(place.base)
-            assert data == bases[at][::-1] if place.chunk_id in ids else data in bases
+            assert found == bases[at][::-1] if place.chunk_id in ids else found in bases
     sizes = [done.size for done in shelf.box.store.operations if done.verb == "read"]
     assert max(sizes) <= (8 << 20) + 65_552
     assert sum(sizes) < 3.05 * 300 * 65_536  # two frames of noise for each base, and each base once: ids[0] is kept
@@ -465,12 +466,13 @@ def test_a_base_that_is_announced_dead_while_a_backup_runs_is_copied() -> None:
 
 def test_there_are_no_patches_where_nobody_wants_them_or_they_would_cost_more(tmp_path: object) -> None:
     near, far = LocalStore(f"{tmp_path}/near"), LocalStore(f"{tmp_path}/far", is_near=False)
-    for store, options, expected in (
+    choices: list[tuple[Store, dict[str, Any], EntryKind]] = [
         (near, {}, EntryKind.PATCH),
         (far, {}, EntryKind.CHUNK),
         (MemoryStore(), {"patches": False}, EntryKind.CHUNK),
         (MemoryStore(), {"compress": False}, EntryKind.CHUNK),
-    ):
+    ]
+    for store, options, expected in choices:
         repository = make_repository(store)
         store_image(repository, ANNA, Draft(chunks=[1001]))
         store_image(repository, ANNA, Draft(chunks=[2001, 3001], **{"patches": True, **options}))
