@@ -12,6 +12,9 @@ SHELL := /bin/bash
 # Programs for administration lie where the PATH of "su" and of ordinary users does not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
+# Where this is set, as in many containers, each of the thousands of starts in the tests would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 60

@@ -109,7 +109,7 @@ class ExtentSet:
     @property
     def size(self) -> int:
         """Number of bytes in all."""
-        return int((self.ends - self.starts).sum())
+        return int((self.ends - self.starts).sum()) if len(self.starts) else 0
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -130,15 +130,21 @@ class ExtentSet:
         return f"ExtentSet({shown}{', ...' if len(self) > 4 else ''}; {self.size} bytes)"
 
     def __or__(self, other: "ExtentSet") -> "ExtentSet":
+        if not len(self.starts) or not len(other.starts):
+            return other if len(other.starts) else self
         return ExtentSet.from_arrays(
             np.concatenate((self.starts, other.starts)), np.concatenate((self.ends, other.ends))
         )
 
     def __and__(self, other: "ExtentSet") -> "ExtentSet":
+        if not len(self.starts) or not len(other.starts):
+            return ExtentSet.empty()
         whole = Extent(0, int(max(self.ends.max(initial=0), other.ends.max(initial=0))))
         return (self.complement(whole) | other.complement(whole)).complement(whole)
 
     def __sub__(self, other: "ExtentSet") -> "ExtentSet":
+        if not len(self.starts) or not len(other.starts):
+            return self
         whole = Extent(0, int(max(self.ends.max(initial=0), other.ends.max(initial=0))))
         return (self.complement(whole) | other).complement(whole)
 

@@ -54,6 +54,7 @@ from stillframe.testing.disk_files import (
 )
 from stillframe.testing.faulty_disk import FaultyDisk, PlannedFault
 from stillframe.testing.job_runs import backup, make_repository
+from stillframe.testing.loops import detach_loop
 from stillframe.testing.windows_device import MemoryDevice
 
 SIZE = 96 * 1024
@@ -66,7 +67,7 @@ def loop_device(file: Path, *, sector_size: int) -> Iterator[str]:
     try:
         yield device
     finally:
-        subprocess.run(["losetup", "--detach", device], check=True)
+        detach_loop(device)
 
 
 def patterned_file(folder: Path, content: bytes) -> Path:

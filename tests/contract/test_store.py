@@ -8,7 +8,9 @@ import pytest
 
 from stillframe.store import LocalStore, MemoryStore, Store
 from stillframe.testing.faulty_store import CrashingStore, FailingReads, FullStore, VanishingStore
+from stillframe.testing.loops import detach_loop
 from stillframe.testing.store_contract import STORE_LAWS
+from stillframe.testing.tools import unmount
 
 Law = Callable[[Store], None]
 
@@ -60,9 +62,9 @@ def disk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         try:
             yield folder
         finally:
-            _output("umount", folder)
+            unmount(folder)
     finally:
-        _output("losetup", "--detach", loop)
+        detach_loop(loop)
 
 
 def _output(*command: str | Path) -> str:

@@ -22,7 +22,8 @@ from stillframe.testing.hive_builder import build_hive
 from stillframe.testing.hive_dump import dump_hive
 from stillframe.testing.hive_log_builder import entry, new_log, numbered
 from stillframe.testing.job_runs import backup_paths, job_context, make_repository
-from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, open_table, place_of, restart_page, run_tool
+from stillframe.testing.tools import run_tool
+from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, open_table, place_of, restart_page
 from stillframe.testing.windows_adaptable import (
     INF,
     MIB,

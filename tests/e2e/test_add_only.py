@@ -11,6 +11,7 @@ from stillframe.extents import Extent
 from stillframe.repo.format import ObjectType
 from stillframe.testing.command_line import call, init_own
 from stillframe.testing.disk_builder import fill_with_noise, write_gpt
+from stillframe.testing.tools import unmount
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -29,7 +30,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield mounted
     finally:
         subprocess.run(["chattr", "-R", "-a", mounted], check=True)
-        subprocess.run(["umount", mounted], check=True)
+        unmount(mounted)
 
 
 def make_disk(path: Path, seed: int) -> Path:

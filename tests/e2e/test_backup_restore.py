@@ -16,8 +16,10 @@ from stillframe.store import LocalStore
 from stillframe.testing import real_disks
 from stillframe.testing.disks_partitioned import see_table
 from stillframe.testing.job_runs import backup_paths, make_repository, restore, verify
-from stillframe.testing.real_disks import RealDisk, RealVolume, hash_file, loop_device, used_file
-from stillframe.testing.volumes_windows import hash_tree, run_tool
+from stillframe.testing.loops import loop_device
+from stillframe.testing.real_disks import RealDisk, RealVolume, hash_file, used_file
+from stillframe.testing.tools import run_tool, unmount
+from stillframe.testing.volumes_windows import hash_tree
 
 pytestmark = pytest.mark.root
 
@@ -261,7 +263,7 @@ def test_a_partition_of_a_disk_goes_into_a_partition_device_by_delta(disks: Disk
                 restore(repository, manifest, target)
             restore(repository, manifest, Path(f"{target}p3"), options=options)  # a neighbour is no obstacle
         finally:
-            run_tool("umount", str(mounted))
+            unmount(mounted)
     assert (
         first.bytes_written
         <= sum(end - start for part in manifest.disks[0].partitions for start, end in part.excluded) + 4 * MIB

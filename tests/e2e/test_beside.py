@@ -22,7 +22,7 @@ from stillframe.testing.command_line import call, init_own
 from stillframe.testing.disks_partitioned import make_disk, see_table, shown_to_tools
 from stillframe.testing.job_runs import ANNA, backup_paths, job_context, make_repository, restore
 from stillframe.testing.real_disks import RealDisk, build_disk, hash_file
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20

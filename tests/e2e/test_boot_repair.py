@@ -29,9 +29,9 @@ from stillframe.jobs.mending.undo_format import HEAD, MAGIC
 from stillframe.testing.command_line import call
 from stillframe.testing.job_runs import job_context
 from stillframe.testing.linux_disks import LinuxDisk, devices, make_linux_disk, mounted_linux
+from stillframe.testing.loops import loop_device
 from stillframe.testing.mended_disks import Heard, plan_of, prepared, repaired, undo_of, undone
-from stillframe.testing.real_disks import loop_device
-from stillframe.testing.volumes_windows import run_tool, unmount
+from stillframe.testing.tools import run_tool, unmount
 
 pytestmark = pytest.mark.root
 DEAD = "11111111-2222-4333-8444-555555555555"

@@ -19,6 +19,8 @@ from stillframe.cli.progress import JsonLines
 from stillframe.events import BytesMoved, Event
 from stillframe.host.machine import Machine
 from stillframe.testing.command_line import Outcome, call
+from stillframe.testing.loops import detach_loop
+from stillframe.testing.tools import unmount
 
 MIB = 1 << 20
 PASSPHRASE = "several words of mine"  # noqa: S105 - guards nothing
@@ -360,7 +362,7 @@ def mounted(tmp_path: Path) -> Iterator[Path]:
     try:
         yield image
     finally:
-        tool("umount", place)
+        unmount(place)
 
 
 @pytest.mark.root
@@ -395,7 +397,7 @@ def loops() -> Iterator[Callable[[Path], str]]:
 
     yield show
     for device in made:
-        tool("losetup", "--detach", device)
+        detach_loop(device)
 
 
 @pytest.mark.root
@@ -436,7 +438,7 @@ def test_the_disk_that_holds_the_repository_is_refused(
         assert call("backup", device).exit_code == 20
         assert of_json("check")["ok"] is True
     finally:
-        tool("umount", place)
+        unmount(place)
 
 
 # Damage

@@ -15,8 +15,9 @@ from stillframe.testing.command_line import call
 from stillframe.testing.disk_builder import fill_with_noise, write_gpt
 from stillframe.testing.disks_partitioned import see_table
 from stillframe.testing.job_runs import backup_paths, clone, make_repository, restore
-from stillframe.testing.real_disks import MIB, RealDisk, hash_file, loop_device
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.loops import loop_device
+from stillframe.testing.real_disks import MIB, RealDisk, hash_file
+from stillframe.testing.tools import run_tool
 
 pytestmark = pytest.mark.root
 

@@ -31,15 +31,9 @@ from stillframe.testing.fitted_disks import (
     make_late_volume,
 )  # fmt: skip
 from stillframe.testing.job_runs import backup_paths, clone, clone_fitted, job_context, make_repository
-from stillframe.testing.real_disks import (
-    MIB,
-    RealDisk,
-    hash_file,
-    loop_device,
-    see_valid_table,
-    used_file,
-)  # fmt: skip
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.loops import loop_device
+from stillframe.testing.real_disks import MIB, RealDisk, hash_file, see_valid_table, used_file
+from stillframe.testing.tools import run_tool, unmount
 
 pytestmark = pytest.mark.root
 FIT = RestoreOptions(fit=True)
@@ -58,7 +52,7 @@ def mounted(device: Path, place: Path) -> Iterator[Path]:
     try:
         yield place
     finally:
-        run_tool("umount", str(place))
+        unmount(place)
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from stillframe.store import LocalStore
 from stillframe.testing.command_line import call
 from stillframe.testing.job_runs import backup_paths, clone_fitted, make_repository, restore
 from stillframe.testing.real_disks import hash_file, used_file
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20

@@ -27,7 +27,8 @@ from stillframe.testing.hive_dump import dump_hive
 from stillframe.testing.job_runs import backup_paths, make_repository, restore
 from stillframe.testing.real_disks import used_file
 from stillframe.testing.system_disks import SIGNATURE, TYPES, Part, build_system_disk
-from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, open_table, run_tool
+from stillframe.testing.tools import run_tool
+from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, open_table
 from stillframe.testing.windows_adaptable import build_program, software_tree, system_tree, windows_files
 from stillframe.testing.windows_backup import boot_store, gpt_device, mbr_device, mounted_gpt, mounted_mbr
 

@@ -14,7 +14,8 @@ from stillframe.store import LocalStore
 from stillframe.testing import real_disks
 from stillframe.testing.disk_builder import fill_with_noise, write_gpt
 from stillframe.testing.job_runs import backup, backup_paths, make_repository, restore
-from stillframe.testing.real_disks import MIB, RealDisk, build_disk, hash_file, loop_device
+from stillframe.testing.loops import loop_device
+from stillframe.testing.real_disks import MIB, RealDisk, build_disk, hash_file
 
 pytestmark = pytest.mark.root
 

@@ -19,7 +19,8 @@ from stillframe.testing.command_line import call
 from stillframe.testing.file_images import get_all, list_all, partition_of
 from stillframe.testing.power_cuts import SCENES, hashes, power_cut
 from stillframe.testing.real_disks import LEFT_OUT, build_disk, mounted_kernel
-from stillframe.testing.volumes_windows import hash_tree, run_tool
+from stillframe.testing.tools import run_tool, unmount
+from stillframe.testing.volumes_windows import hash_tree
 
 pytestmark = pytest.mark.root
 
@@ -144,7 +145,7 @@ def test_a_full_destination_is_told_and_holds_only_whole_files(tmp_path: Path) -
         with pytest.raises(TargetError, match="mounted read-only"):
             get_all(partition_of(contents), small)
     finally:
-        run_tool("umount", str(small))
+        unmount(small)
 
 
 class StuckDisk(MemoryDisk):

@@ -25,7 +25,7 @@ from stillframe.testing.fitted_disks import (
 )
 from stillframe.testing.job_runs import backup_paths, make_repository, restore
 from stillframe.testing.real_disks import RealDisk, build_disk, used_file
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 from stillframe.testing.windows_backup import gpt_device
 from stillframe.testing.windows_moved import GPT
 from stillframe.testing.windows_moved import build_disk as build_windows

@@ -15,9 +15,10 @@ from stillframe.testing.disk_builder import fill_with_noise, write_gpt, write_mb
 from stillframe.testing.disks_partitioned import make_disk, see_table
 from stillframe.testing.job_runs import backup, backup_paths, make_repository, restore
 from stillframe.testing.real_disks import LEFT_OUT, MIB, hash_file
+from stillframe.testing.tools import run_tool
 from stillframe.testing.volumes_btrfs import make_btrfs
 from stillframe.testing.volumes_linux import build_luks, build_lvm2, build_raid, build_swap
-from stillframe.testing.volumes_windows import fill_tree, hash_tree, run_tool
+from stillframe.testing.volumes_windows import fill_tree, hash_tree
 from stillframe.testing.volumes_xfs import make_xfs
 
 pytestmark = pytest.mark.root

@@ -15,7 +15,8 @@ from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.base import UsedMap
 from stillframe.fs.btrfs import BtrfsFilesystem, read_frozen_map
 from stillframe.testing import volumes_btrfs as volumes
-from stillframe.testing.volumes_windows import keep_only, run_tool
+from stillframe.testing.tools import run_tool
+from stillframe.testing.volumes_windows import keep_only
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20

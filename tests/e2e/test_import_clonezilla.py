@@ -17,7 +17,8 @@ import zstandard
 from stillframe.capture.foreign import ImportOptions, find_importable
 from stillframe.errors import DiskFormatError, StillframeError, UsageError
 from stillframe.testing.command_line import call, init_own
-from stillframe.testing.volumes_windows import PARTCLONE_AT_ONCE, run_tool
+from stillframe.testing.tools import run_tool
+from stillframe.testing.volumes_windows import PARTCLONE_AT_ONCE
 
 pytestmark = pytest.mark.usefixtures("own_temporary")
 MIB = 1 << 20

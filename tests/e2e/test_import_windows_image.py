@@ -17,7 +17,8 @@ from stillframe.capture.foreign import Importable, ImportOptions, find_importabl
 from stillframe.errors import DiskFormatError, SourceInUse, StillframeError, UsageError
 from stillframe.testing.command_line import call, init_own
 from stillframe.testing.disk_files import DATA_STATE, Below, build_vhd, held_by_qemu
-from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, run_tool
+from stillframe.testing.tools import run_tool
+from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs
 from stillframe.testing.windows_backup import (
     MIB,
     MadeVolume,

@@ -14,9 +14,10 @@ from stillframe.extents import Extent, ExtentSet
 from stillframe.testing.command_line import call
 from stillframe.testing.disks_partitioned import make_disk
 from stillframe.testing.real_disks import Hashes, copy_into, make_ext4, mounted_kernel
+from stillframe.testing.tools import run_tool
 from stillframe.testing.volumes_lvm import lvm_on
 from stillframe.testing.volumes_raid import MemberPlan, build_member
-from stillframe.testing.volumes_windows import hash_tree, run_tool
+from stillframe.testing.volumes_windows import hash_tree
 
 pytestmark = pytest.mark.root
 

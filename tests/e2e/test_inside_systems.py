@@ -22,9 +22,9 @@ from stillframe.testing.system_disks import (
     Part,
     build_system_disk,
 )
+from stillframe.testing.tools import run_tool
 from stillframe.testing.volumes_lvm import GROUP, lvm_on
 from stillframe.testing.volumes_raid import MemberPlan, build_member
-from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = pytest.mark.root
 NAME = "Debian GNU/Linux 12 (bookworm)"

@@ -13,6 +13,7 @@ from stillframe.testing.block_contract import contents
 from stillframe.testing.command_line import Outcome, call, init_own
 from stillframe.testing.disks_partitioned import make_disk
 from stillframe.testing.real_disks import Hashes, extract, make_ext4, read_files, used_by_partclone
+from stillframe.testing.tools import run_tool
 from stillframe.testing.volumes_luks import (
     CHEAP_ARGON2,
     HEAD_SIZE,
@@ -24,7 +25,7 @@ from stillframe.testing.volumes_luks import (
     encrypt2,
 )
 from stillframe.testing.volumes_lvm import GROUP, lvm_on
-from stillframe.testing.volumes_windows import keep_only, run_tool
+from stillframe.testing.volumes_windows import keep_only
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20

@@ -19,8 +19,9 @@ from stillframe.testing.disks_partitioned import make_disk
 from stillframe.testing.file_images import get_all
 from stillframe.testing.job_runs import backup, make_repository, restore
 from stillframe.testing.real_disks import PAGING, Hashes, make_ext4, read_files
+from stillframe.testing.tools import run_tool
 from stillframe.testing.volumes_lvm import GROUP, LvmTools, lvm_on
-from stillframe.testing.volumes_windows import hash_tree, run_tool
+from stillframe.testing.volumes_windows import hash_tree
 
 pytestmark = pytest.mark.root
 

@@ -18,9 +18,11 @@ from stillframe.jobs.mounting import require_place
 from stillframe.store import LocalStore
 from stillframe.testing.busy_volume import MAKE
 from stillframe.testing.job_runs import backup_paths, make_repository
-from stillframe.testing.real_disks import build_disk, hash_file, loop_device, make_ext4
+from stillframe.testing.loops import loop_device
+from stillframe.testing.real_disks import build_disk, hash_file, make_ext4
+from stillframe.testing.tools import run_tool, unmount
 from stillframe.testing.volumes_lvm import lvm_on
-from stillframe.testing.volumes_windows import hash_tree, run_tool
+from stillframe.testing.volumes_windows import hash_tree
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -138,7 +140,7 @@ def test_files_are_copied_as_from_a_folder_and_umount_ends_it(tmp_path: Path) ->
         assert "partition 1: the vfat file system was not mounted" in mounted.said or any(
             "vfat" in path.name for path in folders
         )
-        run_tool("umount", str(mounted.place))
+        unmount(mounted.place)
         assert mounted.process.wait(START_S) == 3  # paging files were asked for
         mounted.await_clean()
 
@@ -163,7 +165,7 @@ def test_what_was_synced_before_a_power_cut_is_there(filesystem: str, tmp_path: 
                 promised[f"file{number}"] = hashlib.sha256(contents).hexdigest()
             run_tool("cp", "--sparse=always", str(image), str(cut))
         finally:
-            run_tool("umount", str(place))
+            unmount(place)
     if filesystem == "btrfs":  # or the kernel takes the copy for the device that it has seen
         run_tool("btrfs", "device", "scan", "--forget", accept=(0, 1))
     before = hash_file(cut)
@@ -187,14 +189,14 @@ def test_what_was_left_out_is_an_error_and_the_rest_is_copied(tmp_path: Path) ->
     (place / "letter").write_bytes(b"dear" * 5000)
     (place / "swapfile").write_bytes(os.urandom(8 * MIB))
     run_tool("mkswap", str(place / "swapfile"))
-    run_tool("umount", str(place))
+    unmount(place)
     with shown(tmp_path, disk) as mounted:
         (folder,) = [path for path in mounted.place.iterdir() if path.is_dir()]
         assert (folder / "letter").read_bytes() == b"dear" * 5000
         with pytest.raises(OSError, match="Input/output error"):
             (folder / "swapfile").read_bytes()
         assert "was left out of the image" in mounted.said
-        run_tool("umount", str(mounted.place))
+        unmount(mounted.place)
         assert mounted.process.wait(START_S) == 3
 
 

@@ -12,8 +12,10 @@ from stillframe.errors import TargetError
 from stillframe.jobs.restore import RestoreOptions, plan_restore
 from stillframe.store import LocalStore
 from stillframe.testing.job_runs import backup_paths, make_repository, restore
+from stillframe.testing.loops import attach_loop, detach_loop
 from stillframe.testing.real_disks import mounted_kernel, used_file
-from stillframe.testing.volumes_windows import hash_tree, run_tool
+from stillframe.testing.tools import run_tool, unmount
+from stillframe.testing.volumes_windows import hash_tree
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -23,12 +25,12 @@ FIT = RestoreOptions(partition=1, fit=True)
 @contextmanager
 def large_sectors(image: Path) -> Iterator[Path]:
     """The file as a device with sectors of 4096 bytes."""
-    loop = run_tool("losetup", "--find", "--show", "--sector-size", "4096", str(image)).strip()
+    loop = attach_loop(image, "--sector-size", "4096")
     try:
         assert run_tool("blockdev", "--getss", loop).strip() == "4096"
         yield Path(loop)
     finally:
-        run_tool("losetup", "--detach", loop)
+        detach_loop(loop)
 
 
 def make_volume(path: Path, size: int, *maker: str) -> Path:
@@ -69,7 +71,7 @@ def test_what_the_kernel_mounts(tmp_path: Path, maker: tuple[str, ...], is_anew:
         try:
             assert hash_tree(tmp_path / "there") == files
         finally:
-            run_tool("umount", str(tmp_path / "there"))
+            unmount(tmp_path / "there")
 
 
 @pytest.mark.parametrize(
@@ -102,11 +104,11 @@ def test_an_exfat_is_made_anew_for_them(tmp_path: Path) -> None:
     volume = make_volume(tmp_path / "volume", 64 * MIB, "mkfs.exfat", "-c", "4K")
     repository = make_repository(LocalStore(str(tmp_path / "repository")))
     (tmp_path / "mount").mkdir()
-    loop = Path(run_tool("losetup", "--find", "--show", str(volume)).strip())
+    loop = Path(attach_loop(volume))
     run_tool("mount.exfat-fuse", str(loop), str(tmp_path / "mount"))
     files = fill(tmp_path / "mount")
-    run_tool("umount", str(tmp_path / "mount"))
-    run_tool("losetup", "--detach", str(loop))
+    unmount(tmp_path / "mount")
+    detach_loop(loop)
     manifest = backup_paths(repository, volume).manifest
     with large_sectors(used_file(tmp_path / "target", 64 * MIB)) as target:
         restore(repository, manifest, target, options=FIT)
@@ -115,7 +117,7 @@ def test_an_exfat_is_made_anew_for_them(tmp_path: Path) -> None:
         try:
             assert hash_tree(tmp_path / "mount") == files
         finally:
-            run_tool("umount", str(tmp_path / "mount"))
+            unmount(tmp_path / "mount")
 
 
 @pytest.mark.parametrize(

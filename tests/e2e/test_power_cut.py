@@ -14,7 +14,8 @@ from stillframe.store import LocalStore
 from stillframe.testing import real_disks, volumes_windows
 from stillframe.testing.disks_partitioned import make_disk
 from stillframe.testing.job_runs import backup_paths, make_repository, restore, verify
-from stillframe.testing.volumes_windows import hash_tree, run_tool
+from stillframe.testing.tools import run_tool, unmount
+from stillframe.testing.volumes_windows import hash_tree
 
 pytestmark = pytest.mark.root
 
@@ -54,7 +55,7 @@ def mounted_part(disk: Path, place: Path, options: str) -> Iterator[Path]:
     try:
         yield place
     finally:
-        run_tool("umount", str(place))
+        unmount(place)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,9 @@ from stillframe.store import LocalStore, MemoryStore
 from stillframe.testing import real_disks
 from stillframe.testing.disk_builder import fill_with_noise, write_gpt
 from stillframe.testing.job_runs import ANNA, backup, backup_paths, job_context, make_repository, restore, verify
-from stillframe.testing.real_disks import MIB, RealDisk, hash_file, loop_device
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.loops import loop_device
+from stillframe.testing.real_disks import MIB, RealDisk, hash_file
+from stillframe.testing.tools import run_tool, unmount
 
 pytestmark = pytest.mark.root
 
@@ -136,7 +137,7 @@ def test_a_mounted_target_is_refused(saved: Saved, volume: Path, tmp_path: Path)
         try:
             assert "mounted" in refused(saved, device).message
         finally:
-            run_tool("umount", str(tmp_path / "other"))
+            unmount(tmp_path / "other")
 
 
 def test_the_target_that_holds_the_repository_is_refused(volume: Path, tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_the_target_that_holds_the_repository_is_refused(volume: Path, tmp_path:
                 restore(repository, manifest, inside, folder=str(folder))
             assert verify(repository, manifest).ok
         finally:
-            run_tool("umount", str(tmp_path / "mount"))
+            unmount(tmp_path / "mount")
 
 
 @pytest.mark.parametrize("size", [0, 512, MIB, 5 * MIB + 512 * 32])
@@ -205,7 +206,7 @@ def test_a_target_that_changed_since_it_was_shown_is_refused(
         assert (hash_file(volume) if volume.exists() else "") == before
     finally:
         if change == "mounted":
-            run_tool("umount", str(tmp_path / "mount"))
+            unmount(tmp_path / "mount")
 
 
 def _made(folder: Path) -> Path:

@@ -20,8 +20,9 @@ from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository
 from stillframe.store import LocalStore
 from stillframe.testing.job_runs import backup_paths, make_repository, restore
+from stillframe.testing.loops import attach_loop, detach_loop
 from stillframe.testing.real_disks import copy_into, extract, mounted_kernel, used_file
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool, unmount
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -271,15 +272,15 @@ def test_a_fat_that_must_not_be_made_anew_says_why(tmp_path: Path) -> None:
 def mounted_exfat(image: Path, place: Path, *options: str) -> Iterator[Path]:
     """By exfat-fuse, on a loop device: this kernel has no exFAT."""
     place.mkdir(exist_ok=True)
-    loop = run_tool("losetup", "--find", "--show", str(image)).strip()
+    loop = attach_loop(image)
     try:
         run_tool("mount.exfat-fuse", *options, loop, str(place))
         try:
             yield place
         finally:
-            run_tool("umount", str(place))
+            unmount(place)
     finally:
-        run_tool("losetup", "--detach", loop)
+        detach_loop(loop)
 
 
 def exfat_facts(root: Path) -> list[str]:

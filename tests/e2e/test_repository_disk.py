@@ -13,8 +13,9 @@ import pytest
 
 from stillframe.testing.command_line import call, init_own
 from stillframe.testing.disks_partitioned import make_disk
-from stillframe.testing.real_disks import copy_into, hash_file, loop_device, mounted_kernel
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.loops import loop_device
+from stillframe.testing.real_disks import copy_into, hash_file, mounted_kernel
+from stillframe.testing.tools import run_tool, unmount
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -47,7 +48,7 @@ def mounted(device: Path, place: Path, *options: str) -> Iterator[Path]:
     try:
         yield place
     finally:
-        run_tool("umount", str(place))
+        unmount(place)
 
 
 @pytest.fixture(scope="module")

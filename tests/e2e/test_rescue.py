@@ -19,8 +19,9 @@ from stillframe.rescue.places.opened import Places
 from stillframe.rescue.world import World
 from stillframe.testing.command_line import call
 from stillframe.testing.linux_disks import LinuxDisk, make_linux_disk, mounted_linux, tree_of
-from stillframe.testing.real_disks import loop_device
+from stillframe.testing.loops import loop_device
 from stillframe.testing.rescue_person import BACK, Person
+from stillframe.testing.tools import unmount
 
 MIB = 1 << 20
 SECRET = "correct horse"  # noqa: S105 - of repositories made here
@@ -99,7 +100,7 @@ def mounted(computer: Computer) -> Iterator[Path]:
     try:
         yield place
     finally:
-        subprocess.run(["umount", place], check=True)
+        unmount(place)
 
 
 def digest(path: Path) -> str:
@@ -333,7 +334,7 @@ def test_files_onto_a_stick(saved: Computer) -> None:
             (found,) = place.glob("files from backup */fstab")
             assert "UUID=" in found.read_text()
         finally:
-            subprocess.run(["umount", place], check=True)
+            unmount(place)
 
 
 @pytest.mark.slow

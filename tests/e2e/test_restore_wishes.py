@@ -22,7 +22,7 @@ from stillframe.testing.command_line import call, init_own
 from stillframe.testing.disks_partitioned import see_table
 from stillframe.testing.job_runs import backup_paths, make_repository, restore
 from stillframe.testing.real_disks import RealDisk, build_disk, used_file
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from stillframe.testing.command_line import call
-from stillframe.testing.real_disks import hash_file, loop_device
-from stillframe.testing.volumes_windows import hash_tree, run_tool
+from stillframe.testing.loops import loop_device
+from stillframe.testing.real_disks import hash_file
+from stillframe.testing.tools import run_tool, unmount
+from stillframe.testing.volumes_windows import hash_tree
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -77,7 +79,7 @@ def test_the_rest_comes_back_and_the_lost_files_are_named(
         try:
             found = hash_tree(place)
         finally:
-            run_tool("umount", str(place))
+            unmount(place)
     found.pop("lost+found", None)
     broken = {name for name, digest in hashes.items() if found.get(name) != digest}
     assert broken, "the damage hit nothing"
@@ -131,7 +133,7 @@ def test_excluded_files_come_back_empty_and_others_as_they_were(
             assert set((place / "letter1").read_bytes()) == {0}
             assert (place / "letter3").stat().st_size == 2 * MIB + 100
         finally:
-            run_tool("umount", str(place))
+            unmount(place)
     assert {name for name in hashes if found[name] != hashes[name]} == {"letter1", "letter3"}
 
 

@@ -11,8 +11,9 @@ from stillframe.store import LocalStore
 from stillframe.testing.command_line import call, init_own
 from stillframe.testing.disks_partitioned import make_disk, see_table
 from stillframe.testing.job_runs import backup_paths, job_context, make_repository
-from stillframe.testing.real_disks import RealDisk, build_disk, hash_file, loop_device, used_file
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.loops import loop_device
+from stillframe.testing.real_disks import RealDisk, build_disk, hash_file, used_file
+from stillframe.testing.tools import run_tool
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20

@@ -18,7 +18,8 @@ import pytest
 from stillframe.host import disks as host_disks
 from stillframe.jobs import looking
 from stillframe.testing.command_line import Outcome, call, init_own
-from stillframe.testing.real_disks import loop_device, mounted_kernel
+from stillframe.testing.loops import loop_device
+from stillframe.testing.real_disks import mounted_kernel
 from stillframe.testing.system_disks import (
     GPT_DISK,
     HOME,
@@ -31,8 +32,9 @@ from stillframe.testing.system_disks import (
     windows_gpt,
     windows_mbr,
 )
+from stillframe.testing.tools import run_tool, unmount
 from stillframe.testing.volumes_linux import build_luks
-from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, run_tool
+from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs
 
 DATA = {f"Photos/{number}.jpg": random.Random(number).randbytes(40_000 + number) for number in range(4)}
 OTHER_DISK = "6B2C1D3E-1111-4222-8333-0A0B0C0D0E0F"
@@ -311,7 +313,7 @@ def test_the_disks_of_the_running_system_are_found_and_held_still(
                 image = saved("--system")
             finally:
                 for _, place in mounts:
-                    run_tool("umount", str(place))
+                    unmount(place)
         finally:
             run_tool("partx", "--delete", str(device))
     parts = good("show", image, "--json").result["disks"][0]["partitions"]

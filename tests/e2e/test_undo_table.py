@@ -16,7 +16,7 @@ from stillframe.store import LocalStore, MemoryStore
 from stillframe.testing.command_line import call
 from stillframe.testing.job_runs import backup_paths, job_context, make_repository, restore
 from stillframe.testing.real_disks import build_disk, hash_file, mounted_kernel
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20

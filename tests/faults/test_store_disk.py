@@ -9,6 +9,7 @@ import pytest
 
 from stillframe.errors import StorageError, StorageFull
 from stillframe.store import LocalStore, ObjectMissing, write_object
+from stillframe.testing.tools import unmount
 
 
 @pytest.mark.root
@@ -61,7 +62,7 @@ def test_unmounted_disk_is_not_an_empty_one(make_disk: Callable[[], tuple[Path, 
     subprocess.run(["mount", "-o", "loop", image, folder], check=True)
     store = LocalStore(str(folder))
     write_object(store, "a/b", b"1")
-    subprocess.run(["umount", folder], check=True)
+    unmount(folder)
     calls: list[Callable[[], object]] = [
         lambda: store.read("a/b"),
         lambda: store.size("a/b"),
@@ -80,7 +81,7 @@ def test_unmounted_disk_is_not_an_empty_one(make_disk: Callable[[], tuple[Path, 
     try:
         assert store.read("a/b") == b"1"
     finally:
-        subprocess.run(["umount", folder], check=True)
+        unmount(folder)
 
 
 @pytest.mark.root
@@ -121,7 +122,7 @@ def test_committed_object_survives_a_power_cut(
         write_object(LocalStore(str(folder / "repository")), "packs/ab/one", b"1" * 50_000)
         after_the_cut = Path(shutil.copy(image, image.with_suffix(".cut")))
     finally:
-        subprocess.run(["umount", folder], check=True)
+        unmount(folder)
     assert _stored_on(after_the_cut, "/repository/packs/ab/one") == b"1" * 50_000
     assert _stored_on(after_the_cut, "/unsynced") != b"x" * 50_000, "the copy shows what was never synced: no proof"
 
@@ -142,7 +143,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("mounted")
     subprocess.run(["mount", "-o", "loop", image, folder], check=True)
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    unmount(folder)
 
 
 def _make_image(image: Path) -> Path:

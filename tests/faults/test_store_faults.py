@@ -27,7 +27,7 @@ from stillframe.testing.faulty_store import FailingReads, FaultPlan, FullStore, 
 from stillframe.testing.job_runs import backup, make_repository, restore, verify
 from stillframe.testing.repositories import Processes, make_owner
 from stillframe.testing.sample_repository import flipped, replace_object
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool, unmount
 
 MIB = 1 << 20
 NEXT = make_owner(process="2", processes=Processes(dead={"1"}))
@@ -238,7 +238,7 @@ def small_storage(folder: Path, size: str) -> Iterator[Path]:
     try:
         yield place
     finally:
-        run_tool("umount", str(place))
+        unmount(place)
 
 
 @pytest.mark.root
@@ -291,7 +291,7 @@ def test_storage_that_is_unmounted_in_mid_run_does_not_fill_the_disk_below(tmp_p
     with small_storage(tmp_path, "48M") as place:
         make_repository(LocalStore(str(place / "repository")))
         repository = reopen(LocalStore(str(place / "repository")))
-        run_tool("umount", str(place))
+        unmount(place)
         with pytest.raises(StorageError):
             backup(repository, disk)
         assert list(place.iterdir()) == []

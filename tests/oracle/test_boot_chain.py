@@ -42,7 +42,7 @@ from stillframe.testing.system_disks import (
     windows_files,
     windows_gpt,
 )
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 from stillframe.testing.windows_backup import BOOTMGR, gpt_device
 
 MENU = (

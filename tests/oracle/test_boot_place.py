@@ -8,7 +8,8 @@ import pytest
 from stillframe.block import MemoryDisk
 from stillframe.fs.boot_place import BootPlace, read_boot_place
 from stillframe.fs.registry import identify
-from stillframe.testing.volumes_windows import make_exfat, make_fat, make_ntfs, run_tool
+from stillframe.testing.tools import run_tool
+from stillframe.testing.volumes_windows import make_exfat, make_fat, make_ntfs
 
 MIB = 1 << 20
 

@@ -15,8 +15,8 @@ from stillframe.jobs.saving.unlocking import Unlocking
 from stillframe.testing.linux_disks import KERNEL, LinuxDisk, devices, ids_of, make_linux_disk, mounted_linux, tree_of
 from stillframe.testing.linux_nested import NestedLinux, Stack, make_nested_linux, mounted_nested
 from stillframe.testing.mended_disks import plan_of, repaired, undo_of, undone
+from stillframe.testing.tools import run_tool
 from stillframe.testing.volumes_luks import PASSPHRASE
-from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = pytest.mark.root
 DEAD = "11111111-2222-4333-8444-555555555555"

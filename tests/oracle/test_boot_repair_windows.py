@@ -20,7 +20,8 @@ from stillframe.testing.boot_disks import write_code
 from stillframe.testing.hive_builder import build_hive
 from stillframe.testing.mended_disks import plan_of, repaired, undo_of, undone
 from stillframe.testing.system_disks import GPT_DISK, TYPES, Part, build_system_disk
-from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, place_of, restart_page, run_tool
+from stillframe.testing.tools import run_tool
+from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, place_of, restart_page
 from stillframe.testing.windows_adaptable import ESP_GUID, WINDOWS_GUID, build_program, system_tree, windows_files
 from stillframe.testing.windows_backup import BOOTMGR, LOADER, gpt_device
 from stillframe.testing.windows_moved import (

@@ -12,7 +12,8 @@ from stillframe.systems.boot_journal import count_targets
 from stillframe.systems.boot_traces import compare_traces, count_logins, last_event
 from stillframe.systems.boot_way import BootWays, find_boot_ways
 from stillframe.testing.boot_sector import make_boot_disk
-from stillframe.testing.volumes_windows import make_fat, run_tool
+from stillframe.testing.tools import run_tool, unmount
+from stillframe.testing.volumes_windows import make_fat
 
 MIB = 1 << 20
 
@@ -151,5 +152,5 @@ def test_a_mount_leaves_a_trace_and_nothing_leaves_none(tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()
     run_tool("mount", "-o", "loop", str(disk), str(place))
-    run_tool("umount", str(place))
+    unmount(place)
     assert "mounted" in compare_traces(before, MemoryDisk(disk.read_bytes())).other[0]

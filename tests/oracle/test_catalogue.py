@@ -14,7 +14,7 @@ from stillframe.testing import volumes_windows as volumes
 from stillframe.testing.hive_builder import Tree, build_hive
 from stillframe.testing.job_runs import backup_paths, make_repository
 from stillframe.testing.real_disks import make_ext4, make_ntfs, mounted_kernel
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20

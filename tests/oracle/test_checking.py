@@ -10,7 +10,7 @@ from stillframe.jobs.listing import look_at_image
 from stillframe.store.memory import MemoryStore
 from stillframe.testing.job_runs import backup_paths, job_context, make_repository
 from stillframe.testing.real_disks import build_disk
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool, unmount
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -43,7 +43,7 @@ def test_a_volume_that_was_in_use_is_replayed_first(tmp_path: Path, kind: str) -
         subprocess.run(["sync", place / "file1"], check=True)
         subprocess.run(["cp", "--sparse=always", volume, copy], check=True)  # as after a power cut
     finally:
-        run_tool("umount", str(place))
+        unmount(place)
     repository = make_repository(MemoryStore())
     manifest = backup_paths(repository, copy).manifest
     assert check_filesystems(repository, manifest, job_context()).is_proven

@@ -9,10 +9,10 @@ import pytest
 
 from stillframe.host.stacked_places import ClosedVolume, Part, find_closed
 from stillframe.host.volume_places import VolumeDevice
-from stillframe.testing.real_disks import loop_device
+from stillframe.testing.loops import loop_device
+from stillframe.testing.tools import run_tool
 from stillframe.testing.volumes_lvm import LvmTools
 from stillframe.testing.volumes_raid import MemberPlan, build_member
-from stillframe.testing.volumes_windows import run_tool
 
 MIB = 1 << 20
 

@@ -24,7 +24,7 @@ from stillframe.store import MemoryStore
 from stillframe.testing import volumes_windows as volumes
 from stillframe.testing.job_runs import backup_paths, make_repository
 from stillframe.testing.real_disks import make_ext4, make_ntfs, mounted_kernel
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 MIB = 1 << 20
 SEEN = ("added", "changed", "removed")

@@ -27,6 +27,7 @@ from stillframe.testing.disk_files import (
     build_vhdx,
     crc32c_by_bytes,
 )
+from stillframe.testing.tools import unmount
 
 MIB = 1 << 20
 SIZE = 3 * MIB
@@ -229,7 +230,7 @@ def as_seen_by_libvhdi(path: Path, number: int) -> bytes:
     try:
         return (place / f"vhdi{number}").read_bytes()
     finally:
-        tool("umount", place)
+        unmount(place)
 
 
 @pytest.mark.root

@@ -13,8 +13,8 @@ from stillframe.disk.lvm import PhysicalVolume, VolumeGroup, join_volume, parse_
 from stillframe.errors import DiskFormatError
 from stillframe.extents import Extent
 from stillframe.testing.real_disks import make_ext4
+from stillframe.testing.tools import run_tool
 from stillframe.testing.volumes_lvm import GROUP, LvmTools, lvm_on
-from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = pytest.mark.root
 

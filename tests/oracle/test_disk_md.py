@@ -11,8 +11,9 @@ import pytest
 from stillframe.block import MemoryDisk
 from stillframe.disk.md import ArrayMember, read_member, rename_array
 from stillframe.errors import DiskFormatError
+from stillframe.testing.loops import attach_loop, detach_loop
+from stillframe.testing.tools import run_tool
 from stillframe.testing.volumes_raid import MemberPlan, build_member
-from stillframe.testing.volumes_windows import run_tool
 
 MIB = 1 << 20
 VERSIONS = ("0.90", "1.0", "1.1", "1.2")
@@ -121,11 +122,11 @@ def test_a_member_of_a_renamed_array_is_what_mdadm_says(tmp_path: Path, version:
     assert found_in(changed) == replace(member, array=new)
     assert changed[member.content.start : member.content.end] == CONTENTS
     if has_bitmap and version != "0.90":
-        device = run_tool("losetup", "--find", "--show", str(tmp_path / "member")).strip()
+        device = attach_loop(tmp_path / "member")
         try:
             shown = run_tool("mdadm", "--examine-bitmap", device)
         finally:
-            run_tool("losetup", "--detach", device)
+            detach_loop(device)
         assert new in re.findall(r"UUID : (\S+)", shown)[0].replace(":", "")
     if has_bitmap:
         fresh = bytes.fromhex(new)

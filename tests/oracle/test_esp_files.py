@@ -6,7 +6,8 @@ import pytest
 
 from stillframe.errors import MachineRefusal
 from stillframe.host.esp_files import FatVolume, list_names, read_file, remove_file, write_file
-from stillframe.testing.volumes_windows import make_fat, run_tool
+from stillframe.testing.tools import run_tool
+from stillframe.testing.volumes_windows import make_fat
 
 MIB = 1 << 20
 OFFSET = 3 * MIB

@@ -18,7 +18,8 @@ from stillframe.jobs.browsing import Look
 from stillframe.jobs.inside.replayed import STALE
 from stillframe.testing.file_images import get_all, list_all, listed, partition_of, traits_of
 from stillframe.testing.real_disks import mounted_kernel
-from stillframe.testing.volumes_windows import fill_tree, hash_tree, mounted_ntfs, run_tool
+from stillframe.testing.tools import run_tool
+from stillframe.testing.volumes_windows import fill_tree, hash_tree, mounted_ntfs
 
 pytestmark = pytest.mark.root
 

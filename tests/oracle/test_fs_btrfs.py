@@ -15,7 +15,8 @@ from stillframe.fs.base import UsedMap
 from stillframe.fs.btrfs import BtrfsFilesystem
 from stillframe.fs.registry import identify, read_used_map
 from stillframe.testing import volumes_btrfs as volumes
-from stillframe.testing.volumes_windows import hash_tree, keep_only, map_with_partclone, name_with_blkid, run_tool
+from stillframe.testing.tools import run_tool
+from stillframe.testing.volumes_windows import hash_tree, keep_only, map_with_partclone, name_with_blkid
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20

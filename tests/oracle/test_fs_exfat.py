@@ -11,6 +11,7 @@ from stillframe.block.file import open_file_reader
 from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.exfat import ExfatFilesystem, find_exfat_boot
 from stillframe.testing import volumes_windows as volumes
+from stillframe.testing.tools import run_tool
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -59,7 +60,7 @@ def test_a_copy_of_the_used_bytes_holds_every_file(exfat_volumes: Volumes, shape
     image, hashes = exfat_volumes(shape)
     copy = tmp_path / "copy.img"
     volumes.keep_only(image, EXFAT.used_map(open_file_reader(str(image))).extents, copy)
-    volumes.run_tool("fsck.exfat", "-n", str(copy))
+    run_tool("fsck.exfat", "-n", str(copy))
     with volumes.mounted_exfat(copy, tmp_path / "mount") as root:
         assert volumes.hash_tree(root) == hashes
     copy.unlink()

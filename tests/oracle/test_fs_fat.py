@@ -12,6 +12,7 @@ from stillframe.block.file import open_file_reader
 from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.fat import FatFilesystem, find_fat_boot
 from stillframe.testing import volumes_windows as volumes
+from stillframe.testing.tools import run_tool
 
 MIB = 1 << 20
 FAT = FatFilesystem()
@@ -48,22 +49,22 @@ def fill(image: Path, folder: Path) -> dict[str, str]:
     """Write files in three rounds with every third deleted in between, so that later ones are in pieces."""
     source, folder = random.Random(5), folder / "tree"
     folder.mkdir(parents=True)
-    volumes.run_tool("mmd", "-i", str(image), "::sub dir")
+    run_tool("mmd", "-i", str(image), "::sub dir")
     for number in range(3):
         for index in range(12):
             path = folder / f"long file name {number}-{index}.bin"
             path.write_bytes(source.randbytes(source.randrange(1, 22_000)))
-            volumes.run_tool("mcopy", "-i", str(image), str(path), "::sub dir/" if index % 2 else "::")
+            run_tool("mcopy", "-i", str(image), str(path), "::sub dir/" if index % 2 else "::")
         for index in range(number, 12, 3):
             path = folder / f"long file name {number}-{index}.bin"
-            volumes.run_tool("mdel", "-i", str(image), f"::{'sub dir/' if index % 2 else ''}{path.name}")
+            run_tool("mdel", "-i", str(image), f"::{'sub dir/' if index % 2 else ''}{path.name}")
             path.unlink()
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
 def read_back(image: Path, folder: Path) -> dict[str, str]:
     folder.mkdir()
-    volumes.run_tool("mcopy", "-s", "-i", str(image), "::*", str(folder))
+    run_tool("mcopy", "-s", "-i", str(image), "::*", str(folder))
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -88,7 +89,7 @@ def test_a_copy_of_the_used_bytes_holds_every_file(fat_volumes: Volumes, shape: 
     image, hashes = fat_volumes(shape)
     copy = tmp_path / "copy.img"
     volumes.keep_only(image, FAT.used_map(open_file_reader(str(image))).extents, copy)
-    volumes.run_tool("fsck.fat", "-n", str(copy))
+    run_tool("fsck.fat", "-n", str(copy))
     assert read_back(copy, tmp_path / "back") == hashes
 
 
@@ -103,9 +104,7 @@ def test_blkid_gives_the_same_name(fat_volumes: Volumes, shape: str) -> None:
 @pytest.mark.parametrize("label", ["", "AB", "Q1 2024"])
 def test_a_changed_label_is_blkids(fat_volumes: Volumes, tmp_path: Path, label: str) -> None:
     image = volumes.patched_copy(fat_volumes("fat32")[0], tmp_path / "label.img", lambda _: None)
-    volumes.run_tool("mlabel", "-i", str(image), f"::{label}") if label else volumes.run_tool(
-        "mlabel", "-c", "-i", str(image), "::"
-    )
+    run_tool("mlabel", "-i", str(image), f"::{label}") if label else run_tool("mlabel", "-c", "-i", str(image), "::")
     volume = FAT.identify(open_file_reader(str(image)))
     assert volume is not None
     assert volume.label == volumes.name_with_blkid(image).get("LABEL", "") == label.upper()
@@ -117,7 +116,7 @@ def test_a_volume_that_fsck_calls_dirty_is_raw(fat_volumes: Volumes, tmp_path: P
         contents[0x41 if shape == "fat32" else 0x25] |= 1
 
     dirty = volumes.patched_copy(fat_volumes(shape)[0], tmp_path / "dirty.img", set_flag)
-    assert "Dirty bit is set" in volumes.run_tool("fsck.fat", "-n", str(dirty), accept=(0, 1))
+    assert "Dirty bit is set" in run_tool("fsck.fat", "-n", str(dirty), accept=(0, 1))
     reader = open_file_reader(str(dirty))
     used = FAT.used_map(reader)
     assert ([notice.code for notice in used.notices], used.kind) == (["fat-dirty"], "raw")

@@ -24,6 +24,7 @@ from stillframe.fs.files.walk import NOTICES_MAX, Limits, Walk
 from stillframe.fs.registry import identify, read_used_map
 from stillframe.testing import volumes_windows as volumes
 from stillframe.testing.faulty_disk import FaultyDisk, PlannedFault
+from stillframe.testing.tools import run_tool, unmount
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -59,11 +60,11 @@ def mounted(kind: str, image: Path, place: Path, *options: str) -> Iterator[Path
         with volumes.mounted_exfat(image, place) as root:
             yield root
     else:
-        volumes.run_tool("mount", "-o", ",".join(("loop", *options)), str(image), str(place))
+        run_tool("mount", "-o", ",".join(("loop", *options)), str(image), str(place))
         try:
             yield place
         finally:
-            volumes.run_tool("umount", str(place))
+            unmount(place)
 
 
 def read_all(root: Path) -> Files:
@@ -80,7 +81,7 @@ def read_all(root: Path) -> Files:
 def make_ext(image: Path, layout: str, *, size: int = 64 * MIB) -> None:
     with image.open("wb") as file:
         file.truncate(size)
-    volumes.run_tool("mke2fs", "-q", "-F", *layout.split(), str(image))
+    run_tool("mke2fs", "-q", "-F", *layout.split(), str(image))
 
 
 def make(kind: str, shape: str, image: Path) -> None:
@@ -101,18 +102,18 @@ def fill_fat(image: Path, folder: Path) -> None:
     """Through mtools: a kernel may have no FAT. Every second file goes again, so that later ones are in pieces."""
     source, folder = random.Random(5), folder / "tree"
     folder.mkdir(parents=True)
-    volumes.run_tool("mmd", "-i", str(image), "::sub dir")
+    run_tool("mmd", "-i", str(image), "::sub dir")
     for number in range(30):
         path = folder / f"long file name {number}.bin"
         path.write_bytes(source.randbytes(source.choice((0, 1, 600, 22_000, 90_000))))
-        volumes.run_tool("mcopy", "-i", str(image), str(path), "::sub dir/" if number % 3 else "::")
+        run_tool("mcopy", "-i", str(image), str(path), "::sub dir/" if number % 3 else "::")
         if number % 2:
-            volumes.run_tool("mdel", "-i", str(image), f"::{'sub dir/' if number % 3 else ''}{path.name}")
+            run_tool("mdel", "-i", str(image), f"::{'sub dir/' if number % 3 else ''}{path.name}")
 
 
 def read_fat(image: Path, folder: Path) -> Files:
     folder.mkdir(parents=True)
-    volumes.run_tool("mcopy", "-s", "-i", str(image), "::*", str(folder))
+    run_tool("mcopy", "-s", "-i", str(image), "::*", str(folder))
     return read_all(folder)
 
 
@@ -221,17 +222,17 @@ def check(kind: str, image: Path) -> None:
     """What the volume's own checker says."""
     match kind:
         case "ntfs":
-            volumes.run_tool("ntfsfix", "--no-action", str(image))
+            run_tool("ntfsfix", "--no-action", str(image))
         case "fat":
-            volumes.run_tool("fsck.fat", "-n", str(image))
+            run_tool("fsck.fat", "-n", str(image))
         case "exfat":
-            volumes.run_tool("fsck.exfat", "-n", str(image))
+            run_tool("fsck.exfat", "-n", str(image))
         case _:
-            volumes.run_tool("e2fsck", "-fn", str(image))
+            run_tool("e2fsck", "-fn", str(image))
 
 
 def debugfs_blocks(image: Path, path: str) -> list[int]:
-    text = volumes.run_tool("debugfs", "-R", f'blocks "{path}"', str(image))
+    text = run_tool("debugfs", "-R", f'blocks "{path}"', str(image))
     return [int(word) for word in re.sub("(?m)^debugfs.*", "", text).split()]
 
 
@@ -251,7 +252,7 @@ def test_ntfscluster_names_the_same_clusters(filled: Make, shape: str) -> None:
     image, files = filled("ntfs", shape)
     size = NTFS[shape][1]
     for file in excluded(open_tree(image), "/folder 2/").records:
-        text = volumes.run_tool("ntfscluster", "--force", "--filename", file.path, str(image))
+        text = run_tool("ntfscluster", "--force", "--filename", file.path, str(image))
         runs = re.findall(r"^ +\d+ +(\d+) +(\d+)$", text.partition("0x80")[2], re.MULTILINE)
         theirs = ExtentSet.from_extents(Extent(int(n) * size, (int(n) + int(count)) * size) for n, count in runs)
         assert (file.extents - theirs).size == 0
@@ -263,7 +264,7 @@ def test_the_kernel_names_the_same_bytes(filled: Make, tmp_path: Path) -> None:
     files = {file.path: file.extents for file in excluded(open_tree(image), "/folder 3/").records}
     with mounted("ext", image, tmp_path / "mount", "ro") as root:
         for path, extents in files.items():
-            text = volumes.run_tool("filefrag", "-b1", "-v", "-e", str(root / path[1:]))
+            text = run_tool("filefrag", "-b1", "-v", "-e", str(root / path[1:]))
             rows = re.findall(r"^ *\d+: +\d+\.\. +\d+: +(\d+)\.\. +(\d+):", text, re.MULTILINE)
             assert extents == ExtentSet.from_extents(Extent(int(first), int(last) + 1) for first, last in rows)
 
@@ -365,9 +366,9 @@ def test_holes_and_reserved_room_of_ext4(tmp_path: Path) -> None:
             file.seek(10 * MIB)
             file.write(contents)
             file.truncate(20 * MIB)
-        volumes.run_tool("fallocate", "--length", "1000000", str(root / "reserved"))
+        run_tool("fallocate", "--length", "1000000", str(root / "reserved"))
         (root / "grown").write_bytes(contents)
-        volumes.run_tool("fallocate", "--keep-size", "--length", "500000", str(root / "grown"))
+        run_tool("fallocate", "--keep-size", "--length", "500000", str(root / "grown"))
         before = read_all(root)
     found = all_streams(open_tree(image))
     assert all(assemble(image, found[path][1][0]) == before[path] for path in ("/sparse", "/reserved", "/grown"))
@@ -424,10 +425,10 @@ def test_prices_of_temporary_files_in_linux(tmp_path: Path, folders: str, priced
 def test_the_recycle_bin_of_a_stick(tmp_path: Path) -> None:
     image = tmp_path / "fat.img"
     make("fat", "32", image)
-    volumes.run_tool("mmd", "-i", str(image), "::$RECYCLE.BIN", "::tmp")
+    run_tool("mmd", "-i", str(image), "::$RECYCLE.BIN", "::tmp")
     (tmp_path / "file").write_bytes(bytes(5000))
     for place in ("::$RECYCLE.BIN/", "::tmp/"):
-        volumes.run_tool("mcopy", "-i", str(image), str(tmp_path / "file"), place)
+        run_tool("mcopy", "-i", str(image), str(tmp_path / "file"), place)
     (found,) = open_tree(image).price_temporary().records
     assert (found.path, found.size, found.files_count) == ("/$RECYCLE.BIN", 5120, 1)
 
@@ -538,7 +539,7 @@ def test_folders_in_a_circle_end(tmp_path: Path) -> None:
     (tree / "a" / "b" / "file").write_bytes(os.urandom(5000))
     make_ext(image, f"-t ext4 -b 4096 -d {tree}", size=16 * MIB)
     for command in ("ln /a /a/b/again", "ln / /a/b/root"):
-        volumes.run_tool("debugfs", "-w", "-R", command, str(image))
+        run_tool("debugfs", "-w", "-R", command, str(image))
     assert [file.path for file in excluded(open_tree(image), "/**").records] == ["/a/b/file"]
     everything = open_tree(image).name_lost(ExtentSet.of(Extent(0, image.stat().st_size)))
     assert sorted(file.path for file in everything.records) == ["/", "/a", "/a/b", "/a/b/file", "/lost+found"]
@@ -551,7 +552,7 @@ def test_files_that_share_blocks_are_kept(tmp_path: Path) -> None:
         (tree / name).write_bytes(os.urandom(4000))
     make_ext(image, f"-t ext2 -b 4096 -d {tree}", size=16 * MIB)
     block = debugfs_blocks(image, "/one")[0]
-    volumes.run_tool("debugfs", "-w", "-R", f"set_inode_field /two block[0] {block}", str(image))
+    run_tool("debugfs", "-w", "-R", f"set_inode_field /two block[0] {block}", str(image))
     answer = excluded(open_tree(image), "/**")
     assert ([file.path for file in answer.records], answer.is_complete) == ([], False)
     assert "share" in answer.notices[0].message
@@ -583,11 +584,11 @@ def find_block(image: Path, thing: str) -> int:
                 "block bitmap": "Block bitmap at",
                 "MMP block": "MMP block number:",
             }
-            return first_number(rf"{word[thing]} +(\d+)", volumes.run_tool("dumpe2fs", str(image)))
+            return first_number(rf"{word[thing]} +(\d+)", run_tool("dumpe2fs", str(image)))
         case "list of blocks":
-            return first_number(r"\(IND\):(\d+)", volumes.run_tool("debugfs", "-R", "stat /one/large", str(image)))
+            return first_number(r"\(IND\):(\d+)", run_tool("debugfs", "-R", "stat /one/large", str(image)))
         case "orphan file":
-            number = first_number(r"Orphan file inode:\s+(\d+)", volumes.run_tool("dumpe2fs", "-h", str(image)))
+            number = first_number(r"Orphan file inode:\s+(\d+)", run_tool("dumpe2fs", "-h", str(image)))
             return debugfs_blocks(image, f"<{number}>")[0]
         case "group descriptors":
             return 1
@@ -619,7 +620,7 @@ def test_what_is_something_elses_too_is_kept(tmp_path: Path, layout: str, thing:
     healthy = excluded(open_tree(image), "/one/")
     assert ([file.path for file in healthy.records], healthy.is_complete) == (["/one/gone", "/one/large"], True)
     block = find_block(image, thing)
-    volumes.run_tool("debugfs", "-w", "-R", f"set_inode_field /one/gone block[0] {block}", str(image))
+    run_tool("debugfs", "-w", "-R", f"set_inode_field /one/gone block[0] {block}", str(image))
     reader = open_file_reader(str(image))
     assert read_used_map(reader, identify(reader)).kind == "used"
     answer = excluded(open_tree(image), "/one/")
@@ -631,10 +632,10 @@ def test_a_file_that_is_named_in_part_keeps_its_blocks(tmp_path: Path) -> None:
     image = tmp_path / "ext.img"
     make_two_folders(image, tmp_path / "tree", "-t ext2 -b 4096")
     for command in ("ln /two/kept /one/link", "set_inode_field /two/kept links_count 2"):
-        volumes.run_tool("debugfs", "-w", "-R", command, str(image))
+        run_tool("debugfs", "-w", "-R", command, str(image))
     assert [file.path for file in excluded(open_tree(image), "/one/").records] == ["/one/gone", "/one/large"]
     block = debugfs_blocks(image, "/two/kept")[0]
-    volumes.run_tool("debugfs", "-w", "-R", f"set_inode_field /one/gone block[0] {block}", str(image))
+    run_tool("debugfs", "-w", "-R", f"set_inode_field /one/gone block[0] {block}", str(image))
     answer = excluded(open_tree(image), "/one/")
     assert (answer.records, answer.is_complete) == ((), False)
 
@@ -649,7 +650,7 @@ def test_that_nothing_is_left_out_is_said_however_much_is_broken(tmp_path: Path)
     block = debugfs_blocks(image, f"/one/file {NOTICES_MAX + 2}")[0]
     commands.append(f'set_inode_field "/one/file {NOTICES_MAX + 3}" block[0] {block}')
     (tmp_path / "commands").write_text("\n".join(commands))
-    volumes.run_tool("debugfs", "-w", "-f", str(tmp_path / "commands"), str(image))
+    run_tool("debugfs", "-w", "-f", str(tmp_path / "commands"), str(image))
     answer = excluded(open_tree(image), "/one/")
     assert (answer.records, len(answer.notices)) == ((), NOTICES_MAX + 1)
     assert "nothing is left out" in answer.notices[0].message
@@ -658,10 +659,10 @@ def test_that_nothing_is_left_out_is_said_however_much_is_broken(tmp_path: Path)
 def test_crossed_chains_of_fat_are_kept(tmp_path: Path) -> None:
     image = tmp_path / "fat.img"
     make("fat", "32", image)
-    volumes.run_tool("mmd", "-i", str(image), "::one", "::two")
+    run_tool("mmd", "-i", str(image), "::one", "::two")
     for place in ("::one/gone", "::two/kept"):
         (tmp_path / "file").write_bytes(os.urandom(400))
-        volumes.run_tool("mcopy", "-i", str(image), str(tmp_path / "file"), place)
+        run_tool("mcopy", "-i", str(image), str(tmp_path / "file"), place)
     assert [file.path for file in excluded(open_tree(image), "/one/").records] == ["/one/gone"]
 
     def cross(contents: bytearray) -> None:
@@ -679,7 +680,7 @@ def test_an_error_names_the_volume_and_the_place(tmp_path: Path) -> None:
     (tree / "folder").mkdir(parents=True)
     (tree / "folder" / "file").write_bytes(os.urandom(4000))
     make_ext(image, f"-t ext2 -b 4096 -L Photos -d {tree}", size=16 * MIB)
-    volumes.run_tool("debugfs", "-w", "-R", "set_inode_field /folder/file block[0] 99999999", str(image))
+    run_tool("debugfs", "-w", "-R", "set_inode_field /folder/file block[0] 99999999", str(image))
     (notice,) = excluded(open_tree(image), "/**").notices
     assert "/folder/file is kept" in notice.message
     assert "ext2 volume 'Photos'" in notice.message

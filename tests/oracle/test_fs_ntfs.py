@@ -17,6 +17,7 @@ from stillframe.fs.ntfs.mft import BITMAP_INDEX, LOG_INDEX, MFT_INDEX
 from stillframe.fs.ntfs.record import AttributeType, unprotect
 from stillframe.fs.ntfs.scan import scan_clusters
 from stillframe.testing import volumes_windows as volumes
+from stillframe.testing.tools import run_tool
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -99,7 +100,7 @@ def assert_survives(image: Path, hashes: dict[str, str], folder: Path) -> UsedMa
     copy = folder / "copy.img"
     used = NTFS.used_map(open_file_reader(str(image)))
     volumes.keep_only(image, used.extents, copy)
-    assert "processed successfully" in volumes.run_tool("ntfsfix", "-n", str(copy))
+    assert "processed successfully" in run_tool("ntfsfix", "-n", str(copy))
     with volumes.mounted_ntfs(copy, folder / "mount", "ro") as root:
         found = volumes.hash_tree(root)
     assert {path: found.get(path) for path in hashes} == hashes
@@ -170,7 +171,7 @@ def test_a_log_that_ntfs_3g_refuses_makes_the_volume_raw(ntfs_volumes: Volumes, 
     assert (used.kind == "raw") == bool(code)
     # ntfs-3g answers 15 for a volume that was not closed, 14 for metadata kept by Windows in its cache.
     expected = 14 if state == "version 2.0" else 15 if code else 0
-    volumes.run_tool("ntfs-3g.probe", "--readwrite", str(changed), accept=(expected,))
+    run_tool("ntfs-3g.probe", "--readwrite", str(changed), accept=(expected,))
 
 
 def test_one_restart_page_in_use_is_enough(ntfs_volumes: Volumes, tmp_path: Path) -> None:
@@ -208,15 +209,15 @@ def test_hibernation_is_seen_as_ntfs_3g_sees_it(tmp_path: Path, head: bytes, cod
         (left,) = NTFS.left_out(reader)
         assert (left.path, left.size, left.kind) == ("/hiberfil.sys", 100_004, "hibernation")
     # ntfs-3g answers 14 for a hibernated Windows; it does not know that RSTR is one that was being resumed.
-    volumes.run_tool("ntfs-3g.probe", "--readwrite", str(image), accept=(14 if codes and head != b"RSTR" else 0,))
+    run_tool("ntfs-3g.probe", "--readwrite", str(image), accept=(14 if codes and head != b"RSTR" else 0,))
 
 
 def test_a_volume_marked_dirty_is_raw(ntfs_volumes: Volumes, tmp_path: Path) -> None:
     image, _ = ntfs_volumes("4k")
     dirty = tmp_path / "dirty.img"
     shutil.copyfile(image, dirty)
-    volumes.run_tool("ntfsfix", str(dirty))
-    flags = volumes.run_tool("ntfsinfo", "-m", "-f", str(dirty))
+    run_tool("ntfsfix", str(dirty))
+    flags = run_tool("ntfsinfo", "-m", "-f", str(dirty))
     assert "DIRTY" in flags.upper()
     used = NTFS.used_map(open_file_reader(str(dirty)))
     assert ([notice.code for notice in used.notices], used.kind) == (["ntfs-dirty"], "raw")

@@ -24,14 +24,8 @@ from stillframe.fs.xfs.log import read_log_state
 from stillframe.fs.xfs.superblock import parse_superblock
 from stillframe.testing import volumes_xfs as xfs
 from stillframe.testing.real_disks import mounted_kernel
-from stillframe.testing.volumes_windows import (
-    fill_tree,
-    hash_tree,
-    keep_only,
-    map_with_partclone,
-    name_with_blkid,
-    run_tool,
-)
+from stillframe.testing.tools import run_tool
+from stillframe.testing.volumes_windows import fill_tree, hash_tree, keep_only, map_with_partclone, name_with_blkid
 from stillframe.testing.xfs_builder import build_log
 
 pytestmark = pytest.mark.root

@@ -14,6 +14,8 @@ from stillframe.host import machine as machine_module
 from stillframe.host.disks import describe, list_disks
 from stillframe.host.mounts import Use, read_mounts, users_of
 from stillframe.host.places import disks_under, free_space, is_inside, is_same, lies_on
+from stillframe.testing.loops import detach_loop
+from stillframe.testing.tools import unmount
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -29,7 +31,7 @@ def loop(file: Path | str, *options: str) -> Iterator[str]:
     try:
         yield device
     finally:
-        tool("losetup", "--detach", device)
+        detach_loop(device)
 
 
 @contextlib.contextmanager
@@ -39,7 +41,7 @@ def mounted(device: str, where: Path, *options: str) -> Iterator[Path]:
     try:
         yield where
     finally:
-        tool("umount", str(where))
+        unmount(where)
 
 
 def sparse(path: Path, size: int) -> Path:

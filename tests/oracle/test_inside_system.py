@@ -12,7 +12,7 @@ import pytest
 
 from stillframe.host.inside_system import run_inside
 from stillframe.host.root_files import RootFiles
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 pytestmark = pytest.mark.root
 

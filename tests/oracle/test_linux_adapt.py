@@ -12,7 +12,7 @@ from stillframe.jobs.restore import RestoreOptions, RestoreResult, apply_restore
 from stillframe.store.local import LocalStore
 from stillframe.testing.job_runs import backup_paths, job_context, make_repository
 from stillframe.testing.linux_disks import KERNEL, LinuxDisk, ids_of, make_linux_disk, mounted_linux, tree_of
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 pytestmark = pytest.mark.root
 INITRD = f"boot/initrd.img-{KERNEL}"

@@ -23,8 +23,8 @@ from stillframe.testing.linux_disks import (
     mounted_linux,
     tree_of,
 )
+from stillframe.testing.tools import run_tool
 from stillframe.testing.volumes_linux import build_luks
-from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = pytest.mark.root
 WRITTEN = ("etc/fstab", "etc/default/grub", "etc/initramfs-tools/conf.d/resume", "boot/grub/grub.cfg")

@@ -31,9 +31,10 @@ from stillframe.testing.linux_nested import (
     make_nested_linux,
     mounted_nested,
 )
+from stillframe.testing.tools import run_tool
 from stillframe.testing.volumes_luks import PASSPHRASE, opens
 from stillframe.testing.volumes_lvm import GROUP
-from stillframe.testing.volumes_windows import hash_tree, run_tool
+from stillframe.testing.volumes_windows import hash_tree
 
 pytestmark = pytest.mark.root
 INITRD = f"boot/initrd.img-{KERNEL}"

@@ -11,7 +11,7 @@ from stillframe.jobs.restore import RestoreOptions, RestoreResult, apply_restore
 from stillframe.store.local import LocalStore
 from stillframe.testing.job_runs import backup_paths, job_context, make_repository
 from stillframe.testing.linux_disks import MIB, devices
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool, unmount
 
 pytestmark = pytest.mark.root
 
@@ -34,7 +34,7 @@ def make_disk(path: Path) -> None:
         (place / "etc").mkdir()
         (place / "etc/lilo.conf").write_text("boot=/dev/sda\n")
         (place / "filler").unlink()
-        run_tool("umount", str(place))
+        unmount(place)
         place.rmdir()
 
 

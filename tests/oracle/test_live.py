@@ -39,8 +39,8 @@ from stillframe.testing.busy_volume import (
     used_of,
 )
 from stillframe.testing.job_runs import backup_paths, clone, make_repository, restore
-from stillframe.testing.real_disks import loop_device
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.loops import loop_device
+from stillframe.testing.tools import run_tool, unmount
 
 pytestmark = pytest.mark.root
 SIZE = 700 * MIB
@@ -270,7 +270,7 @@ def test_a_file_system_that_is_mounted_meanwhile_is_not_taken_for_still(
             run_tool("mkfs.ext4", "-q", "-F", f"{device}p{number}")
             place.mkdir()
         run_tool("mount", f"{device}p1", str(places[0]))
-        stack.callback(run_tool, "umount", str(places[0]))
+        stack.callback(unmount, places[0])
         looks = 0
 
         def mount_the_other() -> None:
@@ -278,7 +278,7 @@ def test_a_file_system_that_is_mounted_meanwhile_is_not_taken_for_still(
             looks += 1
             if looks == 1:
                 subprocess.Popen(["mount", f"{device}p2", str(places[1])]).wait()
-                stack.callback(run_tool, "umount", str(places[1]))
+                stack.callback(unmount, places[1])
 
         @contextlib.contextmanager
         def watching(sources: Sequence[LiveSource]) -> Iterator[Watch]:
@@ -305,7 +305,7 @@ def test_a_file_system_in_a_file_is_frozen_before_the_one_that_holds_the_file(tm
             repository = make_repository(LocalStore(str(tmp_path / "repository")))
             result = backup_paths(repository, volume.device)
         finally:
-            run_tool("umount", str(place))
+            unmount(place)
     target, taken = tmp_path / "restored.img", tmp_path / "taken.img"
     restore(repository, result.manifest, target)
     run_tool("debugfs", "-R", f"dump /inner.img {taken}", str(target))

@@ -16,8 +16,8 @@ import pytest
 
 from stillframe.testing.busy_volume import MAKE, MIB, WRITER
 from stillframe.testing.command_line import call
-from stillframe.testing.real_disks import loop_device
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.loops import loop_device
+from stillframe.testing.tools import run_tool, unmount
 
 pytestmark = pytest.mark.root
 PROGRAM = "import sys; from stillframe.cli.main import run; sys.exit(run())"
@@ -90,7 +90,7 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, list[Path]]]:
             yield device, places
         finally:
             for place in places:
-                run_tool("umount", str(place))
+                unmount(place)
             run_tool("partx", "-d", str(device))
 
 

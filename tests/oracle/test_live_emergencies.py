@@ -21,9 +21,9 @@ from stillframe.errors import MachineRefusal, ThawedEarly
 from stillframe.host.live.freezing import MountedFilesystem, frozen, open_mounted
 from stillframe.host.live.watchdog import Watchdog
 from stillframe.testing.busy_volume import MAKE, MIB, Judge, busy_volume, save
-from stillframe.testing.real_disks import loop_device
+from stillframe.testing.loops import attach_loop, detach_loop, loop_device
 from stillframe.testing.slow_medium import Pace, SlowMedium
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 pytestmark = pytest.mark.root
 FIFREEZE = 0xC0045877  # Linux include/uapi/linux/fs.h
@@ -92,13 +92,13 @@ def opened(place: Path) -> Iterator[MountedFilesystem]:
 @contextlib.contextmanager
 def slow_volume(folder: Path, filesystem: str) -> Iterator[Slow]:
     with SlowMedium(folder, size=320 * MIB, pace=Pace(delay_s=0.08)) as medium:
-        device = run_tool("losetup", "--find", "--show", "--direct-io=on", str(medium.file)).strip()
+        device = attach_loop(medium.file, "--direct-io=on")
         try:
             run_tool(*MAKE[filesystem], device)
             with mounted(device, folder / "mount") as place:
                 yield Slow(medium=medium, mount=place)
         finally:
-            run_tool("losetup", "--detach", device)
+            detach_loop(device)
 
 
 @pytest.fixture(params=["ext4", *(pytest.param(name, marks=pytest.mark.slow) for name in ("xfs", "btrfs"))])

@@ -22,8 +22,8 @@ from stillframe.host.live.leaves import LeafDisk, LeafShare, find_leaves
 from stillframe.host.live.trace import open_trace
 from stillframe.host.live.watchdog import Watchdog
 from stillframe.testing.command_line import call
-from stillframe.testing.real_disks import loop_device
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.loops import loop_device
+from stillframe.testing.tools import run_tool
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20

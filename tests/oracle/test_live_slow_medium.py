@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stillframe.testing.busy_volume import MAKE, MIB, WRITERS, Judge, busy_volume, compare, save
+from stillframe.testing.loops import attach_loop, detach_loop
 from stillframe.testing.slow_medium import PAGE_SIZE, HeldPages, Pace, SlowMedium
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 pytestmark = pytest.mark.root
 SIZE = 400 * MIB
@@ -48,7 +49,7 @@ def test_what_was_called_done_is_read_at_once_and_lies_in_the_file_after_a_flush
 def test_writes_overtake_each_other_and_rest_in_memory(tmp_path: Path) -> None:
     """Or the medium proves nothing: fio finds what it wrote, and the order of completion is not that of coming in."""
     with SlowMedium(tmp_path, size=64 * MIB, pace=Pace(delay_s=0.02, held_s=2)) as medium:
-        device = run_tool("losetup", "--find", "--show", "--direct-io=on", str(medium.file)).strip()
+        device = attach_loop(medium.file, "--direct-io=on")
         try:
             log = tmp_path / "order"
             run_tool(
@@ -69,7 +70,7 @@ def test_writes_overtake_each_other_and_rest_in_memory(tmp_path: Path) -> None:
             os.close(descriptor)
             assert _same(resting, Path(device), 8 * MIB)
         finally:
-            run_tool("losetup", "--detach", device)
+            detach_loop(device)
 
 
 def _same(one: Path, other: Path, size: int) -> bool:

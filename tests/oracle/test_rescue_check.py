@@ -17,7 +17,7 @@ from stillframe.testing import machine_trees as trees
 from stillframe.testing.command_line import call
 from stillframe.testing.machine_trees import MachineTree, plain_machine
 from stillframe.testing.small_media import RELEASE, WIFI_FIRMWARE, make_small_medium
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,8 @@ from stillframe.rescue.medium.stick import plan_stick, write_stick
 from stillframe.rescue.medium.tree import make_filesystem, make_tree
 from stillframe.systems.grub_image import read_core
 from stillframe.testing.command_line import call
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.loops import attach_loop, detach_loop
+from stillframe.testing.tools import run_tool, unmount
 
 pytestmark = pytest.mark.root
 BIOS = Path("/usr/lib/grub/i386-pc")
@@ -270,7 +271,7 @@ def test_a_stick_that_changed_since_it_was_shown_is_not_written(base: Base, tmp_
 def test_a_stick_in_use_is_refused(tmp_path: Path) -> None:
     path, place = new_stick(tmp_path, 600 << 20), tmp_path / "mounted"
     place.mkdir()
-    device = run_tool("losetup", "--find", "--show", str(path)).strip()
+    device = attach_loop(path)
     try:
         run_tool("mkfs.ext4", "-q", device)
         run_tool("mount", device, str(place))
@@ -278,10 +279,10 @@ def test_a_stick_in_use_is_refused(tmp_path: Path) -> None:
             with pytest.raises(TargetError, match="in use"):
                 plan_stick(device, "", 1 << 20)
         finally:
-            run_tool("umount", str(place))
+            unmount(place)
         assert plan_stick(device, "", 1 << 20).lost
     finally:
-        run_tool("losetup", "--detach", device)
+        detach_loop(device)
 
 
 def test_a_stick_that_does_not_keep_what_is_written_is_named(

@@ -13,8 +13,9 @@ from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository
 from stillframe.store.memory import MemoryStore
 from stillframe.testing.job_runs import backup_paths, job_context, make_repository
-from stillframe.testing.real_disks import build_disk, loop_device, mounted_kernel
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.loops import loop_device
+from stillframe.testing.real_disks import build_disk, mounted_kernel
+from stillframe.testing.tools import run_tool, unmount
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -48,7 +49,7 @@ def test_a_disk_file_whose_partition_is_mounted_is_read_through_its_loop_device(
         try:
             sampled = sample_files(repository, manifest, job_context(), count=20)
         finally:
-            run_tool("umount", str(place))
+            unmount(place)
     assert (sampled.changed, sampled.skipped, sampled.findings) == (0, [], [])
     used = [str(device), str(place), str(device), str(device)]
     assert [one.partition("with ")[2] for one in sampled.places] == used

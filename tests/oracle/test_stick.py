@@ -10,7 +10,8 @@ import pytest
 from stillframe.block import ReadFault
 from stillframe.errors import UsageError
 from stillframe.serve.stick import open_stick
-from stillframe.testing.volumes_windows import fill_tree, hash_tree, run_tool
+from stillframe.testing.tools import run_tool
+from stillframe.testing.volumes_windows import fill_tree, hash_tree
 
 START = 1 << 20
 ZEROS = bytes(1 << 20)

@@ -7,8 +7,9 @@ import pytest
 
 from stillframe.host.mounted_files import MountedTree, is_mounted_at
 from stillframe.jobs.looking import look_at_disks
-from stillframe.testing.real_disks import loop_device, make_ext4, mounted_kernel
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.loops import loop_device
+from stillframe.testing.real_disks import make_ext4, mounted_kernel
+from stillframe.testing.tools import run_tool, unmount
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -35,9 +36,9 @@ def test_a_system_is_named_whether_its_volume_is_mounted_or_not(tmp_path: Path) 
                 assert not is_mounted_at(str(device), str(place))
                 assert [one.system for one in look_at_disks(str(device)).disks[0].partitions] == [None]
             finally:
-                run_tool("umount", str(place))
+                unmount(place)
         finally:
-            run_tool("umount", str(place))
+            unmount(place)
 
 
 def test_nothing_outside_a_mount_is_read(tmp_path: Path) -> None:

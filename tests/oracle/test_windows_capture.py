@@ -50,6 +50,7 @@ from stillframe.testing import windows_documented as documented
 from stillframe.testing.clocks import FakeClock
 from stillframe.testing.disks_partitioned import make_disk
 from stillframe.testing.job_runs import ANNA, job_context, make_repository, restore, verify
+from stillframe.testing.tools import run_tool
 from stillframe.testing.windows_documented import (
     ABORT,
     COMPLETE,
@@ -123,7 +124,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     volumes.make_ntfs(recovery, size=PLACES[4].size, label="Recovery")
     volumes.make_fat(boot, size=PLACES[1].size, bits=16, cluster_size=512)
     (folder / "bootmgfw.efi").write_bytes(random.Random(5).randbytes(200_000))
-    volumes.run_tool("mcopy", "-i", str(boot), str(folder / "bootmgfw.efi"), "::")
+    run_tool("mcopy", "-i", str(boot), str(folder / "bootmgfw.efi"), "::")
     boot_used = volumes.map_fat_with_sleuthkit(boot, sector_size=512)
     used = volumes.map_with_partclone("ntfs", windows)
     arguments = [part for n, p in PLACES.items() for part in (f"-n{n}:{p.start // 512}:{p.end // 512 - 1}",)]
@@ -733,7 +734,7 @@ def test_a_file_system_that_is_not_of_windows_is_nobodys(built: Built, tmp_path:
     it = machine(built, [*START, *opening(alone), *prepared(alone), *made(alone), *COMPLETE, *DELETE, *RELEASE])
     image = tmp_path / "ext.img"
     image.write_bytes(bytes(PLACES[4].size))
-    volumes.run_tool("mkfs.ext4", "-q", str(image))
+    run_tool("mkfs.ext4", "-q", str(image))
     it.disk[PLACES[4].start : PLACES[4].end] = image.read_bytes()
     it.volumes[2].cluster_size = 0
     with it.transcript:
@@ -860,7 +861,7 @@ def test_a_map_of_another_volume_is_refused(built: Built, said: ExtentSet) -> No
 def test_a_dirty_shadow_is_kept_whole(built: Built, tmp_path: Path) -> None:
     image = tmp_path / "dirty.img"
     shutil.copy(built.windows, image)
-    volumes.run_tool("ntfsfix", str(image), accept=(0, 1))  # it sets the flag that Windows shall look at the volume
+    run_tool("ntfsfix", str(image), accept=(0, 1))  # it sets the flag that Windows shall look at the volume
     found = read_shadow_map(MemoryDisk(image.read_bytes()), ExtentSet.of(Extent(0, CLUSTER)))
     assert (found.kind, [notice.code for notice in found.notices]) == ("raw", ["ntfs-dirty"])
 

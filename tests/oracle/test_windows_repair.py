@@ -25,6 +25,7 @@ from stillframe.systems.windows_repair import Repair, plan_windows_repair
 from stillframe.testing.disk_builder import write_gpt
 from stillframe.testing.hive_builder import build_hive
 from stillframe.testing.hive_log_builder import entry, new_log, numbered
+from stillframe.testing.tools import run_tool
 from stillframe.testing.volumes_windows import (
     hash_tree,
     make_fat,
@@ -33,7 +34,6 @@ from stillframe.testing.volumes_windows import (
     open_table,
     place_of,
     restart_page,
-    run_tool,
 )
 from stillframe.testing.windows_backup import BOOTMGR, LOADER, RECOVERY_LOADER, gpt_device
 from stillframe.testing.windows_moved import (

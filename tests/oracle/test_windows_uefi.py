@@ -23,7 +23,8 @@ from stillframe.systems.windows_disks import PartitionRecord, parse_boot_device
 from stillframe.testing.hive_builder import build_hive
 from stillframe.testing.hive_dump import dump_hive
 from stillframe.testing.system_disks import GPT_DISK, TYPES, Part, build_system_disk
-from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, run_tool
+from stillframe.testing.tools import run_tool
+from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs
 from stillframe.testing.windows_adaptable import (
     ESP_GUID,
     MIB,

@@ -14,7 +14,7 @@ from stillframe.errors import MachineRefusal
 from stillframe.events import NoEvents
 from stillframe.jobs.restoring.tables import TableWriter
 from stillframe.jobs.starts.workbench import Workbench, work_on
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20

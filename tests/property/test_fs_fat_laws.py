@@ -11,6 +11,7 @@ from stillframe.block import MemoryDisk
 from stillframe.errors import DiskFormatError, StillframeError
 from stillframe.fs.fat import FatFilesystem, find_fat_boot, unpack_entries
 from stillframe.testing import volumes_windows as volumes
+from stillframe.testing.tools import run_tool
 
 FAT = FatFilesystem()
 
@@ -38,7 +39,7 @@ def small_fat(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     image: Path = tmp_path_factory.mktemp("fat") / "small.img"
     volumes.make_fat(image, size=size, bits=bits, cluster_size=512)
     if bits != 32:  # mtools takes so small a FAT32 for FAT16
-        volumes.run_tool("mcopy", "-i", str(image), __file__, "::")
+        run_tool("mcopy", "-i", str(image), __file__, "::")
     return image.read_bytes()
 
 

@@ -14,6 +14,7 @@ from stillframe.errors import DiskFormatError, StillframeError
 from stillframe.fs.ntfs import NtfsFilesystem
 from stillframe.fs.ntfs.runs import Run, decode_run_table, decode_runs
 from stillframe.testing import volumes_windows as volumes
+from stillframe.testing.tools import run_tool
 
 NTFS = NtfsFilesystem()
 MIB = 1 << 20
@@ -93,10 +94,10 @@ def small_ntfs(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     for index in range(30):
         source = folder / f"a rather long name for a file {index}"
         source.write_bytes(bytes([index]) * (1 + 997 * (index % 7)))
-        volumes.run_tool("ntfscp", "-q", str(image), str(source), source.name)
+        run_tool("ntfscp", "-q", str(image), str(source), source.name)
     pagefile = folder / "pagefile.sys"
     pagefile.write_bytes(bytes(9000))
-    volumes.run_tool("ntfscp", "-q", str(image), str(pagefile), pagefile.name)
+    run_tool("ntfscp", "-q", str(image), str(pagefile), pagefile.name)
     return image.read_bytes()
 
 

@@ -16,6 +16,7 @@ from stillframe.fs.remade import RemadeExfat, RemadeFat, read_exfat, read_fat, s
 from stillframe.fs.remade.fat import pack_entries
 from stillframe.fs.remade.fat_shape import FatKind, choose_shape, find_smallest
 from stillframe.testing import volumes_windows as volumes
+from stillframe.testing.tools import run_tool
 
 MIB = 1 << 20
 
@@ -88,9 +89,9 @@ def test_entries_are_read_as_they_were_packed(entries: list[int], bits: int) -> 
 def small_fat(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     image: Path = tmp_path_factory.mktemp("fat") / "small.img"
     volumes.make_fat(image, size=3 * MIB, bits=16, cluster_size=512)
-    volumes.run_tool("mmd", "-i", str(image), "::/a folder")
+    run_tool("mmd", "-i", str(image), "::/a folder")
     for name in ("one", "a folder/two", "a folder/a rather long name"):
-        volumes.run_tool("mcopy", "-i", str(image), __file__, f"::/{name}")
+        run_tool("mcopy", "-i", str(image), __file__, f"::/{name}")
     return image.read_bytes()
 
 

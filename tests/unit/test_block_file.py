@@ -15,6 +15,8 @@ from stillframe.errors import DeviceError, MachineRefusal, StillframeError, Targ
 from stillframe.extents import Extent
 from stillframe.testing.block_contract import check_zero, contents
 from stillframe.testing.faulty_disk import FaultyDisk, PlannedFault
+from stillframe.testing.loops import detach_loop
+from stillframe.testing.tools import unmount
 
 MIB = 1 << 20
 
@@ -26,7 +28,7 @@ def loop(file: Path, *options: str) -> Iterator[str]:
     try:
         yield device
     finally:
-        subprocess.run(["losetup", "--detach", device], check=True)
+        detach_loop(device)
 
 
 @pytest.fixture
@@ -112,7 +114,7 @@ def test_full_file_system_is_the_target_s_fault(tmp_path: Path) -> None:
             writer.write_at(0, contents(MIB))
         assert caught.value.exit_code == 22
     finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
+        unmount(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from stillframe.errors import TargetError, UsageError
 from stillframe.host import target as target_module
 from stillframe.host.target import create_target_file, identify_target, open_target
 from stillframe.testing.block_contract import contents
+from stillframe.testing.loops import detach_loop
+from stillframe.testing.tools import unmount
 
 MIB = 1 << 20
 SIZE = 8 * MIB
@@ -39,7 +41,7 @@ def loop(file: Path, *options: str) -> Iterator[str]:
     try:
         yield device
     finally:
-        subprocess.run(["losetup", "--detach", device], check=True)
+        detach_loop(device)
 
 
 def refused(call: Callable[[], object], words: str) -> TargetError:
@@ -131,7 +133,7 @@ def test_disk_that_was_unplugged_and_plugged_in_again_is_refused(disk: Path) -> 
     try:
         refused(lambda: open_target(identity), "disk sequence number was")
     finally:
-        subprocess.run(["losetup", "--detach", device], check=True)
+        detach_loop(device)
 
 
 @pytest.mark.root
@@ -165,7 +167,7 @@ def test_mounted_target_is_refused_and_the_mount_point_named(tmp_path: Path, dis
                     error = refused(partial(open_target, identity), f"{device}p1 is mounted at {where}")
                     assert f"umount {where}" in error.hint
             finally:
-                subprocess.run(["umount", str(where)], check=True)
+                unmount(where)
             with open_target(identify_target(f"{device}p1")):
                 refused(lambda: open_target(whole), "in use")
         finally:

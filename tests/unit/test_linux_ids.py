@@ -16,7 +16,7 @@ from stillframe.errors import DiskFormatError
 from stillframe.systems.grub_image import read_core, replace_in_core
 from stillframe.systems.initrd import holds_ids, read_early_files
 from stillframe.systems.linux_ids import IdChange, IdPattern, iter_paths, unified_initrd
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 OLD, NEW = "0a1b2c3d-1111-4222-8333-0123456789ab", "f00dcafe-5555-4666-8777-ba9876543210"
 FAT_OLD, FAT_NEW = "12AB-34CD", "98FE-76BA"

@@ -28,6 +28,8 @@ import pytest
 import zstandard
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from stillframe.testing.loops import detach_loop
+
 READER = Path(__file__).parents[2] / "tools" / "stillframe_reader.py"
 CHUNK = 65_536
 MIB = 1 << 20
@@ -755,7 +757,7 @@ def test_a_device_that_is_too_small_is_refused_and_stays_as_it_is(pristine: Made
     try:
         assert restore(pristine, Path(device), "--force") == 22
     finally:
-        subprocess.run(["losetup", "--detach", device], check=True)
+        detach_loop(device)
     assert (tmp_path / "backing").read_bytes() == b"\xff" * MIB
 
 
@@ -768,7 +770,7 @@ def test_a_forced_device_gets_zeros_where_the_image_has_zeros(pristine: Made, tm
         assert restore(pristine, Path(device)) == 22
         assert restore(pristine, Path(device), "--force") == 0
     finally:
-        subprocess.run(["losetup", "--detach", device], check=True)
+        detach_loop(device)
     found = backing.read_bytes()
     start = SECOND[0]
     assert found[start : start + 5 * CHUNK] == pristine.disk[start : start + 5 * CHUNK]

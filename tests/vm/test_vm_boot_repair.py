@@ -14,8 +14,8 @@ import pytest
 from stillframe.testing.debian_disk import SWITCH_OFF_UNIT, make_debian_for, partitions
 from stillframe.testing.debian_guest import make_disk, run_job
 from stillframe.testing.mended_disks import repaired, undone
+from stillframe.testing.tools import run_tool, unmount
 from stillframe.testing.virtual_machine import Drive, Machine
-from stillframe.testing.volumes_windows import run_tool, unmount
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 LIMIT_S = 900

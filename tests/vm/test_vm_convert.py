@@ -19,9 +19,10 @@ from stillframe.repo.repository import Repository
 from stillframe.store.local import LocalStore
 from stillframe.testing.debian_disk import make_debian_for
 from stillframe.testing.job_runs import backup_paths, make_repository, restore
-from stillframe.testing.real_disks import loop_device
+from stillframe.testing.loops import loop_device
+from stillframe.testing.tools import run_tool, unmount
 from stillframe.testing.virtual_machine import Drive, Machine
-from stillframe.testing.volumes_windows import hash_tree, run_tool
+from stillframe.testing.volumes_windows import hash_tree
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 LIMIT_S = 1200
@@ -64,7 +65,7 @@ def root_of(disk: Path, number: int) -> Iterator[Path]:
         try:
             yield place
         finally:
-            run_tool("umount", str(place))
+            unmount(place)
             place.rmdir()
             run_tool("partx", "--delete", str(device))
 

@@ -17,7 +17,7 @@ from stillframe.store.local import LocalStore
 from stillframe.testing.debian_disk import make_debian_disk
 from stillframe.testing.job_runs import backup_paths, clone_fitted, job_context, make_repository, restore
 from stillframe.testing.real_disks import hash_file
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 LIMIT_S = 600

@@ -15,8 +15,8 @@ from stillframe.store.local import LocalStore
 from stillframe.testing.debian_disk import SWITCH_OFF_UNIT, make_debian_disk, root_of
 from stillframe.testing.job_runs import backup_paths, job_context, make_repository, restore
 from stillframe.testing.linux_disks import devices
+from stillframe.testing.tools import run_tool, unmount
 from stillframe.testing.virtual_machine import Drive, Machine
-from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 LIMIT_S = 900
@@ -52,7 +52,7 @@ def in_system(root: Path) -> Iterator[None]:
         yield
     finally:
         for name in ("proc", "sys", "dev"):
-            run_tool("umount", str(root / name))
+            unmount(root / name)
 
 
 def put_back(debian: Path, folder: Path, options: RestoreOptions) -> Path:

@@ -43,7 +43,7 @@ from stillframe.testing.boot_layouts import (
 from stillframe.testing.boot_reports import RIGHT, Report, start_and_report
 from stillframe.testing.debian_guest import make_disk
 from stillframe.testing.job_runs import backup_paths, job_context, make_repository, restore
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool, unmount
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 LARGER, SMALLER = 3 << 30, 1300 * MIB
@@ -437,7 +437,7 @@ def test_a_system_that_lacks_a_file_does_not_pass(saved: Saved, target: Path) ->
     try:
         os.truncate(mounted / "root/kept/7/file", 100)
     finally:
-        run_tool("umount", str(mounted))
+        unmount(mounted)
     report = start_and_report(target.parent, target, firmware="bios")
     assert report.code == 2 * 1 + 1
     assert "WRONG files differ" in report.log

@@ -18,10 +18,11 @@ from stillframe.host.qemu import Firmware
 from stillframe.rescue.medium.recipe import PROGRAMS
 from stillframe.testing.command_line import call
 from stillframe.testing.debian_guest import cache, make_disk
+from stillframe.testing.loops import attach_loop, detach_loop
 from stillframe.testing.medium_machine import MediumMachine, RunningMedium, start_medium
+from stillframe.testing.tools import run_tool
 from stillframe.testing.virtual_machine import Drive
 from stillframe.testing.volumes_lvm import LvmTools
-from stillframe.testing.volumes_windows import run_tool
 from stillframe.testing.web_folder import served
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
@@ -95,13 +96,13 @@ def unclean_disk(folder: Path) -> Path:
     swap = make_disk(folder / "swap.img", 50 << 20)
     run_tool("mkswap", str(swap))
     physical = make_disk(folder / "lvm.img", 100 << 20)
-    device = run_tool("losetup", "--find", "--show", str(physical)).strip()
+    device = attach_loop(physical)
     try:
         lvm = LvmTools(devices=(device,))
         lvm.make_group()
         lvm.make_volume("root", "-L", "20m")
     finally:
-        run_tool("losetup", "--detach", device)
+        detach_loop(device)
     with disk.open("r+b") as file:
         for start, part in ((1 << 20, ext4), (101 << 20, swap), (151 << 20, physical)):
             file.seek(start)

@@ -8,8 +8,8 @@ from stillframe.jobs.restore import RestoreOptions
 from stillframe.store import LocalStore
 from stillframe.testing.debian_guest import make_disk, run_job
 from stillframe.testing.job_runs import backup_paths, make_repository, restore
+from stillframe.testing.tools import run_tool
 from stillframe.testing.virtual_machine import Drive
-from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 MIB = 1 << 20

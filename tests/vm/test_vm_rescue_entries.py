@@ -17,8 +17,9 @@ from stillframe.testing.disks_partitioned import see_table
 from stillframe.testing.medium_machine import MediumMachine, start_medium
 from stillframe.testing.real_disks import copy_into, extract, mounted_kernel
 from stillframe.testing.serial_screens import Watcher
+from stillframe.testing.tools import run_tool
 from stillframe.testing.virtual_machine import Drive
-from stillframe.testing.volumes_windows import fill_tree, hash_tree, mounted_exfat, mounted_ntfs, run_tool
+from stillframe.testing.volumes_windows import fill_tree, hash_tree, mounted_exfat, mounted_ntfs
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 MIB = 1 << 20

@@ -19,8 +19,8 @@ from stillframe.testing.debian_guest import cache, make_disk
 from stillframe.testing.job_runs import backup_paths, make_repository
 from stillframe.testing.medium_machine import MediumMachine, start_medium
 from stillframe.testing.serial_screens import Watcher
+from stillframe.testing.tools import run_tool
 from stillframe.testing.virtual_machine import Drive
-from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 PASSPHRASE = "four words on paper"  # noqa: S105 - of a test

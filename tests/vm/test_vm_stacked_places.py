@@ -15,13 +15,13 @@ import pytest
 
 from stillframe.testing.command_line import call
 from stillframe.testing.debian_guest import cache, make_disk
+from stillframe.testing.loops import loop_device
 from stillframe.testing.medium_machine import MediumMachine, RunningMedium, start_medium
-from stillframe.testing.real_disks import loop_device
+from stillframe.testing.tools import run_tool
 from stillframe.testing.virtual_machine import Drive
 from stillframe.testing.volumes_luks import CHEAP_ARGON2, PASSPHRASE, decrypt2, encrypt2
 from stillframe.testing.volumes_lvm import LvmTools
 from stillframe.testing.volumes_raid import MemberPlan, build_member
-from stillframe.testing.volumes_windows import run_tool
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 MIB = 1 << 20

@@ -7,8 +7,8 @@ import pytest
 
 from stillframe.testing.command_line import call
 from stillframe.testing.debian_disk import make_debian_disk
-from stillframe.testing.real_disks import loop_device
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.loops import loop_device
+from stillframe.testing.tools import run_tool
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 

@@ -13,7 +13,7 @@ import pytest
 
 from stillframe.testing.built_media import BuiltMedium, build_medium
 from stillframe.testing.medium_machine import RunningMedium, start_medium
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 pytestmark = [pytest.mark.root, pytest.mark.vm]
 LIMIT_S = 1200

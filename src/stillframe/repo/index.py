@@ -38,6 +38,7 @@ _DIGEST_SIZE: Final = 32
 _READ_SIZE: Final = 1 << 20
 _RUNS_MAX: Final = 16
 _MERGE_ROWS_MAX: Final = 1_000_000
+_UNSORTED_MAX: Final = 4_096
 _ROWS_DEAD: Final = 1 << 32
 
 
@@ -221,8 +222,8 @@ class ChunkIndex:
             ids: Of chunks.
             whole: A patch does not count.
         """
-        search = _Search(self._state)
-        return search.find_whole(ids)[0] >= 0 if whole else search.find(ids)[2]
+        lookup = _Lookup(self._state)
+        return lookup.find_whole(ids)[0] >= 0 if whole else lookup.find(ids)[2]
 
     def locate(self, ids: Ids, *, whole: bool = False) -> list[Location | None]:
         """One place for each chunk, in a pack that is not excluded; ``None`` where there is none.
@@ -232,8 +233,8 @@ class ChunkIndex:
             whole: Never a patch. Without it a patch only where no whole copy is, if possible one whose base is there.
         """
         state = self._state
-        search = _Search(state)
-        numbers, found = search.find_whole(ids) if whole else search.find(ids)[:2]
+        lookup = _Lookup(state)
+        numbers, found = lookup.find_whole(ids) if whole else lookup.find(ids)[:2]
         return [
             state[number][0].table.location(row) if number >= 0 else None
             for number, row in zip(numbers.tolist(), found.tolist(), strict=True)
@@ -287,13 +288,21 @@ _Found = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Number of the run and of the row for each id; -1 where there is none."""
 
 
+def _search(sorted_keys: NDArray[np.uint64], keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Where each key stands, or would; of many keys in order, so that pages of a large run are touched once."""
+    if len(keys) <= _UNSORTED_MAX:
+        return np.searchsorted(sorted_keys, keys, "left")
+    order = np.argsort(keys)
+    rows = np.empty(len(keys), np.int64)
+    rows[order] = np.searchsorted(sorted_keys, keys[order], "left")
+    return rows
+
+
 def _find_in_run(
     run: Run, living: NDArray[np.bool_], keys: NDArray[np.uint64], ids: Ids, *, whole: bool
 ) -> NDArray[np.int64]:
     """The row of each id in one run, in a living pack; -1 where there is none. A key may stand several times."""
-    order = np.argsort(keys)
-    rows = np.empty(len(keys), np.int64)
-    rows[order] = np.searchsorted(run.keys, keys[order], "left")
+    rows = _search(run.keys, keys)
     result = np.full(len(keys), -1, np.int64)
     asked = np.flatnonzero(rows < len(run.keys))
     while len(asked):
@@ -320,7 +329,7 @@ def _rows_of(run: Run, chunk_id: Ids) -> NDArray[np.int64]:
     return first + np.flatnonzero((run.rows["id"][first:last] == chunk_id).all(axis=1))
 
 
-class _Search:
+class _Lookup:
     """Asks runs of one moment."""
 
     def __init__(self, state: _State) -> None:

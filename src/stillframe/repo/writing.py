@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stillframe.errors import DamagedError, Locked, RepositoryError, StorageError
 from stillframe.repo.blockmap import MapRoot
-from stillframe.repo.format import ObjectType
+from stillframe.repo.format import CHUNK_ID_SIZE, ObjectType
 from stillframe.repo.index import make_run, merge_runs
 from stillframe.repo.packs import PackReader, PackWriter, compressor, plan_fetches
 from stillframe.repo.patches import Base, make_patch
@@ -196,7 +196,10 @@ class ImageWriter:
             write_run(self._repository, run_id, table)
             self.index.add(run_id, table)
             with self._lock:
-                self._claimed.difference_update(table.rows["id"][n].tobytes() for n in range(len(table.rows)))
+                raw = table.rows["id"].tobytes()
+                self._claimed.difference_update(
+                    raw[at : at + CHUNK_ID_SIZE] for at in range(0, len(raw), CHUNK_ID_SIZE)
+                )
 
 
 class Lane:

@@ -12,7 +12,7 @@ from typing import Final
 
 from stillframe.testing.hive_builder import Tree, build_hive
 from stillframe.testing.system_disks import MIB, Part
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 from stillframe.testing.windows_backup import BOOTMGR
 
 _GRUB_FOLDER: Final = Path("/usr/lib/grub/i386-pc")

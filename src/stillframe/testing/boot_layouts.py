@@ -24,8 +24,9 @@ from stillframe.extents import Extent
 from stillframe.testing.boot_reports import digest_of, install_report, reporting_root
 from stillframe.testing.debian_disk import BIOS_BOOT, BIOS_MODULES, fill_esp, install_for_bios, partitions
 from stillframe.testing.debian_guest import GUEST, cache, make_disk, run_job
+from stillframe.testing.loops import attach_loop, detach_loop
+from stillframe.testing.tools import run_tool, unmount
 from stillframe.testing.virtual_machine import Drive
-from stillframe.testing.volumes_windows import run_tool, unmount
 
 MIB: Final = 1 << 20
 SIZE: Final = 2 << 30
@@ -202,11 +203,11 @@ def _loop(image: Path | None) -> Iterator[str]:
     if image is None:
         yield ""
         return
-    device = run_tool("losetup", "--find", "--show", str(image)).strip()
+    device = attach_loop(image)
     try:
         yield device
     finally:
-        run_tool("losetup", "--detach", device)
+        detach_loop(device)
 
 
 @contextmanager

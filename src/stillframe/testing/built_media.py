@@ -15,8 +15,8 @@ from stillframe.testing.command_line import call
 from stillframe.testing.debian_disk import QUIET_TIMER
 from stillframe.testing.debian_guest import cache
 from stillframe.testing.medium_machine import MediumMachine
+from stillframe.testing.tools import run_tool
 from stillframe.testing.virtual_machine import Drive
-from stillframe.testing.volumes_windows import run_tool
 
 _VARIABLE: Final = "STILLFRAME_CACHE_DIR"
 

@@ -26,7 +26,8 @@ from stillframe.jobs.saving import live as live_job
 from stillframe.repo.repository import Repository
 from stillframe.store import LocalStore
 from stillframe.testing.job_runs import backup_paths, make_repository, restore
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.loops import attach_loop, detach_loop
+from stillframe.testing.tools import run_tool
 
 assert sys.platform != "win32"  # mounts are those of Linux
 
@@ -73,9 +74,9 @@ class BusyVolume:
         self.mount, self.ledger = folder / "mount", folder / "ledger"
         self.mount.mkdir()
         self._programs: list[subprocess.Popen[bytes]] = []
-        self.device = run_tool("losetup", "--find", "--show", *loop_flags, str(image)).strip()
+        self.device = attach_loop(image, *loop_flags)
         with contextlib.ExitStack() as stack:
-            stack.callback(run_tool, "losetup", "--detach", self.device)
+            stack.callback(detach_loop, self.device)
             run_tool(*MAKE[filesystem], self.device)
             run_tool("mount", "-o", "discard", self.device, str(self.mount))
             stack.pop_all()
@@ -114,7 +115,7 @@ class BusyVolume:
             program.kill()
             program.wait()
         _unmount(self.mount)
-        run_tool("losetup", "--detach", self.device)
+        detach_loop(self.device)
         if self.filesystem == "btrfs":  # or the kernel takes the restored copy for the device it has seen before
             run_tool("btrfs", "device", "scan", "--forget", accept=(0, 1))
 

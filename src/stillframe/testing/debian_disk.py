@@ -19,7 +19,8 @@ from typing import Final, Literal
 
 from stillframe.extents import Extent
 from stillframe.testing.debian_guest import cache, mirror
-from stillframe.testing.volumes_windows import partition_nodes, run_tool, unmount
+from stillframe.testing.loops import attach_loop, detach_loop, partition_nodes
+from stillframe.testing.tools import run_tool, unmount
 
 _PACKAGES: Final = (
     "systemd-sysv", "udev", "dbus", "login", "passwd", "kmod", "e2fsprogs", "initramfs-tools", "zstd",
@@ -224,7 +225,7 @@ def root_of(disk: Path) -> Iterator[Path]:
 @contextmanager
 def partitions(disk: Path) -> Iterator[str]:
     """A loop device with a node for each partition, whether or not this kernel reads partition tables itself."""
-    device = run_tool("losetup", "--find", "--show", str(disk)).strip()
+    device = attach_loop(disk)
     try:
         with partition_nodes(device):
             try:
@@ -232,7 +233,7 @@ def partitions(disk: Path) -> Iterator[str]:
             finally:
                 run_tool("sync", str(disk))
     finally:
-        run_tool("losetup", "--detach", device)
+        detach_loop(device)
 
 
 def _configure(root: Path, root_id: str, esp_id: str, *, serial: bool) -> None:

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from stillframe.testing.tools import run_tool, unmount
 from stillframe.testing.virtual_machine import Drive, Machine
-from stillframe.testing.volumes_windows import run_tool, unmount
 
 PROJECT: Final = Path(__file__).parents[3]
 GUEST: Final = PROJECT / "tests" / "vm" / "guest"

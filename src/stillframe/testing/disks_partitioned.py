@@ -18,6 +18,7 @@ from pathlib import Path
 from stillframe.block import MemoryDisk
 from stillframe.disk import Patch
 from stillframe.extents import Extent
+from stillframe.testing.loops import attach_loop, detach_loop
 
 MIB = 1 << 20
 
@@ -66,11 +67,11 @@ def shown_to_tools(contents: bytes | None, *, size: int = 0, sector_size: int = 
         if sector_size == 512:
             yield path
             return
-        device = run_tool("losetup", "--find", "--show", "--sector-size", str(sector_size), str(path)).strip()
+        device = attach_loop(path, "--sector-size", str(sector_size))
         try:
             yield Path(device)
         finally:
-            run_tool("losetup", "--detach", device)
+            detach_loop(device)
 
 
 def make_disk(

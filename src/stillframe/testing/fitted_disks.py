@@ -14,7 +14,8 @@ from typing import Final
 from stillframe.extents import Extent
 from stillframe.testing.disks_partitioned import see_table
 from stillframe.testing.real_disks import LEFT_OUT, MIB, RealDisk, copy_into, extract, mounted_kernel, read_files
-from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs, run_tool
+from stillframe.testing.tools import run_tool
+from stillframe.testing.volumes_windows import hash_tree, mounted_ntfs
 
 _MAKERS: Final = {
     "ext4": "mke2fs -q -F -t ext4", "ntfs": "mkntfs -q -F", "btrfs": "mkfs.btrfs -q", "xfs": "mkfs.xfs -q",

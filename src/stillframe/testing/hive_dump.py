@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 
 def dump_hive(path: Path) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from stillframe.testing.volumes_windows import hash_tree, partition_nodes, run_tool, unmount
+from stillframe.testing.loops import attach_loop, detach_loop, partition_nodes
+from stillframe.testing.tools import run_tool, unmount
+from stillframe.testing.volumes_windows import hash_tree
 
 MIB: Final = 1 << 20
 KERNEL: Final = "6.1.0-18-amd64"
@@ -77,7 +79,7 @@ def make_linux_disk(path: Path, kind: RootKind = "ext4", *, label: Literal["gpt"
 @contextmanager
 def devices(path: Path) -> Iterator[str]:
     """A disk file as a loop device with a node for each partition."""
-    device = run_tool("losetup", "--find", "--show", str(path)).strip()
+    device = attach_loop(path)
     try:
         with partition_nodes(device):
             try:
@@ -85,7 +87,7 @@ def devices(path: Path) -> Iterator[str]:
             finally:
                 run_tool("sync", str(path))
     finally:
-        run_tool("losetup", "--detach", device)
+        detach_loop(device)
 
 
 @contextmanager

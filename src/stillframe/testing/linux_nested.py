@@ -17,10 +17,10 @@ from typing import Final, Literal
 
 from stillframe.extents import Extent
 from stillframe.testing.linux_disks import KERNEL, copy_programs
+from stillframe.testing.tools import run_tool, unmount
 from stillframe.testing.volumes_luks import HEAD_SIZE, decrypt2, encrypt2
 from stillframe.testing.volumes_lvm import GROUP, LvmTools, lvm_on
 from stillframe.testing.volumes_raid import MemberPlan, build_member
-from stillframe.testing.volumes_windows import run_tool, unmount
 
 MIB: Final = 1 << 20
 Stack = Literal["lvm", "luks", "lvm-luks", "lvm-raid", "luks-lvm"]

@@ -17,7 +17,8 @@ from typing import BinaryIO, Final
 from stillframe.extents import Extent, ExtentSet
 from stillframe.testing import volumes_windows
 from stillframe.testing.disks_partitioned import make_disk
-from stillframe.testing.volumes_windows import fill_tree, hash_tree, run_tool, unmount
+from stillframe.testing.tools import run_tool, unmount
+from stillframe.testing.volumes_windows import fill_tree, hash_tree
 
 MIB: Final = 1 << 20
 PAGING: Final = b"what was in memory "
@@ -219,17 +220,6 @@ def mounted_kernel(image: Path, place: Path, *, options: str = "rw") -> Iterator
         yield place
     finally:
         unmount(place)
-
-
-@contextmanager
-def loop_device(path: Path, *, sector_size: int = 512, options: Sequence[str] = ()) -> Iterator[Path]:
-    """A loop device over a file."""
-    command = ("losetup", "--find", "--show", "--sector-size", str(sector_size), *options, str(path))
-    device = run_tool(*command).strip()
-    try:
-        yield Path(device)
-    finally:
-        run_tool("losetup", "--detach", device)
 
 
 def read_files(kind: str, volume: Path) -> Hashes:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 USER: Final = "kim"
 PASSWORD: Final = "pass word, with %"  # noqa: S105 - of a user that only these servers know

@@ -7,7 +7,7 @@ many. Needs mksquashfs and xorriso.
 from pathlib import Path
 from typing import Final
 
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 RELEASE: Final = "6.1.0-28-amd64"
 ALIASES: Final = {

@@ -13,7 +13,7 @@ from typing import Final
 
 from stillframe.testing.hive_builder import build_hive
 from stillframe.testing.real_disks import copy_into
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 from stillframe.testing.windows_backup import (
     MadeVolume,
     boot_store,

@@ -15,7 +15,8 @@ from typing import Final
 
 from stillframe.crc32c import crc32c
 from stillframe.extents import Extent, ExtentSet
-from stillframe.testing.volumes_windows import run_tool, unmount
+from stillframe.testing.loops import attach_loop, detach_loop
+from stillframe.testing.tools import run_tool, unmount
 
 SUPERBLOCK: Final = 64 << 10
 _MIRROR: Final = 64 << 20
@@ -41,7 +42,7 @@ def make_btrfs(image: Path, *options: str, size: int, folder: Path | None = None
 def mounted_btrfs(image: Path, place: Path, options: str = "rw") -> Iterator[Path]:
     """Mount an image by a loop device; afterwards the kernel has forgotten it, so that a copy can be mounted."""
     place.mkdir(exist_ok=True)
-    loop = run_tool("losetup", "--find", "--show", str(image)).strip()
+    loop = attach_loop(image)
     try:
         run_tool("mount", "-t", "btrfs", "-o", options, loop, str(place))
         try:
@@ -51,7 +52,7 @@ def mounted_btrfs(image: Path, place: Path, options: str = "rw") -> Iterator[Pat
             # It has nothing to forget when the kernel did so by itself.
             run_tool("btrfs", "device", "scan", "--forget", loop, accept=(0, 1))
     finally:
-        run_tool("losetup", "--detach", loop)
+        detach_loop(loop)
 
 
 def fill_btrfs(root: Path, *, seed: int, size: int) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 MIB: Final = 1 << 20
 HEAD_SIZE: Final = 8 * MIB

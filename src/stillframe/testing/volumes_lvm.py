@@ -5,7 +5,6 @@ activate what it makes here (lvm(8), ``--driverloaded n``): file systems are wri
 """
 
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from stillframe.extents import Extent
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.loops import attach_loop, detach_loop
 
 GROUP: Final = "house"
 MIB: Final = 1 << 20
@@ -107,15 +106,6 @@ class LvmTools:
                     yield device, Extent(extent.start + row, extent.start + row + step)
 
 
-def _await_detached(device: str) -> None:
-    """A device that somebody looked at goes a moment later, and until then its file is in use."""
-    place = Path(f"/sys/block/{Path(device).name}/loop/backing_file")
-    for _ in range(100):
-        if not place.exists():
-            return
-        time.sleep(0.05)
-
-
 @contextmanager
 def lvm_on(*places: tuple[Path, Extent]) -> Iterator[LvmTools]:
     """LVM's tools for ranges of disk files, as loop devices."""
@@ -123,9 +113,8 @@ def lvm_on(*places: tuple[Path, Extent]) -> Iterator[LvmTools]:
     try:
         for path, extent in places:
             options = ("--offset", str(extent.start), "--sizelimit", str(extent.size))
-            devices.append(run_tool("losetup", "--find", "--show", *options, str(path)).strip())
+            devices.append(attach_loop(path, *options))
         yield LvmTools(devices=tuple(devices))
     finally:
         for device in devices:
-            run_tool("losetup", "--detach", device)
-            _await_detached(device)
+            detach_loop(device)

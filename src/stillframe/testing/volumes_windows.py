@@ -12,7 +12,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -21,63 +21,12 @@ from stillframe.extents import Extent, ExtentSet
 from stillframe.fs.ntfs.boot import find_boot
 from stillframe.fs.ntfs.mft import MasterFileTable, open_mft
 from stillframe.fs.ntfs.record import AttributeType
+from stillframe.testing.loops import attach_loop, detach_loop
+from stillframe.testing.tools import TOOL_TIMEOUT_S, run_tool, unmount
 
 _COPY_SIZE: Final = 4 << 20
-_TOOL_TIMEOUT_S: Final = 120
-_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 PARTCLONE_AT_ONCE: Final = ("-q", "-f", "0")
 """Says nothing of its progress: partclone would go on waiting for two seconds until it may say more."""
-
-
-def run_tool(*command: str, accept: Sequence[int] = (0,)) -> str:
-    """Run a tool and return what it prints; another exit code than accepted is an ``AssertionError``."""
-    result = subprocess.run(  # noqa: S603 a fixed tool of a test
-        command, capture_output=True, timeout=_TOOL_TIMEOUT_S, check=False, env={"LC_ALL": "C", "PATH": _PATH}
-    )
-    output = (result.stdout + result.stderr).decode("utf-8", "replace")
-    if result.returncode not in accept:
-        raise AssertionError(f"{command}: exit code {result.returncode}\n{output}")
-    return output
-
-
-def unmount(place: Path) -> None:
-    """Unmount, and wait until it is unmounted for others too.
-
-    A mount namespace that began meanwhile, as that of a test beside this one, holds each mount for as long as it lives.
-    """
-    device = run_tool("findmnt", "--noheadings", "--output", "MAJ:MIN", "--mountpoint", str(place)).split()[-1]
-    run_tool("umount", str(place))
-    until = time.monotonic() + _TOOL_TIMEOUT_S
-    while _is_mounted_anywhere(device):
-        assert time.monotonic() < until, f"{place} is unmounted, and something still holds it mounted"
-        time.sleep(0.05)
-
-
-@contextmanager
-def partition_nodes(device: str) -> Iterator[None]:
-    """A node for each partition of a loop device, which alone has none; they would outlive it."""
-    run_tool("partx", "--delete", device, accept=(0, 1))  # of a test that was killed
-    run_tool("partx", "--add", device)
-    try:
-        yield
-    finally:
-        name, until = Path(device).name, time.monotonic() + _TOOL_TIMEOUT_S
-        run_tool("partx", "--delete", device, accept=(0, 1))
-        while any(
-            node.startswith(f"{name}p") for node in os.listdir(f"/sys/block/{name}")
-        ):  # a mount of it may be held as ``unmount`` says
-            assert time.monotonic() < until, f"a partition of {device} is still in use"
-            time.sleep(0.05)
-            run_tool("partx", "--delete", device, accept=(0, 1))
-
-
-def _is_mounted_anywhere(device: str) -> bool:
-    for process in filter(str.isdigit, os.listdir("/proc")):
-        with suppress(OSError):
-            mounts = Path(f"/proc/{process}/mountinfo").read_text(errors="replace")
-            if any(line.split(" ", 3)[2] == device for line in mounts.splitlines()):
-                return True
-    return False
 
 
 def make_ntfs(image: Path, *, size: int, cluster_size: int = 4096, sector_size: int = 512, label: str = "") -> None:
@@ -118,12 +67,12 @@ def mounted_ntfs(image: Path, place: Path, *options: str) -> Iterator[Path]:
 @contextmanager
 def mounted_exfat(image: Path, place: Path) -> Iterator[Path]:
     """Mount an image with exfat-fuse, which wants a device; afterwards its process has ended, so all is written."""
-    loop = run_tool("losetup", "--find", "--show", str(image)).strip()
+    loop = attach_loop(image)
     try:
         with _mounted(("mount.exfat-fuse", "-d", loop, str(place)), place):
             yield place
     finally:
-        run_tool("losetup", "--detach", loop)
+        detach_loop(loop)
 
 
 @contextmanager
@@ -141,7 +90,7 @@ def _mounted(command: Sequence[str], place: Path) -> Iterator[None]:
             yield
         finally:
             unmount(place)
-            process.wait(timeout=_TOOL_TIMEOUT_S)
+            process.wait(timeout=TOOL_TIMEOUT_S)
     finally:
         if process.poll() is None:
             process.kill()

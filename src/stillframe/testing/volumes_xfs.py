@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from stillframe.extents import Extent, ExtentSet
-from stillframe.testing.volumes_windows import run_tool
+from stillframe.testing.tools import run_tool
 
 _SMALL: Final = ("TEST_DIR=/", "TEST_DEV=none", "QA_CHECK_FS=1")
 """With these mkfs.xfs makes volumes below 300 MB, as its own tests need them. Source: xfsprogs mkfs/xfs_mkfs.c."""

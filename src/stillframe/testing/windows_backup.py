@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from stillframe.testing.hive_builder import build_hive
-from stillframe.testing.volumes_windows import make_fat, make_ntfs, mounted_ntfs, run_tool
+from stillframe.testing.tools import run_tool
+from stillframe.testing.volumes_windows import make_fat, make_ntfs, mounted_ntfs
 
 MIB: Final = 1 << 20
 PLACE_IN_FILE: Final = 128 * 512

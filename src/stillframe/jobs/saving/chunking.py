@@ -22,8 +22,8 @@ from stillframe.repo.patching import RangePlace
 UNIT_SIZE: Final = 4 << 20
 """Bytes that a thread reads, hashes and stores at a time. Measured: 2 MiB makes an unchanged backup 15 % slower."""
 _GAP_READ_OVER: Final = 32 << 10
-_STRIDE: Final = 512
-"""Nearly every chunk that is not zeros shows it in one of its words 4 KiB apart; only the others are looked through."""
+_STRIDES: Final = (8192, 512)
+"""Most chunks that are not zeros show it in one of their words 64 KiB apart, nearly all in those 4 KiB apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,11 +159,10 @@ def fill(unit: Unit, buffer: memoryview) -> ExtentSet:
     """
     extent, parts = unit.extent, unit.to_read
     array = np.frombuffer(buffer, np.uint8)
-    bad = ExtentSet.empty()
+    array[extent.size : (unit.last - unit.first) * unit.chunk_size] = 0
     if len(parts) == 1 and parts.size == extent.size:
-        array[extent.size : (unit.last - unit.first) * unit.chunk_size] = 0
-        return bad | read_carefully(unit.source.reader, extent.start, buffer[: extent.size])
-    array[: (unit.last - unit.first) * unit.chunk_size] = 0
+        return read_carefully(unit.source.reader, extent.start, buffer[: extent.size])
+    bad = ExtentSet.empty()
     for start, end in _merged(parts):
         bad |= read_carefully(unit.source.reader, start, buffer[start - extent.start : end - extent.start])
     for gap in parts.complement(extent):
@@ -182,7 +181,10 @@ def _merged(parts: ExtentSet) -> Iterator[tuple[int, int]]:
 def nonzero_chunks(buffer: memoryview, count: int, chunk_size: int) -> NDArray[np.bool_]:
     """Which of the first ``count`` chunks of a buffer hold a byte that is not zero."""
     words = np.frombuffer(buffer, np.uint64, count * chunk_size // 8).reshape(count, -1)
-    found = np.asarray(words[:, ::_STRIDE].any(axis=1), np.bool_)
+    found = np.zeros(count, np.bool_)
+    for stride in _STRIDES:
+        unsure = np.flatnonzero(~found)
+        found[unsure] = words[unsure, ::stride].any(axis=1)
     for number in np.flatnonzero(~found).tolist():
         found[number] = words[number].any()
     return found
