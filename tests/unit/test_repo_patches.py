@@ -63,6 +63,13 @@ def test_a_patch_becomes_its_chunk_again(level: int, sizes: tuple[int, int]) -> 
     assert expand_patch(patch.frame, before, len(after), thing="x") == after
 
 
+def test_a_base_may_begin_as_a_dictionary_of_zstandard_does() -> None:
+    before = bytes.fromhex("37a430ec") + BEFORE
+    frame = make_patch(Base(CHUNK_IDS[0], before), AFTER, 1).frame
+    assert len(frame) < 200
+    assert expand_patch(frame, before, len(AFTER), thing="x") == AFTER
+
+
 def test_a_small_change_is_a_small_patch_and_says_what_the_page_wants() -> None:
     frame = make_patch(Base(CHUNK_IDS[0], BEFORE), AFTER, 1).frame
     assert len(frame) < 200

@@ -223,8 +223,8 @@ class ChunkIndex:
             ids: Of chunks.
             whole: A patch does not count.
         """
-        search = self._search(self._state)
-        return search.find_whole(ids)[0] >= 0 if whole else search.find(ids)[2]
+        lookup = self._lookup(self._state)
+        return lookup.find_whole(ids)[0] >= 0 if whole else lookup.find(ids)[2]
 
     def locate(self, ids: Ids, *, whole: bool = False) -> list[Location | None]:
         """One place for each chunk, in a pack that is not excluded; ``None`` where there is none.
@@ -234,8 +234,8 @@ class ChunkIndex:
             whole: Never a patch. Without it a patch only where no whole copy is, if possible one whose base is there.
         """
         state = self._state
-        search = self._search(state)
-        numbers, found = search.find_whole(ids) if whole else search.find(ids)[:2]
+        lookup = self._lookup(state)
+        numbers, found = lookup.find_whole(ids) if whole else lookup.find(ids)[:2]
         return [
             state[number][0].table.location(row) if number >= 0 else None
             for number, row in zip(numbers.tolist(), found.tolist(), strict=True)
@@ -256,9 +256,9 @@ class ChunkIndex:
         places = [run.table.location(row) for run in self._runs() for row in _rows_of(run, ids).tolist()]
         return sorted(places, key=lambda place: place.kind is EntryKind.PATCH)
 
-    def _search(self, state: "_State") -> "_Search":
-        """A search in which the run that answered last is asked first: what lies together was stored together."""
-        return _Search(state, first=self._likely, note=self._note)
+    def _lookup(self, state: "_State") -> "_Lookup":
+        """A look-up in which the run that answered last is asked first: what lies together was stored together."""
+        return _Lookup(state, first=self._likely, note=self._note)
 
     def _note(self, numbers: NDArray[np.int64]) -> None:
         """Remember who answered. One id alone says nothing of the next: nodes are asked for between chunks."""
@@ -340,7 +340,7 @@ def _rows_of(run: Run, chunk_id: Ids) -> NDArray[np.int64]:
     return first + np.flatnonzero((run.rows["id"][first:last] == chunk_id).all(axis=1))
 
 
-class _Search:
+class _Lookup:
     """Asks runs of one moment, run ``first`` before the others; ``note`` is told who answered."""
 
     def __init__(self, state: _State, *, first: int, note: Callable[[NDArray[np.int64]], None]) -> None:
