@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from stillframe.errors import DeviceError, StillframeError
 
 if TYPE_CHECKING:  # it takes long to load, and '--help' must be there at once
-    from concurrent.futures import Future
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 READ_LIMIT_S: Final = 300.0
 """How long one read of a disk may take. A disk that tries a bad sector again and again takes up to some minutes."""
 STEP_S: Final = 0.05
 TIDY_S: Final = 0.2
 """How long a call may take once the run is to stop: what is tidied up then must not wait for a storage that hangs."""
+HANGS_S: Final = 0.4
+"""A call that lasts longer when the run is to stop is one that hangs."""
 
 Answer = TypeVar("Answer")
 
@@ -135,13 +137,39 @@ def check() -> None:
         _here.check()
 
 
-def patience(seconds: float) -> float:
-    """How long to wait for something: less when this thread is to stop."""
+def is_stopping() -> bool:
+    """Whether this thread is to stop."""
     try:
         check()
     except StillframeError:
-        return min(seconds, 2 * TIDY_S)
-    return seconds
+        return True
+    return False
+
+
+def patience(seconds: float) -> float:
+    """How long to wait for something: less when this thread is to stop."""
+    return min(seconds, HANGS_S) if is_stopping() else seconds
+
+
+@contextmanager
+def pool(count: int) -> "Iterator[ThreadPoolExecutor]":
+    """Threads that are not waited for when the run is to stop: what they do may hang."""
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - see above
+
+    threads = ThreadPoolExecutor(count)
+    try:
+        yield threads
+    finally:
+        threads.shutdown(wait=not is_stopping(), cancel_futures=True)
+
+
+def join(thread: threading.Thread) -> None:
+    """Wait for a thread that serves somebody; when this one is to stop, no longer than its calls come back."""
+    while thread.is_alive():
+        thread.join(STEP_S)
+        if is_stopping() and serving_since() > HANGS_S:
+            leave_behind(thread)
+            return
 
 
 def reach(work: Callable[[], Answer], call: Underway) -> Answer:

@@ -45,7 +45,8 @@ class Place:
     def make_source(self, size: int) -> Path:
         disk = MemoryDisk(bytes(size))
         write_gpt(disk, [Extent(MIB, size - MIB)])
-        fill_with_noise(disk, Extent(MIB, size - MIB), 7)
+        for start in range(MIB, size - MIB, 64 * MIB):
+            fill_with_noise(disk, Extent(start, min(start + 64 * MIB, size - MIB)), start)
         path = self.folder / "source"
         path.write_bytes(disk.contents)
         return path

@@ -182,19 +182,25 @@ def begun(place: Place, verb: str) -> subprocess.Popen[str]:
         "verify": ("verify", "latest"),
         "restore": ("restore", "latest", place.folder / "target", "--yes"),
         "mount": ("mount", "latest", place.folder / "shown"),
-        "get": ("export", "latest", place.folder / "out.raw"),
+        "export": ("export", "latest", place.folder / "out.raw", "--split", "16M"),
+        "nbd": ("nbd", "latest", "--socket", place.folder / "socket"),
     }
     if verb == "opening":
         place.moody.be("hang")
-    if verb in ("verify", "restore", "get"):
+    if verb in ("verify", "restore", "export"):
         place.moody.be("slow")
     process = place.start(*words[verb], "--repo", repo, "--json")
-    if verb in ("verify", "restore", "get"):
+    if verb in ("verify", "restore", "export"):
         await_event(process, "job_started")
         place.moody.be("hang")
-    if verb == "mount":
-        await_event(process, "mounted")
+    if verb in ("mount", "nbd"):
+        await_event(process, {"mount": "mounted", "nbd": "nbd-ready"}[verb])
         place.moody.be("hang")
+    if verb == "nbd":
+        uri = f"nbd+unix:///?socket={place.folder / 'socket'}"
+        reading = ["qemu-img", "convert", "-f", "raw", "-O", "raw", uri, str(place.folder / "read")]
+        place.readers.append(subprocess.Popen(reading, stderr=subprocess.DEVNULL))
+    if verb == "mount":
         place.environment["SHOWN"] = str(next((place.folder / "shown").iterdir()))
         reading = [sys.executable, "-c", "import os; open(os.environ['SHOWN'], 'rb').read(1 << 22)"]
         place.readers.append(subprocess.Popen(reading, env=place.environment, stderr=subprocess.DEVNULL))
@@ -204,7 +210,7 @@ def begun(place: Place, verb: str) -> subprocess.Popen[str]:
 
 READS: Final = [
     "verify",
-    *(pytest.param(verb, marks=pytest.mark.slow) for verb in ("opening", "restore", "mount", "get")),
+    *(pytest.param(verb, marks=pytest.mark.slow) for verb in ("opening", "restore", "mount", "nbd", "export")),
 ]
 
 
@@ -212,7 +218,7 @@ READS: Final = [
 def test_a_storage_that_hangs_while_it_is_read(place: Place, verb: str) -> None:
     (place.folder / "shown").mkdir()
     process = begun(place, verb)
-    took, _ = stopped(process, signal.SIGINT) if verb != "mount" else ended(process)
+    took, _ = stopped(process, signal.SIGINT) if verb not in ("mount", "nbd") else ended(process)
     assert took < WITHIN_S
     place.moody.be()
     if verb == "restore":
@@ -221,7 +227,7 @@ def test_a_storage_that_hangs_while_it_is_read(place: Place, verb: str) -> None:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[float, str]:
-    """End a mount, which Ctrl-C does anyway."""
+    """End what is served, which Ctrl-C does anyway."""
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)

@@ -43,7 +43,8 @@ session.end()
 def make_disk(path: Path, seed: int, size: int = 4 * MIB) -> Path:
     disk = MemoryDisk(bytes(size))
     write_gpt(disk, [Extent(MIB, size - MIB)])
-    fill_with_noise(disk, Extent(MIB, size - MIB), seed)
+    for start in range(MIB, size - MIB, 64 * MIB):
+        fill_with_noise(disk, Extent(start, min(start + 64 * MIB, size - MIB)), seed + start)
     path.write_bytes(bytes(disk.contents))
     return path
 

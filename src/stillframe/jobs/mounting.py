@@ -17,7 +17,7 @@ from stillframe.block.copy_on_write import CopyOnWrite, open_scratch
 from stillframe.errors import MachineRefusal, StillframeError, UsageError
 from stillframe.events import EventSink, Notice
 from stillframe.fs.registry import identify
-from stillframe.hanging import serving_since
+from stillframe.hanging import HANGS_S, serving_since
 from stillframe.host.attaching import (
     REPLAYED_BY_KERNEL,
     Attached,
@@ -37,8 +37,6 @@ from stillframe.repo.repository import Repository
 from stillframe.serve.folder import DiskFile, Reported, ServedFolder, ShownFolder, serve_folder, serve_hidden
 
 NOT_MOUNTED: Final = "files-not-mounted"
-_HANGS_S: Final = 0.4
-"""A read of the repository that takes longer when the run is to stop is one that hangs."""
 _STEP_S: Final = 0.2
 _NAME: Final = re.compile(r"[^\w.+-]+")
 _LABEL_MAX: Final = 32
@@ -290,7 +288,7 @@ def _await_end(folder: ServedFolder, context: JobContext) -> None:
         if not context.cancel.is_set:
             continue
         why = folder.unmount()
-        if why and serving_since() > _HANGS_S:  # nobody can close what waits for a storage that hangs
+        if why and serving_since() > HANGS_S:  # nobody can close what waits for a storage that hangs
             return
         if why and why != told:
             told = why

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from stillframe.errors import DamagedError
+from stillframe.hanging import STEP_S, check
 from stillframe.repo.packs import plan_fetches
 from stillframe.repo.reading import Chunks
 from stillframe.repo.rows import Location
@@ -117,7 +118,8 @@ class ChunkCache:
         self._bring(mine, flight)
         found.update(flight.found)
         for chunk_id, other in others.items():
-            other.done.wait()
+            while not other.done.wait(STEP_S):  # whoever brings it may hang
+                check()
             if chunk_id in other.found:
                 found[chunk_id] = other.found[chunk_id]
         return [_whole(found.get(place.chunk_id), place, self.chunks) for place in places]

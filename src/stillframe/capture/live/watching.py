@@ -28,7 +28,7 @@ from stillframe.capture.repeating import repeating
 from stillframe.capture.source import CapturedDisk, Selection
 from stillframe.errors import Disturbed, Unseen
 from stillframe.extents import ExtentSet
-from stillframe.hanging import Underway, read_limit, result
+from stillframe.hanging import Underway, pool, read_limit, result
 from stillframe.host.live.freezing import MountedFilesystem, frozen, open_mounted, settle
 from stillframe.host.live.watchdog import LIMIT_S, Watchdog
 
@@ -309,24 +309,12 @@ def watch(sources: Sequence[LiveSource], *, limit_s: float = LIMIT_S) -> Iterato
             stack.callback(os.close, one.descriptor)
         watchdog = stack.enter_context(Watchdog([one.descriptor for one in mounted], limit_s=limit_s))
         followed = [stack.enter_context(follow(source)) for source in sources]
-        readers = stack.enter_context(_pool(_READERS))
+        readers = stack.enter_context(pool(_READERS))
         together = threading.Barrier(_READERS)  # all its threads must be there before anything is frozen
         list(readers.map(lambda _: together.wait(), range(_READERS)))
         watching = Watch(followed, mounted, watchdog, readers)
         stack.enter_context(repeating(watching.drain, _DRAIN_S))
         yield watching
-
-
-@contextmanager
-def _pool(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that are not waited for when the run was stopped: what they read may hang."""
-    pool = ThreadPoolExecutor(count)
-    try:
-        yield pool
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    pool.shutdown()
 
 
 def _missing(disk: CapturedDisk, number: int, changed: ExtentSet, read: ExtentSet) -> ExtentSet:

@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Final
 
 from stillframe.block import BlockReader
@@ -17,6 +17,7 @@ from stillframe.block.file import FileWriter
 from stillframe.errors import DeviceError, TargetError
 from stillframe.events import BytesMoved
 from stillframe.extents import Extent
+from stillframe.hanging import Underway, pool, result
 from stillframe.host.target import create_target_file
 from stillframe.jobs.context import JobContext
 from stillframe.jobs.exporting.names import WrittenFile, part_path
@@ -30,12 +31,12 @@ SPLIT_HINT: Final = "A disk with FAT32 takes no file of 4 GiB: add '--split 4000
 
 def iter_pieces(reader: BlockReader, context: JobContext) -> Iterator[tuple[Extent, bytes | None]]:
     """The whole of a reader in order: data in pieces of at most 4 MiB, ``None`` for what is a hole."""
-    with ThreadPoolExecutor(worker_count()) as pool:
+    with pool(worker_count()) as threads:
         waiting: deque[tuple[Extent, Future[bytes] | None]] = deque()
         try:
             for extent, is_data in _plan_pieces(reader):
                 context.cancel.check()
-                waiting.append((extent, pool.submit(reader.read_at, extent.start, extent.size) if is_data else None))
+                waiting.append((extent, threads.submit(reader.read_at, extent.start, extent.size) if is_data else None))
                 if len(waiting) > 2 * worker_count():
                     yield _done(*waiting.popleft(), context)
             while waiting:
@@ -186,7 +187,7 @@ def _plan_pieces(reader: BlockReader) -> Iterator[tuple[Extent, bool]]:
 def _done(extent: Extent, future: Future[bytes] | None, context: JobContext) -> tuple[Extent, bytes | None]:
     if future is None:
         return extent, None
-    data = future.result()
+    data = result(future, Underway("reading", "the image", extent.start))
     context.events.emit(BytesMoved(size=extent.size))
     return extent, data
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from stillframe.events import EventSink, Finding, NoEvents, Notice
+from stillframe.hanging import join
 from stillframe.serve.nbd import protocol as nbd
 from stillframe.serve.nbd.addresses import Address, TlsFiles, listen_on_port, listen_on_socket, load_tls
 from stillframe.serve.nbd.connection import Connection, Offer
@@ -151,4 +152,4 @@ def nbd_server(
             yield server
         finally:
             ours.send(b"!")
-            thread.join()
+            join(thread)
