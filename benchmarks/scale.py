@@ -69,6 +69,7 @@ WORDS: Final = {
     "check_s": "check, s",
     "expire_s": "plan of an expiry, nothing to do, s",
     "forget_s": "plan of an expiry that lets the first image go, s",
+    "first_open_bytes": "first opening: memory, MB",
     "open_bytes": "opening again: memory, MB",
     "unchanged_bytes": "unchanged backup: memory, MB",
     "empty_bytes": "empty disk: memory, MB",

@@ -44,7 +44,7 @@ def draw_scale(figures: Mapping[str, Any], folder: Path) -> None:
             for key, words in figures["words"].items():
                 points = [(row["chunks"], row[key] * factor) for row in figures["rows"] if row.get(key)]
                 if key.endswith(ending) and len(points) > 1:
-                    growth = f" (exponent {slope(points[-4:]):.2f})"
+                    growth = f" (exponent {slope(points[-3:]):.2f})"
                     axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=words + growth)
             if name == "memory":
                 axes.axhline(400, color="#b3261e", linestyle="--", linewidth=1, label="the bar: 400 MB")

@@ -19,6 +19,8 @@ from benchmarks.comparison.peers import peers
 
 Figures = dict[str, Any]
 _OURS, _LIMIT = "stillframe", "limit"
+_LAST = 3
+"""Sizes that growth is told from: at small ones the start of the program is most of a figure."""
 _PHASES = {
     "full": "first backup, fast", "full balanced": "first backup, balanced", "full high": "first backup, high",
     "unchanged": "unchanged", "day": "a day later", "verify": "verify", "restore": "restore",
@@ -191,15 +193,17 @@ def rates(figures: Figures) -> dict[str, dict[str, tuple[float, float]]]:
 
 
 def scale(figures: Figures) -> str:
-    """How it grows: one line for each size, and the slopes in words."""
-    names = {key: words for key, words in figures["words"].items() if any(key in row for row in figures["rows"])}
-    rows = [
-        (row["size"], f"{row['chunks']:,}", *(_scale_cell(key, row.get(key)) for key in names))
-        for row in figures["rows"]
+    """How it grows: one line for each figure, one column for each size, and the growth in words."""
+    rows = figures["rows"]
+    names = {key: words for key, words in figures["words"].items() if any(row.get(key) for row in rows)}
+    growth = slopes_in_words(rows, list(names))
+    lines = [
+        (words, *(_scale_cell(key, row.get(key)) for row in rows), growth.get(key, "")) for key, words in names.items()
     ]
-    slopes = [f"- {names[key]}: {words}" for key, words in slopes_in_words(figures["rows"], list(names)).items()]
+    lines.insert(0, ("chunks", *(f"{row['chunks']:,}" for row in rows), ""))
+    head = ("", *(row["size"] for row in rows), f"growth over the last {_LAST} sizes")
     shown = [f"![{name}](performance/scale-{name}.svg)" for name in ("seconds", "memory")]
-    return "\n".join([table(("disk", "chunks", *names.values()), rows, left=1), "", *shown, "", *slopes])
+    return "\n".join([table(head, lines, left=1), "", *shown])
 
 
 def _scale_cell(key: str, value: float | None) -> str:
@@ -209,16 +213,16 @@ def _scale_cell(key: str, value: float | None) -> str:
 
 
 def slopes_in_words(rows: list[Figures], keys: list[str]) -> dict[str, str]:
-    """How each figure grows with the number of chunks, from its largest four points, by a fit of logarithms."""
+    """How each figure grows with the number of chunks, from its largest sizes, by a fit of logarithms."""
     found = {}
     for key in keys:
-        points = [(row["chunks"], row[key]) for row in rows if row.get(key)][-4:]
+        points = [(row["chunks"], row[key]) for row in rows if row.get(key)][-_LAST:]
         if len(points) < 2:
             continue
         slope = plots.slope(points)
         word = "does not grow" if abs(slope) < 0.1 else "grows more slowly than the disk" if slope < 0.85 else (
             "grows with the disk" if slope < 1.15 else "grows FASTER than the disk")  # fmt: skip
-        found[key] = f"{word} (exponent {slope:.2f} over the last {len(points)} sizes)"
+        found[key] = f"{word} (exponent {slope:.2f})"
     return found
 
 
