@@ -60,7 +60,7 @@ class Underway:
 class _Here(threading.local):
     """What a thread knows of itself."""
 
-    helper: "_Helper | None" = None
+    helper: "_Caller | None" = None
     slot: "Slot | None" = None
     check: Callable[[], None] | None = None
     is_child = False
@@ -196,7 +196,7 @@ def reach(work: Callable[[], Answer], call: Underway) -> Answer:
         return _served(work)
     helper = here.helper
     if helper is None:
-        helper = here.helper = _Helper()
+        helper = here.helper = _Caller()
     try:
         return cast("Answer", helper.make(work, call))
     except _LeftBehind as left:
@@ -243,7 +243,7 @@ class _LeftBehind(BaseException):
         self.reason = reason
 
 
-class _Helper:
+class _Caller:
     """A thread that makes the calls of another one."""
 
     def __init__(self) -> None:

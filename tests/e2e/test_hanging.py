@@ -22,7 +22,7 @@ from stillframe.testing.moody_folder import MoodyFolder
 pytestmark = pytest.mark.root
 MIB: Final = 1 << 20
 SIZE: Final = 64 * MIB
-WITHIN_S: Final = 3.0
+WITHIN_S: Final = 5.0
 """A second on a quiet machine; tests run beside others."""
 
 

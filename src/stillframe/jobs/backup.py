@@ -68,14 +68,16 @@ class BackupOptions:
 class BackupPlan:
     """What a backup is going to do.
 
-    ``machine`` is whose image it will be. ``free_space`` is ``None`` when the storage cannot tell. ``imported`` says of
-    an image of another program where it came from.
+    ``machine`` is whose image it will be. ``bytes_left_over`` are in packs of a run that was cut off, and may be what
+    is needed; they count only where the room is short. ``free_space`` is ``None`` when the storage cannot tell.
+    ``imported`` says of an image of another program where it came from.
     """
 
     machine: MachineName
     kind: BackupKind
     baseline: str
     domain: str
+    bytes_left_over: int = 0
     options: BackupOptions
     disks: tuple[CapturedDisk, ...]
     estimate: Estimate
@@ -135,12 +137,20 @@ def plan_backup(
         level=LEVELS[options.compression],
     )  # fmt: skip
     cost = measured.with_parity() if repository.parity.is_wanted else measured
+    free = repository.box.store.free_space()
+    is_short = free is not None and cost.bytes_expected + RESERVE > free
     return BackupPlan(
         machine=owner.machine, kind=baseline.kind, baseline=baseline.image, domain=baseline.domain,
         options=options, disks=disks, estimate=cost, temporary=_price(sources, disks, options),
-        free_space=repository.box.store.free_space(),
+        free_space=free, bytes_left_over=_left_over(repository) if is_short else 0,
         notices=(*notices, *baseline.notices, *_all_notices(sources, disks)),
     )  # fmt: skip
+
+
+def _left_over(repository: Repository) -> int:
+    """Bytes in packs that no index run names."""
+    there, known = repository.stored_packs(), repository.load_index().packs()
+    return sum(size for pack, size in there.items() if pack not in known)
 
 
 def _price(
@@ -158,7 +168,7 @@ def require_room(plan: BackupPlan) -> None:
     Raises:
         StorageFull: With how much is missing. Nothing was written.
     """
-    needed = plan.estimate.bytes_expected + RESERVE
+    needed = max(plan.estimate.bytes_expected - plan.bytes_left_over, 0) + RESERVE
     if plan.free_space is not None and needed > plan.free_space:
         raise StorageFull(
             f"the repository has room for {format_size(plan.free_space)}, and this backup is expected to need "

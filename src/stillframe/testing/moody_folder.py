@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 assert sys.platform != "win32"  # FUSE is not there
 
 _START_S: Final = 20
+_HANG_S: Final = 120
 _STEP_S: Final = 0.02
 _SLOW: Final = 12 << 20
 _CHANGES: Final = frozenset({"create", "write", "fsync", "unlink", "mkdir", "truncate", "fallocate"})
@@ -146,7 +147,7 @@ class MoodyFolder:
 
     def await_hanging(self, count: int = 1) -> None:
         """Return when so many operations have hung."""
-        deadline = time.monotonic() + _START_S
+        deadline = time.monotonic() + _HANG_S
         while len(self.hung) < count:
             assert time.monotonic() < deadline, "nothing hangs"
             time.sleep(_STEP_S)
