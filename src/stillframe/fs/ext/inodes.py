@@ -122,4 +122,8 @@ def _iter_used(
         place = index % per_block
         for start in range(0, len(blocks), most):
             low, high = np.searchsorted(which, (start, start + most)).tolist()
-            yield number[low:high], blocks[start : start + most], (which[low:high] - start) * per_block + place[low:high]
+            yield (
+                number[low:high],
+                blocks[start : start + most],
+                (which[low:high] - start) * per_block + place[low:high],
+            )
