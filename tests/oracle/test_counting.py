@@ -250,7 +250,7 @@ def test_a_person_who_stops_it_is_not_held_up_by_the_walk(tmp_path: Path) -> Non
 
     class Stopping(MemoryDisk):
         def read_at(self, offset: int, length: int) -> bytes:
-            raise Cancelled("Ctrl-C")
+            raise Cancelled(f"Ctrl-C before {length} bytes at {offset}")
 
     with pytest.raises(Cancelled):
         count_at_once(Stopping(image.read_bytes()), volume)

@@ -1,5 +1,6 @@
 """A child process answers, fails, crashes or hangs; this one goes on."""
 
+import gc
 import os
 import signal
 import time
@@ -23,6 +24,12 @@ def test_what_the_child_changes_stays_there() -> None:
     seen: list[int] = []
     call_apart(lambda: seen.append(1), what="asking")
     assert seen == []
+
+
+def test_the_child_does_not_look_through_what_it_was_born_with() -> None:
+    before = gc.get_freeze_count()
+    assert call_apart(gc.get_freeze_count, what="asking") > before
+    assert gc.get_freeze_count() == before
 
 
 @pytest.mark.parametrize("call", [call_apart, call_here])

@@ -6,6 +6,7 @@ thread of this process is at work.
 """
 
 import contextlib
+import gc
 import os
 import pickle
 import select
@@ -78,6 +79,7 @@ def call_here(question: Callable[[], Answer], *, what: str) -> Answer:
 def _answer(question: Callable[[], object], ours: int) -> NoReturn:
     """The child: answer and end, without anything that this process would do at its end."""
     code = 1
+    gc.freeze()  # what it was born with goes on as it is; looking through that again and again copies its pages
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -75,7 +75,7 @@ def read_inodes(reader: BlockReader, superblock: Superblock, table: GroupTable) 
     kind = kept["mode"] & _TYPE_MASK
     is_large = RoCompat.LARGE_FILE in superblock.ro_compat
     high = np.where(kind == _FILE, kept["size_high"], 0) if is_large else np.zeros(len(kept), np.uint32)
-    if not is_large and (kept["size_high"][kind == _FILE] != 0).any() or (high >> 31).any():
+    if (not is_large and (kept["size_high"][kind == _FILE] != 0).any()) or (high >> 31).any():
         raise DiskFormatError("ext: a file is larger than the volume allows", hint=CHECK_HINT)
     return InodeTable(
         numbers=np.concatenate(numbers) if numbers else np.empty(0, np.int64),

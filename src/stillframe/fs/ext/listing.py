@@ -100,8 +100,8 @@ def _take_apart(
     _demand((places >= 0) & (inodes.links[places] > 0), "the number of an entry")
     folders = inodes.is_folder[places]
     pairs = zip(starts[folders].tolist(), (starts + sizes)[folders].tolist(), strict=True)
-    flat = memoryview(raw.reshape(-1))
-    names.folder_names += [bytes(flat[first:end]) for first, end in pairs]
+    flat = raw.reshape(-1)
+    names.folder_names += [flat[first:end].tobytes() for first, end in pairs]
     names.parents.append(owners[rows[wanted]])
     names.places.append(places)
     names.count += len(places)
@@ -129,7 +129,8 @@ def _is_dots(start: Blocks, size: Blocks) -> NDArray[np.bool_]:
     first, second = start & 0xFF, (start >> 8) & 0xFF
     for index in range(3):
         _demand((size <= index) | ((start >> 8 * index) & 0xFF != 0), "NUL in a name")
-    return ((size == 1) & (first == _DOT)) | ((size == 2) & (first == _DOT) & (second == _DOT))
+    is_dots: NDArray[np.bool_] = (first == _DOT) & ((size == 1) | ((size == 2) & (second == _DOT)))
+    return is_dots
 
 
 def _folder_blocks(reader: BlockReader, superblock: Superblock, inodes: InodeTable) -> tuple[Blocks, Blocks]:
@@ -202,7 +203,8 @@ def _read_map(reader: BlockReader, superblock: Superblock, fields: np.void, numb
     """Blocks of one folder that needs more than its inode to say where it lies."""
     generation = int(fields["generation"]).to_bytes(4, "little")
     inode = Inode(
-        number=number, mode=0, size=size, links=1, flags=int(fields["flags"]), block_area=fields["block_area"].tobytes(),
+        number=number, mode=0, size=size, links=1, flags=int(fields["flags"]),
+        block_area=fields["block_area"].tobytes(),
         checksum_seed=crc32c(number.to_bytes(4, "little") + generation, seed=superblock.checksum_seed),
     )  # fmt: skip
     runs = read_runs(reader, superblock, inode)

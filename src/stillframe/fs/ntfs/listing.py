@@ -61,6 +61,15 @@ class _Files:
     contents: NDArray[np.uint8]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    """Records in use, with the number of the file that each belongs to, and whether that may be a folder."""
+
+    records: Records
+    owners: Numbers
+    may_be_folder: Flags
+
+
 @dataclass(slots=True)
 class _Names:
     """What was found, batch by batch: one element per name, or per further record."""
@@ -126,11 +135,12 @@ def _take_batch(records: Records, first: int, files: _Files, names: _Names) -> N
     files.links[numbers] = column(fixed, 0x12, "<u2")
     names.bases.append(base[~is_first])
     may_be_folder = ~is_first | ((flags & _IS_FOLDER) != 0)
-    _walk_attributes(fixed, owners, may_be_folder, files, names)
+    _walk_attributes(_Batch(records=fixed, owners=owners, may_be_folder=may_be_folder), files, names)
 
 
-def _walk_attributes(records: Records, owners: Numbers, may_be_folder: Flags, files: _Files, names: _Names) -> None:
+def _walk_attributes(batch: _Batch, files: _Files, names: _Names) -> None:
     """Go through the attributes of all records in step."""
+    records, owners = batch.records, batch.owners
     size, words = records.shape[1], records.reshape(-1).view("<u4")
     used = column(records, 0x18, "<u4").astype(np.int64)
     at = column(records, 0x14, "<u2").astype(np.int64)
@@ -146,19 +156,17 @@ def _walk_attributes(records: Records, owners: Numbers, may_be_folder: Flags, fi
         length = words[word + 1].astype(np.int64)
         _demand((length >= 24) & (length % 8 == 0) & (at + length <= used[rows]), "the length of an attribute")
         named = kind == AttributeType.FILE_NAME
-        _take_names(records, rows[named], at[named], length[named], owners, may_be_folder, names)
+        _take_names(batch, rows[named], at[named], length[named], names)
         data = (kind == AttributeType.DATA) & (((words[word + 2] >> 8) & 0xFF) == 0)
         _take_sizes(words, word[data], length[data], owners[rows[data]], files)
         at = at + length
 
 
-def _take_names(
-    records: Records, rows: Numbers, at: Numbers, length: Numbers, owners: Numbers, may_be_folder: Flags, names: _Names
-) -> None:  # fmt: skip
+def _take_names(batch: _Batch, rows: Numbers, at: Numbers, length: Numbers, names: _Names) -> None:
     """Note ``$FILE_NAME`` attributes at these places."""
     if not len(rows):
         return
-    size, flat = records.shape[1], records.reshape(-1)
+    size, flat = batch.records.shape[1], batch.records.reshape(-1)
     words, place = flat.view("<u4"), rows * size + at
     value = (words[(place >> 2) + 5] & 0xFFFF).astype(np.int64)
     _demand(flat[place + 8] == 0, "a name outside its record")
@@ -167,10 +175,10 @@ def _take_names(
     characters, space = flat[start + _NAME_LENGTH].astype(np.int64), flat[start + _NAME_LENGTH + 1]
     _demand((characters > 0) & (value + _NAME_START + 2 * characters <= length), "the length of a name")
     _demand(space < _SPACES_END, "the namespace of a name")
-    names.owners.append(owners[rows])
+    names.owners.append(batch.owners[rows])
     names.folders.append(flat.view("<u8")[start >> 3])
     names.spaces.append(space)
-    has_text = may_be_folder[rows] & (space != _DOS)
+    has_text = batch.may_be_folder[rows] & (space != _DOS)
     names.has_text.append(has_text)
     begin = start[has_text] + _NAME_START
     pairs = zip(begin.tolist(), (begin + 2 * characters[has_text]).tolist(), strict=True)
