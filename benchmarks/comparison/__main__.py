@@ -18,6 +18,7 @@ import os
 import platform
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -282,6 +283,7 @@ def versions() -> dict[str, str]:
 def main() -> None:
     """Run every series, write the figures, make the tables and plots."""
     options = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that loop devices and the work folder go
     work = tempfile.mkdtemp(prefix="stillframe-bench-", dir=options.work)
     out = options.out or ("build/bench" if options.quick else "docs/performance")
     runs = options.runs or (1 if options.quick else 3)
