@@ -28,6 +28,8 @@ _FIELDS: Final = {
     "formats": ("<u2", "<u4", "<u2", "<u4", "V60", "<u4", "<u4"),
     "offsets": (0, 4, 26, 32, 40, 100, 108),
 }
+_KEPT_TYPE: Final = np.dtype([("mode", "<u2"), ("links", "<u2"), ("size", "<u4"), ("size_high", "<u4")])
+_FOLDER_TYPE: Final = np.dtype([("flags", "<u4"), ("block_area", "V60"), ("generation", "<u4")])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,24 +69,32 @@ def read_inodes(reader: BlockReader, superblock: Superblock, table: GroupTable) 
         if count > INODES_MAX:
             raise DiskFormatError(f"ext: more than {INODES_MAX} inodes are in use", hint=CHECK_HINT)
         raw = read_blocks(reader, blocks, superblock.block_size)
-        here = raw.reshape(-1)[: len(raw) * superblock.block_size].view(layout)[places]
+        here = raw.reshape(-1).view(layout)[places]
         numbers.append(found)
-        folders.append(here[(here["mode"] & _TYPE_MASK) == _FOLDER])
-        records.append(here[["mode", "size", "links", "size_high"]].copy())
-    kept = np.concatenate(records) if records else np.empty(0, layout)
+        folders.append(_packed(here[(here["mode"] & _TYPE_MASK) == _FOLDER], _FOLDER_TYPE))
+        records.append(_packed(here, _KEPT_TYPE))
+    kept = np.concatenate([np.empty(0, _KEPT_TYPE), *records])
     kind = kept["mode"] & _TYPE_MASK
     is_large = RoCompat.LARGE_FILE in superblock.ro_compat
     high = np.where(kind == _FILE, kept["size_high"], 0) if is_large else np.zeros(len(kept), np.uint32)
     if (not is_large and (kept["size_high"][kind == _FILE] != 0).any()) or (high >> 31).any():
         raise DiskFormatError("ext: a file is larger than the volume allows", hint=CHECK_HINT)
     return InodeTable(
-        numbers=np.concatenate(numbers) if numbers else np.empty(0, np.int64),
+        numbers=np.concatenate([np.empty(0, np.int64), *numbers]),
         is_folder=kind == _FOLDER,
         is_file=kind == _FILE,
         sizes=kept["size"].astype(np.int64) | high.astype(np.int64) << 32,
         links=kept["links"].astype(np.int64),
-        folders=np.concatenate(folders) if folders else np.empty(0, layout),
+        folders=np.concatenate([np.empty(0, _FOLDER_TYPE), *folders]),
     )
+
+
+def _packed(inodes: NDArray[np.void], kind: np.dtype[np.void]) -> NDArray[np.void]:
+    """Some fields of inodes without what lies between them, which would be most of the memory."""
+    packed = np.empty(len(inodes), kind)
+    for name in kind.names or ():
+        packed[name] = inodes[name]
+    return packed
 
 
 def read_blocks(reader: BlockReader, blocks: Blocks, size: int) -> NDArray[np.uint8]:
