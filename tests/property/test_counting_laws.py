@@ -115,7 +115,8 @@ def test_a_changed_folder_of_ext_is_counted_as_a_walk_counts_it_or_not_at_all(se
         assert not walked.is_complete or walked.records[0] == counts
 
 
-def test_what_is_neither_is_an_error() -> None:
+@pytest.mark.parametrize("size", [0, 1024, MIB])
+def test_what_is_neither_is_an_error(size: int) -> None:
     for listing in (list_ext, list_ntfs):
         with pytest.raises(DiskFormatError):
-            listing(MemoryDisk(bytes(MIB)))
+            listing(MemoryDisk(bytes(size)))

@@ -62,7 +62,8 @@ def list_ext(reader: BlockReader) -> Listing:
         DiskFormatError: Something is not as the kernel writes it, or too large to be read at once.
         ReadFault: The device failed.
     """
-    superblock = parse_superblock(reader.read_at(SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE))
+    is_long = reader.size >= SUPERBLOCK_OFFSET + SUPERBLOCK_SIZE
+    superblock = parse_superblock(reader.read_at(SUPERBLOCK_OFFSET, SUPERBLOCK_SIZE)) if is_long else None
     if superblock is None or superblock.block_size >= _LONG_RECORDS or superblock.size > reader.size:
         raise _doubt("the superblock")
     inodes = read_inodes(reader, superblock, read_groups(reader, superblock))
