@@ -26,8 +26,9 @@ from stillframe.jobs.saving.hooks import Hooks, hooked
 from stillframe.jobs.saving.live import StoredLive, store_live
 from stillframe.jobs.saving.manifests import describe_disk
 from stillframe.jobs.saving.preflight import RESERVE, Estimate, PricedFolder, estimate, price_temporary
-from stillframe.jobs.saving.readback import ReadBack, read_back
+from stillframe.jobs.saving.readback import ReadBack, read_back, read_back_own
 from stillframe.jobs.saving.storing import StoredRange, store_ranges
+from stillframe.repo.put.machine import Link
 from stillframe.repo.records import (
     BackupKind,
     MachineName,
@@ -123,7 +124,7 @@ def plan_backup(
             hint="Leave it out, or unmount the disk first.",
         )
     disks = tuple(source.capture(options.selection) for source in sources)
-    images = [image.manifest for image in repository.images().images]
+    images = [image.manifest for image in repository.images().images] if repository.put is None else []
     baseline = choose_baseline(images, wanted=options.kind, name=options.name, machine_id=owner.machine.id, disks=disks)
     ranges = [found for disk in disks for found in kept_ranges(disk)]
     namer = ChunkNamer(repository, bytes.fromhex(baseline.domain))
@@ -289,12 +290,12 @@ def _make_manifest(
     for number, (disk, is_torn) in enumerate(zip(done.disks, done.torn, strict=True), 1):
         ranges = [next(queue) for _ in range(1 + len(disk.volumes))]
         disks.append(describe_disk(number, disk, ranges, torn=is_torn))
-    sequence, previous = _next_link(repository, plan.machine.id)
+    link = _next_link(repository, plan.machine.id) if repository.put is None else repository.put.next_link()
     return Manifest(
-        image=make_id().hex(), program=stillframe.__version__, created=created,
+        image=link.image_id.hex(), program=stillframe.__version__, created=created,
         finished=rfc3339(repository.clock.now()), machine=plan.machine, name=plan.options.name,
-        comment=plan.options.comment, kind=plan.kind, baseline=plan.baseline, sequence=sequence, previous=previous,
-        domain=plan.domain, chunk_size=repository.identity.chunk_size, session=session,
+        comment=plan.options.comment, kind=plan.kind, baseline=plan.baseline, sequence=link.sequence,
+        previous=link.previous, domain=plan.domain, chunk_size=repository.identity.chunk_size, session=session,
         bytes_total=sum(disk.size for disk in disks), bytes_used=sum(disk.bytes_used for disk in done.disks),
         bytes_read=done.bytes_read, bytes_added=bytes_added, held=done.held, imported=plan.imported,
         notices=_notices(plan, done), disks=tuple(disks),
@@ -304,8 +305,11 @@ def _make_manifest(
 def _with_catalogue(
     repository: Repository, sources: Sequence[OpenSource], writer: ImageWriter, manifest: Manifest, context: JobContext
 ) -> Manifest:
-    """The image with its page of contents. Not on Windows: a library that crashed would end the backup with it."""
-    if any(isinstance(source, WindowsSource) for source in sources):
+    """The image with its page of contents; none of a put-only machine, which cannot read what it stored earlier.
+
+    Not on Windows: a library that crashed would end the backup with it.
+    """
+    if repository.put is not None or any(isinstance(source, WindowsSource) for source in sources):
         return manifest
     context.events.emit(PhaseStarted(name="looking at what is in the image"))
     earlier = None
@@ -314,13 +318,13 @@ def _with_catalogue(
     return make_catalogue(repository.reader(writer.index), manifest, earlier)
 
 
-def _next_link(repository: Repository, machine_id: str) -> tuple[int, str]:
-    """Sequence number of a machine's next image, and the digest of its newest one."""
+def _next_link(repository: Repository, machine_id: str) -> Link:
+    """Id and sequence number of a machine's next image, and the digest of its newest one."""
     mine = [image for image in repository.images().images if image.manifest.machine.id == machine_id]
     gone = [image.sequence for image in repository.forgotten().images if image.machine == machine_id]
     newest: StoredImage | None = max(mine, key=lambda image: image.manifest.sequence, default=None)
     last = max([newest.manifest.sequence if newest else 0, *gone])
-    return last + 1, newest.digest.hex() if newest else ""
+    return Link(image_id=make_id(), sequence=last + 1, previous=newest.digest.hex() if newest else "")
 
 
 def _notices(plan: BackupPlan, done: _Done) -> tuple[StoredNotice, ...]:
@@ -355,8 +359,9 @@ def _read_back(
 ) -> ReadBack | None:
     if not plan.options.verify:
         return None
+    look = read_back if repository.put is None else read_back_own
     try:
-        return read_back(repository, manifest, writer.packs_written, index=writer.index, context=context)
+        return look(repository, manifest, writer.packs_written, index=writer.index, context=context)
     except Cancelled:  # the image exists: only its proof is missing
         notice = Notice(
             code="read-back-stopped", message=f"image {manifest.image[:8]} is made; reading it back was stopped",

@@ -196,6 +196,15 @@ class ChunkIndex:
             for number, row in zip(numbers.tolist(), found.tolist(), strict=True)
         ]
 
+    def packs_of(self, ids: Ids) -> set[bytes]:
+        """In which packs that are not excluded one copy of each of these rests, as far as it is known."""
+        state, used = self._state, set[bytes]()
+        numbers, found = _find(state, ids)
+        for number in np.unique(numbers[numbers >= 0]).tolist():
+            run = state[number][0]
+            used.update(run.packs[pack] for pack in np.unique(run.rows["pack"][found[numbers == number]]).tolist())
+        return used
+
     def locations_in(self, pack_id: bytes) -> list[Location]:
         """What the runs say of one pack, each entry once."""
         found: dict[int, Location] = {}

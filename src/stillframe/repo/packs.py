@@ -29,7 +29,7 @@ from stillframe.repo.format import (
 )
 from stillframe.repo.objects import ObjectBox, ObjectSource, without_footer
 from stillframe.repo.rows import EntryKind, Location, Table, build_table, make_rows, parse_table
-from stillframe.repo.sealing import Seal, make_id
+from stillframe.repo.sealing import Seal
 from stillframe.store import ObjectMissing, ObjectWriter
 
 PACK_SIZE: Final = 64 << 20
@@ -56,7 +56,7 @@ class PackWriter:
     """One pack being written, by one thread."""
 
     def __init__(self, box: ObjectBox, compress: Compress | None) -> None:
-        self.pack_id: Final = make_id()
+        self.pack_id: Final = box.make_id()
         self._box = box
         self._header = box.new_header(ObjectType.PACK, self.pack_id)
         self._seal: Final = box.seal(self._header)
@@ -104,7 +104,7 @@ class PackWriter:
         footer = Footer.over(head, trailer, trailer_offset=offset, trailer_size=len(trailer))
         self._out.append(trailer + footer.build())
         self._out.commit()
-        self._box.written(ObjectType.PACK, self.pack_id)
+        self._box.on_written(ObjectType.PACK, self.pack_id)
         return table
 
     def abandon(self) -> None:
@@ -264,6 +264,6 @@ def open_entry(seal: Seal, place: Location, sealed: bytes | memoryview) -> bytes
     """
     thing = f"chunk {place.chunk_id.hex()[:16]} at {place.offset} of pack {place.pack_id.hex()}"
     plain = seal.open(sealed, offset=place.offset, subject=place.chunk_id, thing=thing)
-    if place.compressed:
-        return decompress(plain, place.plain_size, thing=thing)
-    return plain
+    data = decompress(plain, place.plain_size, thing=thing) if place.compressed else plain
+    seal.require_named(place.chunk_id, data, thing=thing)
+    return data

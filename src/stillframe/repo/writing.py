@@ -22,7 +22,6 @@ from stillframe.repo.records import Manifest, ProofRecord, build_record
 from stillframe.repo.repository import Repository
 from stillframe.repo.retirement import open_records
 from stillframe.repo.rows import PACKS_MAX, ROWS_MAX, EntryKind, Table, build_table, ids_array
-from stillframe.repo.sealing import chunk_id_key, make_id
 from stillframe.repo.session import Session
 
 _FLUSH_ROWS: Final = 200_000
@@ -33,8 +32,7 @@ class ChunkNamer:
     """Names chunks of one domain."""
 
     def __init__(self, repository: Repository, domain: bytes) -> None:
-        box = repository.box
-        self._key: Final = chunk_id_key(box.master_key, box.repository_id, domain)
+        self._key: Final = repository.box.chunk_key(domain)
 
     def name(self, data: bytes | bytearray | memoryview) -> bytes:
         """The id of a chunk or node."""
@@ -59,6 +57,7 @@ class ImageWriter:
         self._claimed: set[bytes] = set()
         self._tables: list[Table] = []
         self._bad: set[bytes] = set()
+        self._used: set[bytes] = set()
         self.bytes_added = 0
         self.packs_written: list[bytes] = []
         self.index = self._repository.load_index()
@@ -69,7 +68,9 @@ class ImageWriter:
         found = self.index.contains(ids_array(b"".join(chunk_ids)))
         if self._bad:
             found &= np.array([chunk_id not in self._bad for chunk_id in chunk_ids], bool)
+        used = self.index.packs_of(ids_array(b"".join(chunk_ids))) if self._repository.put is not None else ()
         with self._lock:
+            self._used.update(used)
             for number in np.flatnonzero(~found).tolist():
                 found[number] = chunk_ids[number] in self._claimed
         return found
@@ -88,6 +89,8 @@ class ImageWriter:
 
     def take_table(self, table: Table, stored: int) -> None:
         """A pack is durable. When enough rows wait they become an index run."""
+        if self._repository.put is not None:
+            self._repository.put.note_pack(table)
         with self._lock:
             self._tables.append(table)
             self.bytes_added += stored
@@ -125,7 +128,8 @@ class ImageWriter:
         """Adopt packs that a killed run left, and exclude what is dead, announced dead, or failed a proof."""
         dead = self._tombstoned()  # before the packs: a tombstone goes after its packs
         there = self._repository.stored_packs()
-        for pack_id in sorted(there.keys() - self.index.packs() - dead):
+        left = there.keys() - self.index.packs() - dead if self._repository.put is None else ()
+        for pack_id in sorted(left):
             try:
                 packs = self._repository.strict_packs  # what parity brings back is for 'repair' to write anew
                 table = whole_entries(packs, packs.read_table(pack_id))
@@ -149,6 +153,15 @@ class ImageWriter:
         repairing = any(record.verb == "repair" for record in open_records(self._repository))
         if repairing:
             raise Locked("'repair' began while this run was at work", hint="Run it again when repair has ended.")
+        if newly and self._repository.put is not None:
+            self._excluded |= newly
+            if not newly.isdisjoint(self._used):
+                raise StorageError(
+                    "packs that this image relies on were announced dead or have gone while it was made, and a put key "
+                    "cannot copy what is in them",
+                    hint="Run it again: what this run stored is used again, and what is gone is stored anew.",
+                )
+            return
         if not newly:
             return
         before = ChunkReader(self._repository.load_index(), self._repository.packs)
@@ -172,9 +185,9 @@ class ImageWriter:
 
     def _write_run(self, tables: list[Table]) -> None:
         for group in table_groups(tables):
-            run_id, table = make_id(), join_tables(group)
+            run_id, table = self._repository.box.make_id(), join_tables(group)
             write_run(self._repository, run_id, table)
-            self.index.add(run_id, table)
+            self.index.add(run_id, table, keep=self._repository.put is None)  # a put key keeps each pack by itself
             with self._lock:
                 self._claimed.difference_update(table.rows["id"][n].tobytes() for n in range(len(table.rows)))
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 from stillframe.capture import CapturedDisk
 from stillframe.events import Notice
+from stillframe.repo.put.credential import is_put_machine
 from stillframe.repo.records import BackupKind, Manifest, StoredDisk
 
 WantedKind = Literal["auto", "full", "incremental", "differential"]
@@ -60,7 +61,12 @@ def choose_baseline(
 
 
 def _is_of(manifest: Manifest, disks: Sequence[CapturedDisk], *, machine_id: str) -> bool:
-    """Whether an image is of these disks. The path alone says so only on the same machine."""
+    """Whether an image is of these disks. The path alone says so only on the same machine.
+
+    One of a put-only machine never counts: nobody else may share chunks with a machine that could have lied of them.
+    """
+    if is_put_machine(manifest.machine.id):
+        return False
     here = manifest.machine.id == machine_id
     return len(manifest.disks) == len(disks) and all(
         _is_same(stored, disk) or (here and stored.path == disk.facts.path)
