@@ -128,7 +128,7 @@ def test_names_are_those_of_section_2(kind: ObjectType) -> None:
     folders = ["packs", "index", "images", "sessions", "tombstones", "proofs", "keys", "screenshots", "tables"]
     folders += ["parity", "settings"]
     text = OBJECT.hex()
-    later = {12: "ended", 13: "retired"}
+    later = {12: "ended", 13: "retired", 14: "grants", 15: "warnings", 16: "revoked"}
     folder = later[kind] if kind in later else folders[kind - 1]
     expected = f"keys/{text}.a" if kind == 7 else f"{folder}/{text[:2]}/{text}"
     assert object_name(kind, OBJECT, copy="a") == expected

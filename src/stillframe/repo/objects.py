@@ -34,7 +34,7 @@ from stillframe.repo.parity.healing import Healer
 from stillframe.repo.put.credential import machine_of
 from stillframe.repo.put.rules import require_own_words
 from stillframe.repo.put.sealing import PutOpener, warning_seal
-from stillframe.repo.sealing import Seal, chunk_id_key, make_id, make_salt, object_seal
+from stillframe.repo.sealing import Seal, make_id, make_salt, object_seal
 from stillframe.store import ObjectMissing, Store, write_object
 
 _Result = TypeVar("_Result")
@@ -128,10 +128,6 @@ class ObjectBox:
     def make_id(self) -> bytes:
         """An id for a new object."""
         return make_id()
-
-    def chunk_key(self, domain: bytes) -> bytes:
-        """The key that names the chunks of a domain."""
-        return chunk_id_key(self.master_key, self.repository_id, domain)
 
     def new_header(self, kind: ObjectType, object_id: bytes) -> Header:
         """The header of a new object, with a fresh salt."""

@@ -22,6 +22,7 @@ from stillframe.repo.records import Manifest, ProofRecord, build_record
 from stillframe.repo.repository import Repository
 from stillframe.repo.retirement import open_records
 from stillframe.repo.rows import PACKS_MAX, ROWS_MAX, EntryKind, Table, build_table, ids_array
+from stillframe.repo.sealing import chunk_id_key
 from stillframe.repo.session import Session
 
 _FLUSH_ROWS: Final = 200_000
@@ -32,7 +33,10 @@ class ChunkNamer:
     """Names chunks of one domain."""
 
     def __init__(self, repository: Repository, domain: bytes) -> None:
-        self._key: Final = repository.box.chunk_key(domain)
+        box, put = repository.box, repository.put
+        self._key: Final = (
+            chunk_id_key(box.master_key, box.repository_id, domain) if put is None else put.chunk_key(domain)
+        )
 
     def name(self, data: bytes | bytearray | memoryview) -> bytes:
         """The id of a chunk or node."""

@@ -5,7 +5,7 @@ when an object of such a machine was really made. So what is there when the key 
 nothing else of it counts from then on. Normative: ``docs/format/v1-draft.md``, section 17.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stillframe.clock import rfc3339
 from stillframe.errors import DamagedError, UnsupportedFormat, UsageError
@@ -21,7 +21,7 @@ from stillframe.repo.put.credential import (
     make_machine_id,
 )
 from stillframe.repo.put.records import Grant
-from stillframe.repo.put.warnings import write_warning
+from stillframe.repo.put.warnings import new_warning, write_warning
 from stillframe.repo.records import MachineName, build_record
 from stillframe.repo.repository import Repository
 from stillframe.repo.retirement import open_records
@@ -77,7 +77,7 @@ def revoke(repository: Repository, grant_id: str, by: MachineName) -> Revocation
     was there before the warning finds it listed; any other run sees the warning after its manifest, and knows.
     """
     machine_id, revocation = bytes.fromhex(grant_id), make_id()
-    write_warning(repository, machine_id, revocation.hex(), is_revoked=True)
+    write_warning(repository, replace(new_warning(repository, machine_id, revocation.hex()), is_revoked=True))
     sessions = [record for record in open_records(repository) if record.machine.id == grant_id]
     end_sessions(repository, (ending_of(record, "retired") for record in sessions), by)
     record = Revocation(

@@ -58,12 +58,6 @@ class PutBox(ObjectBox):
         """An id that says whose object it is."""
         return make_id()[:TAG_SIZE] + self._machine_id[-TAG_SIZE:]
 
-    def chunk_key(self, domain: bytes) -> bytes:
-        """The key that names this machine's own chunks. Raises ``PutOnly`` for any other domain."""
-        if domain != self._machine_id:
-            refuse_reading(f"it has no key for the chunks of domain {domain.hex()}")
-        return self._chunks
-
     def new_header(self, kind: ObjectType, object_id: bytes) -> Header:
         """The header of a new object, with a public key of its own."""
         header, key = new_put_header(
@@ -107,10 +101,17 @@ class PutMachine:
 
     def __init__(self, box: PutBox, credential: Credential, cache: RunCache | None, last_sequence: int) -> None:
         self.name: Final = credential.machine_name
+        self._chunks: Final = bytes.fromhex(credential.chunks)
         self._names: Final = ImageNames(credential)
         self._box = box
         self._cache = cache
         self._last_sequence = last_sequence
+
+    def chunk_key(self, domain: bytes) -> bytes:
+        """The key that names this machine's own chunks. Raises ``PutOnly`` for any other domain."""
+        if domain.hex() != self.name.id:
+            refuse_reading(f"it has no key for the chunks of domain {domain.hex()}")
+        return self._chunks
 
     def load_index(self) -> ChunkIndex:
         """What this machine stored, by its own table: whether it is still there and may be relied on is not asked."""

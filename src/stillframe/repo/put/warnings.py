@@ -8,6 +8,7 @@ concerns that machine, sealed so that this one machine can read it. Nobody else 
 
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 
 from stillframe.clock import rfc3339
 from stillframe.repo.announcements import read_records
@@ -42,20 +43,19 @@ def warn(
         ended = tuple(session for session in sessions if is_of(machine_id, session))
         given_up = retirement if retirement is not None and retirement.machine.id == machine_id.hex() else None
         if mine or ended or given_up is not None:
-            write_warning(repository, machine_id, repeats, packs=mine, sessions=ended, retirement=given_up)
+            warning = new_warning(repository, machine_id, repeats)
+            write_warning(repository, replace(warning, packs=mine, sessions=ended, retirement=given_up))
 
 
-def write_warning(
-    repository: Repository, machine_id: bytes, repeats: str, *, packs: tuple[str, ...] = (),
-    sessions: tuple[str, ...] = (), retirement: Retirement | None = None, is_revoked: bool = False,
-) -> None:  # fmt: skip
-    """Write one warning."""
+def new_warning(repository: Repository, machine_id: bytes, repeats: str) -> WarningRecord:
+    """A warning for one machine, which says nothing yet."""
     warning = make_id()[:TAG_SIZE] + machine_id[-TAG_SIZE:]
-    record = WarningRecord(
-        warning=warning.hex(), created=rfc3339(repository.clock.now()), repeats=repeats, packs=packs,
-        sessions=sessions, retirement=retirement, is_revoked=is_revoked,
-    )  # fmt: skip
-    repository.box.write(ObjectType.WARNING, warning, build_record(record))
+    return WarningRecord(warning=warning.hex(), created=rfc3339(repository.clock.now()), repeats=repeats)
+
+
+def write_warning(repository: Repository, warning: WarningRecord) -> None:
+    """Write a warning; durable on return."""
+    repository.box.write(ObjectType.WARNING, bytes.fromhex(warning.warning), build_record(warning))
 
 
 def warned_machines(repository: Repository) -> set[bytes]:
