@@ -4,13 +4,15 @@ Normative: ``docs/format/v1-draft.md``, section 11. That one was taken away is i
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta
 
 from stillframe.repo.deletion_records import Retirement
 from stillframe.repo.put.credential import Label, put_machine_name
 from stillframe.repo.records import Hex16, MachineName, Time
+
+SESSIONS_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,6 @@ class WarningRecord:
     created: Time
     repeats: Hex16
     packs: Annotated[tuple[Hex16, ...], Meta(max_length=1_000_000)] = ()
-    sessions: Annotated[tuple[Hex16, ...], Meta(max_length=1000)] = ()
+    sessions: Annotated[tuple[Hex16, ...], Meta(max_length=SESSIONS_MAX)] = ()
     retirement: Retirement | None = None
     is_revoked: bool = False

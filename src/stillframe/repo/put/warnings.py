@@ -15,7 +15,7 @@ from stillframe.repo.announcements import read_records
 from stillframe.repo.deletion_records import Retirement
 from stillframe.repo.format import ObjectType
 from stillframe.repo.put.credential import TAG_SIZE, is_of
-from stillframe.repo.put.records import WarningRecord
+from stillframe.repo.put.records import SESSIONS_MAX, WarningRecord
 from stillframe.repo.records import build_record
 from stillframe.repo.repository import Repository
 from stillframe.repo.sealing import make_id
@@ -45,6 +45,24 @@ def warn(
         if mine or ended or given_up is not None:
             warning = new_warning(repository, machine_id, repeats)
             write_warning(repository, replace(warning, packs=mine, sessions=ended, retirement=given_up))
+
+
+def warn_again(repository: Repository, machine_id: bytes) -> None:
+    """Tell one machine all that concerns it and still holds, in one warning."""
+    said = repository.announced
+    packs = {pack for record in said.tombstones() for pack in record.packs if is_of(machine_id, pack)}
+    sessions = {record.session for record in said.ends() if is_of(machine_id, record.session)}
+    retirements = sorted(said.retirements(), key=lambda record: (record.created, record.retirement))
+    mine = [record for record in retirements if record.machine.id == machine_id.hex()]
+    warning = new_warning(repository, machine_id, machine_id.hex())
+    is_revoked = any(record.grant == machine_id.hex() for record in said.revocations())
+    write_warning(
+        repository,
+        replace(
+            warning, packs=tuple(sorted(packs)), sessions=tuple(sorted(sessions))[-SESSIONS_MAX:],
+            retirement=mine[-1] if mine else None, is_revoked=is_revoked,
+        ),
+    )  # fmt: skip
 
 
 def new_warning(repository: Repository, machine_id: bytes, repeats: str) -> WarningRecord:
