@@ -28,8 +28,8 @@ from hypothesis.stateful import (
 )
 
 from stillframe.errors import DamagedError
+from stillframe.repo import ending, expire_plan, forgetting, sealing
 from stillframe.repo import expire as expire_module
-from stillframe.repo import expire_plan, sealing
 from stillframe.repo import session as session_module
 from stillframe.repo.forgotten import Ends
 from stillframe.repo.writing import ImageWriter
@@ -48,6 +48,7 @@ from stillframe.testing.deletion_world import (
     undelete,
 )
 from stillframe.testing.odd_stores import AddOnlyStore, CarelessStore, LaggingStore
+from stillframe.testing.put_world import PutWorld
 
 NOW = timedelta(0)
 WRITERS = MACHINES[:2]
@@ -144,7 +145,7 @@ class DeletionMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(MACHINES), other=st.sampled_from(WRITERS), undo=st.booleans())
     def a_retirement(self, name: str, other: str, *, undo: bool) -> None:
-        self.to_place(self.world.begin("retire", name, retire(other, undo=undo)), "")
+        self.to_place(self.world.begin("retire", name, retire(self.world.writer(other), undo=undo)), "")
 
     @precondition(lambda self: self.world.kept - self.world.given_up)
     @rule(name=st.sampled_from(MACHINES), number=st.integers(0, 9), steps=st.integers(1, 40))
@@ -240,6 +241,31 @@ class WhereWritersOnlyAdd(DeletionMachine):
         return World(CarelessStore(MemoryStore()), seen_by=seen_by, counted=TOTAL)
 
 
+class WherePutKeysWrite(DeletionMachine):
+    """One of those who make backups has a put key, and reads nothing. At times that is taken away; it gets another."""
+
+    world: PutWorld
+
+    def make_world(self) -> World:
+        folder = self.patches.enter_context(TemporaryDirectory())
+        return PutWorld(CarelessStore(MemoryStore()), put="anna", folder=folder, counted=TOTAL)
+
+    @rule(name=st.sampled_from(MACHINES), place=st.sampled_from(("", *PLACES)))
+    def a_key_is_taken_away(self, name: str, place: str) -> None:
+        self.to_place(self.world.begin_revoking(name), place)
+
+
+class WherePutKeysOnlyAdd(WherePutKeysWrite):
+    """The storage lets the machine with the put key delete nothing."""
+
+    def make_world(self) -> World:
+        def seen_by(name: str, inner: Store) -> Store:
+            return AddOnlyStore(inner) if name == "anna" else inner
+
+        folder = self.patches.enter_context(TemporaryDirectory())
+        return PutWorld(CarelessStore(MemoryStore()), put="anna", folder=folder, seen_by=seen_by, counted=TOTAL)
+
+
 def run(machine: type[DeletionMachine], examples: int) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=30))
 
@@ -260,9 +286,21 @@ def test_nothing_is_lost_where_writers_only_add() -> None:
     run(WhereWritersOnlyAdd, 20)
 
 
+def test_nothing_is_lost_where_put_keys_write() -> None:
+    run(WherePutKeysWrite, 8)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("machine", "examples"), [(DeletionMachine, 1500), (OnADisk, 60), (WhereListsLag, 400), (WhereWritersOnlyAdd, 300)]
+    ("machine", "examples"),
+    [
+        (DeletionMachine, 1500),
+        (OnADisk, 60),
+        (WhereListsLag, 400),
+        (WhereWritersOnlyAdd, 300),
+        (WherePutKeysWrite, 600),
+        (WherePutKeysOnlyAdd, 200),
+    ],
 )
 def test_nothing_is_lost_in_many_more_orders(machine: type[DeletionMachine], examples: int) -> None:
     run(machine, examples)
@@ -295,6 +333,30 @@ def test_a_mistake_is_found(mistakes: list[tuple[object, str, object]]) -> None:
         with pytest.raises((AssertionError, DamagedError)):
             run_state_machine_as_test(
                 DeletionMachine,
+                settings=settings(
+                    max_examples=1000, stateful_step_count=30, phases=(Phase.generate,), derandomize=True, database=None
+                ),
+            )
+
+
+SILENT_TOMBSTONES: list[tuple[object, str, object]] = [(forgetting, "warn", lambda *_, **__: None)]
+SILENT_ENDS: list[tuple[object, str, object]] = [(ending, "warn", lambda *_, **__: None)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "mistakes",
+    [[*SILENT_TOMBSTONES, *NO_SECOND_COUNT], SILENT_ENDS],
+    ids=["nobody warns of tombstones and needs are not counted again", "nobody warns of the end of a session"],
+)
+def test_a_mistake_with_put_keys_is_found(mistakes: list[tuple[object, str, object]]) -> None:
+    """What a machine that reads nothing is not told must be missed."""
+    with ExitStack() as stack:
+        for mistake in mistakes:
+            stack.enter_context(patch.object(*mistake))
+        with pytest.raises((AssertionError, DamagedError)):
+            run_state_machine_as_test(
+                WherePutKeysWrite,
                 settings=settings(
                     max_examples=1000, stateful_step_count=30, phases=(Phase.generate,), derandomize=True, database=None
                 ),
