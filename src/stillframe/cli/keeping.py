@@ -15,6 +15,7 @@ from stillframe.jobs.keys import (
     put_key_name,
     remove_key,
     remove_put_key,
+    require_key_place,
 )
 from stillframe.jobs.owner import this_owner
 from stillframe.jobs.repositories import NewRepository, create_at, folder_of, require_new, require_outside
@@ -105,7 +106,7 @@ def _key_add(call: Call) -> int:
 def _put_key_add(call: Call, repository: Repository) -> int:
     file, label = os.path.abspath(call.options.put_only), call.options.label or "machine"
     if call.options.dry_run:
-        require_outside(call.folder, file)
+        require_key_place(call.folder, file)
         words = f"A put key would be made, and written to {file}."
         call.screen.finish("key", {"dry_run": True, "label": label, "file": file}, [words])
         return 0
@@ -167,7 +168,12 @@ def _key_list(call: Call) -> int:
     ]
     for one in put_keys:
         kind, made = "put-only" if one.revoked is None else "put-only, removed", one.grant
-        fields.append({"key": made.grant, "kind": kind, "label": made.label, "created": made.created, "copies": 1})
+        fields.append(
+            {
+                "key": made.grant, "kind": "put-only", "label": made.label, "created": made.created, "copies": 1,
+                "removed": one.revoked is not None,
+            }
+        )  # fmt: skip
         rows.append((put_key_name(one)[:8], kind, made.label, local_time(made.created), "1"))
     call.screen.finish("key", {"keys": fields}, table(("key", "kind", "label", "created", "copies"), rows, right=(4,)))
     return 0

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from stillframe.clock import rfc3339
 from stillframe.errors import UsageError
-from stillframe.jobs.repositories import SecretSources, kit_file, new_secret, recovery_kit_text
+from stillframe.host.places import is_inside
+from stillframe.jobs.repositories import SecretSources, kit_file, new_secret, recovery_kit_text, require_outside
 from stillframe.repo.deletion_records import Revocation
 from stillframe.repo.keys import DEFAULT_COST, Cost, FoundSlot
 from stillframe.repo.put.credential import Credential, build_credential
@@ -54,6 +55,7 @@ def add_put_key(repository: Repository, path: str, folder: str, *, label: str, o
     Raises:
         UsageError: The repository is not encrypted, or the file cannot be made there.
     """
+    require_key_place(folder, path)
     credential = new_credential(repository, label)
     session = begin_session(repository, owner, "key")
     try:
@@ -63,6 +65,20 @@ def add_put_key(repository: Repository, path: str, folder: str, *, label: str, o
     finally:
         session.end()
     return credential
+
+
+def require_key_place(folder: str, path: str) -> None:
+    """Refuse to write a put key beside what it adds to, or over a file that exists.
+
+    Raises:
+        UsageError: With another place to choose.
+    """
+    if is_inside(folder, path):
+        raise UsageError(
+            f"{path} lies inside the repository: whoever finds the folder would have that key",
+            hint="Write it to another place, such as a stick on which it goes to its machine.",
+        )
+    require_outside(folder, path)
 
 
 def list_put_keys(repository: Repository) -> tuple[KnownGrant, ...]:
