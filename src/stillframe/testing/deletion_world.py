@@ -97,25 +97,25 @@ class World:
         self._forgets: Counter[str] = Counter()
         self._examined = (0, 0)
         self.changes = 0
-        self.make()
+        self._make()
 
-    def make(self) -> None:
+    def _make(self) -> None:
         """Make the repository."""
         make_repository(self.store, clock=self.true_clock)
 
-    def open(self, store: Store, clock: FakeClock) -> Repository:
+    def _open(self, store: Store, clock: FakeClock) -> Repository:
         """The repository, opened anew."""
         return reopen(store, clock=clock)
 
-    def open_to_add(self, name: str, store: Store, clock: FakeClock) -> Repository:  # noqa: ARG002 - all are alike here
+    def _open_to_add(self, name: str, store: Store, clock: FakeClock) -> Repository:  # noqa: ARG002 - all are alike here
         """The repository as a machine has it that makes backups."""
-        return self.open(store, clock)
+        return self._open(store, clock)
 
     def writer(self, name: str) -> MachineName:
         """Whose images those of a machine are."""
         return make_owner(name).machine
 
-    def everybody(self) -> list[MachineName]:
+    def _everybody(self) -> list[MachineName]:
         """Every machine that can have left something open."""
         return [make_owner(name).machine for name in MACHINES]
 
@@ -125,7 +125,7 @@ class World:
         owner = make_owner(name, process=process, processes=self._processes)
         if what == "backup":
             owner = replace(owner, machine=self.writer(name))
-        look = partial(self.open_to_add, name) if what == "backup" else self.open
+        look = partial(self._open_to_add, name) if what == "backup" else self._open
         job = SteppedJob(computer.store, lambda store: work(look(store, computer.clock), owner))
         running = Running(what, job, process, image, draft, self._forgets[image])
         self._forgets[image] += what == "forget"
@@ -204,7 +204,7 @@ class World:
         if now == self._examined:
             return
         self._examined = now
-        repository = self.open(self.store, self.true_clock)
+        repository = self._open(self.store, self.true_clock)
         names = {image.manifest.image: image.manifest.name for image in repository.images().images}
         try:
             contents = read_all_images(repository)
@@ -220,14 +220,14 @@ class World:
         for running in list(self.running):
             self.kill(running)
         self.examine()
-        for machine in self.everybody():
-            retire_machine(self.open(self.store, self.true_clock), machine, ADMIN.machine)
+        for machine in self._everybody():
+            retire_machine(self._open(self.store, self.true_clock), machine, ADMIN.machine)
         for _ in range(5):
             self.true_clock.advance(2 * DAY)
-            expire(DAY, timedelta(0))(self.open(self.store, self.true_clock), ADMIN)
+            expire(DAY, timedelta(0))(self._open(self.store, self.true_clock), ADMIN)
             self.changes += 1
             self.examine()
-        repository = self.open(self.store, self.true_clock)
+        repository = self._open(self.store, self.true_clock)
         plan = plan_expire(repository)
         assert plan.is_empty, [plan, *self.log]
         assert not plan.waiting, [plan, *self.log]

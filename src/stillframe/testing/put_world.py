@@ -42,22 +42,22 @@ class PutWorld(World):
         self._put_machines: list[MachineName] = []
         super().__init__(store, seen_by=seen_by, counted=counted)
         self._sees_all = True
-        self._credential = self._grant_anew(self.open(store, self.true_clock))
+        self._credential = self._grant_anew(self._open(store, self.true_clock))
 
-    def make(self) -> None:
+    def _make(self) -> None:
         """Make the repository."""
         self._master = make_owned(self.store, clock=self.true_clock).box.master_key
 
-    def open(self, store: Store, clock: FakeClock) -> Repository:
+    def _open(self, store: Store, clock: FakeClock) -> Repository:
         """The repository as its owner has it. Passphrases are hard to try, so it is opened without."""
         found = read_identity(self.store, where="the world")
         box = ObjectBox(store, found.identity.repository_id, self._master)
         return Repository(box, found, clock=clock, cache=None)
 
-    def open_to_add(self, name: str, store: Store, clock: FakeClock) -> Repository:
+    def _open_to_add(self, name: str, store: Store, clock: FakeClock) -> Repository:
         """The repository as a machine has it that makes backups: the one with the put key reads nothing."""
         if name != self._put:
-            return self.open(store, clock)
+            return self._open(store, clock)
         cache = os.path.join(self._folder, self._credential.machine)
         return open_to_put(store, self._credential, where="the world", cache_folder=cache, clock=clock)
 
@@ -65,14 +65,14 @@ class PutWorld(World):
         """Whose images those of a machine are."""
         return self._credential.machine_name if name == self._put else super().writer(name)
 
-    def everybody(self) -> list[MachineName]:
+    def _everybody(self) -> list[MachineName]:
         """Every machine that can have left something open."""
-        return [*super().everybody(), *self._put_machines]
+        return [*super()._everybody(), *self._put_machines]
 
     def begin_revoking(self, name: str) -> Running:
         """Begin to take the put key away on a machine; the other one gets a new key at once."""
         old = self._credential
-        self._credential = self._grant_anew(self.open(self.store, self.true_clock))
+        self._credential = self._grant_anew(self._open(self.store, self.true_clock))
         return self.begin("revoke", name, lambda repository, _: revoke(repository, old.machine, ADMIN.machine))
 
     def _grant_anew(self, repository: Repository) -> Credential:
