@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 )
 
 from stillframe.errors import DamagedError
-from stillframe.repo import ending, expire_plan, forgetting, sealing
+from stillframe.repo import ending, expire_plan, sealing
 from stillframe.repo import expire as expire_module
 from stillframe.repo import session as session_module
 from stillframe.repo.forgotten import Ends
@@ -339,20 +339,14 @@ def test_a_mistake_is_found(mistakes: list[tuple[object, str, object]]) -> None:
             )
 
 
-SILENT_TOMBSTONES: list[tuple[object, str, object]] = [(forgetting, "warn", lambda *_, **__: None)]
 SILENT_ENDS: list[tuple[object, str, object]] = [(ending, "warn", lambda *_, **__: None)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "mistakes",
-    [[*SILENT_TOMBSTONES, *NO_SECOND_COUNT], SILENT_ENDS],
-    ids=["nobody warns of tombstones and needs are not counted again", "nobody warns of the end of a session"],
-)
-def test_a_mistake_with_put_keys_is_found(mistakes: list[tuple[object, str, object]]) -> None:
-    """What a machine that reads nothing is not told must be missed."""
+def test_a_mistake_with_put_keys_is_found() -> None:
+    """Nobody warns a machine that reads nothing of the end of its session. (Of tombstones: ``test_repo_put.py``.)"""
     with ExitStack() as stack:
-        for mistake in mistakes:
+        for mistake in SILENT_ENDS:
             stack.enter_context(patch.object(*mistake))
         with pytest.raises((AssertionError, DamagedError)):
             run_state_machine_as_test(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from stillframe.errors import DamagedError, PutOnly, Retired, StorageError, UsageError, WrongKey
 from stillframe.events import NoEvents
+from stillframe.repo import forgetting
 from stillframe.repo.check import check_repository
 from stillframe.repo.expire import apply_expire, plan_expire
 from stillframe.repo.forgetting import forget_images
@@ -281,6 +283,35 @@ def test_a_run_that_does_not_rely_on_it_goes_on(owned: Repository, web: PutSide)
     image = run.write_manifest()
     run.end()
     assert read_all_images(owned) == {image.image: Draft(chunks=[7, 8]).contents()}
+
+
+@pytest.mark.parametrize("is_warned", [True, False])
+def test_without_warnings_an_image_would_be_lost(
+    owned: Repository, web: PutSide, monkeypatch: pytest.MonkeyPatch, *, is_warned: bool
+) -> None:
+    """It begins two days after a pack was announced dead, and sleeps behind its last look while the pack goes."""
+    first = web.store_image(FIRST)
+    forget(owned, first.image)
+    if not is_warned:
+        monkeypatch.setattr(forgetting, "warn", lambda *_, **__: None)
+    expire(owned, grace=timedelta(days=1))
+    owned.clock.advance(timedelta(days=2))  # type: ignore[attr-defined]
+    run = BackupRun(web.open(), web.owner, FIRST)
+    run.write_chunks()
+    look = run.writer._rescue
+
+    def look_and_sleep(relied_on: Callable[[], Iterable[bytes]]) -> None:
+        look(relied_on)
+        expire(owned, grace=timedelta(days=1))
+
+    monkeypatch.setattr(run.writer, "_rescue", look_and_sleep)
+    image = run.write_manifest()
+    run.end()
+    if is_warned:
+        assert read_image(owned, image) == FIRST.contents()
+    else:
+        with pytest.raises(DamagedError):
+            read_image(owned, image)
 
 
 @pytest.mark.parametrize("kind", [ObjectType.TOMBSTONE, ObjectType.SESSION_END, ObjectType.RETIREMENT])
