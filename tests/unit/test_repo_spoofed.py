@@ -6,6 +6,7 @@ then he is the thief of a put key, who may add images of one machine and tries t
 """
 
 import dataclasses
+import struct
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -24,15 +25,17 @@ from stillframe.repo.objects import ObjectBox
 from stillframe.repo.packs import PackWriter
 from stillframe.repo.parity.sidecars import SettingRecord, current_setting
 from stillframe.repo.put.records import Grant, WarningRecord
-from stillframe.repo.records import MachineName, Manifest, ProofRecord, build_record
+from stillframe.repo.records import MachineName, Manifest, ProofRecord, StoredMap, build_record
 from stillframe.repo.repository import Repository, StoredImage
 from stillframe.repo.retirement import retirements
-from stillframe.repo.rows import build_table
+from stillframe.repo.rows import EntryKind, build_table
 from stillframe.repo.sealing import OPEN_MASTER_KEY, Seal, make_id
 from stillframe.repo.session import begin_session, open_sessions
+from stillframe.repo.writing import ChunkNamer
 from stillframe.store import MemoryStore
 from stillframe.testing.put_machines import PutSide, add_put_machine, forge, make_owned, put_bytes, seal_object
 from stillframe.testing.repositories import (
+    CHUNK_SIZE,
     Draft,
     make_owner,
     make_repository,
@@ -399,6 +402,37 @@ def test_a_put_key_indexes_no_pack_of_others(owned: Repository, real: StoredImag
     object_id = forge(thief, ObjectType.INDEX, build_table(table))
     assert owned.read_run(object_id) is None
     require_only(owned, real.manifest, named=object_name(ObjectType.INDEX, object_id))
+
+
+def test_a_map_that_says_of_itself_that_it_is_huge_costs_nothing(
+    owned: Repository, real: StoredImage, thief: PutSide
+) -> None:
+    """Four nodes that each name the next one 1,024 times: 64 PiB of one chunk. Nobody walks them one by one."""
+    put = thief.open()
+    namer, box = ChunkNamer(put, thief.credential.machine_id), put.box
+    writer = PackWriter(box, None)
+    data = b"again" * 1000 + bytes(CHUNK_SIZE - 5000)
+    chunk_id = namer.name(data)
+    writer.add(chunk_id, data)
+    for level in range(4):
+        node = struct.pack("<4sBBH", b"SFMN", 1, level, 1024) + b"\x02" * 1024 + chunk_id * 1024
+        chunk_id = namer.name(node)
+        writer.add(chunk_id, node, EntryKind.NODE)
+    box.write(ObjectType.INDEX, box.make_id(), build_table(writer.finish()))
+    mine, size = thief.store_image(DRAFT), 1024**4 * CHUNK_SIZE
+    (disk,) = mine.disks
+    part = dataclasses.replace(disk.partitions[0], size=size, blocks=StoredMap(size=size, kind=2, id=chunk_id.hex()))
+    outside = StoredMap(size=size + (2 << 20), kind=0)
+    disk = dataclasses.replace(disk, size=size + (2 << 20), outside=outside, partitions=(part,))
+    object_id = ObjectId(thief)
+    new = dataclasses.replace(mine, image=object_id.hex, sequence=2, disks=(disk,), previous="")
+    forge(thief, ObjectType.IMAGE, build_record(new), object_id=object_id.raw)
+    assert check_repository(owned, events=NoEvents()).ok
+    expiring = begin_session(owned, BERT, "expire")
+    plan = plan_expire(owned, own_session=expiring.id)
+    expiring.end()
+    assert plan.dead_packs == ()
+    assert read_image(owned, real.manifest) == DRAFT.contents()
 
 
 def test_nobody_shares_chunks_with_a_put_machine(owned: Repository, thief: PutSide) -> None:
