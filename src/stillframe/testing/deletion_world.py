@@ -12,7 +12,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Final
 
-from stillframe.errors import DamagedError, Locked, RepositoryNotFound, Retired, StorageError, UsageError
+from stillframe.errors import DamagedError, Locked, PutOnly, RepositoryNotFound, Retired, StorageError, UsageError
 from stillframe.events import NoEvents
 from stillframe.repo.check import check_repository
 from stillframe.repo.expire import apply_expire, plan_expire
@@ -38,7 +38,7 @@ from stillframe.testing.repositories import (
 )
 
 DAY: Final = timedelta(days=1)
-EXPECTED: Final = (Locked, StorageError, DamagedError, RepositoryNotFound, Retired, UsageError)
+EXPECTED: Final = (Locked, StorageError, DamagedError, RepositoryNotFound, Retired, PutOnly, UsageError)
 """How a job may end that somebody else came in the way of."""
 MACHINES: Final = ("anna", "bert", "carl")
 Work = Callable[[Repository, Owner], object]
