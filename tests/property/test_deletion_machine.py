@@ -314,7 +314,7 @@ def test_nothing_is_lost_where_put_keys_write() -> None:
 
 
 def test_nothing_is_lost_where_put_keys_write_beside_patches() -> None:
-    run(WherePutKeysWriteBesidePatches, 6)
+    run(WherePutKeysWriteBesidePatches, 4)
 
 
 @pytest.mark.slow

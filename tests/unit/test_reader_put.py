@@ -7,7 +7,7 @@ import io
 import json
 import struct
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
@@ -18,12 +18,17 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from stillframe.errors import DamagedError
 from stillframe.repo.format import ObjectType, object_name
+from stillframe.repo.packs import PackWriter
+from stillframe.repo.patches import Base, make_patch
 from stillframe.repo.put.grants import revoke
+from stillframe.repo.put.machine import PutBox
 from stillframe.repo.records import build_record
 from stillframe.repo.repository import Repository
+from stillframe.repo.rows import build_table
+from stillframe.repo.writing import ChunkNamer
 from stillframe.store import LocalStore
 from stillframe.testing.put_machines import PutSide, add_put_machine, forge, make_owned, put_bytes
-from stillframe.testing.repositories import BackupRun, Draft, make_owner, store_image
+from stillframe.testing.repositories import CHUNK_SIZE, BackupRun, Draft, chunk_bytes, make_owner, store_image
 from stillframe.testing.sample_repository import PASSPHRASE
 
 DRAFT = Draft(chunks=[1, None, 2, 3])
@@ -165,6 +170,28 @@ def test_a_pack_of_a_put_key_serves_no_image_of_others(owned: Repository, web: P
     for tag in ("", "ab" * 8):
         with pytest.raises(reader.Damaged, match="of another machine"):
             reader.ChunkReader(repository, tag)._pack(pack)
+
+
+def test_a_patch_of_a_put_key_is_damage(owned: Repository, web: PutSide, folder: Path) -> None:
+    """Its own packs and index runs may not even name one; the image that is whole beside it stays readable."""
+    mine, base = web.store_image(DRAFT), chunk_bytes(1)
+    box = PutBox(web.store, web.credential)
+    namer, writer = ChunkNamer(owned, web.credential.machine_id), PackWriter(box, None)
+    writer.add_patch(namer.name(chunk_bytes(9)), make_patch(Base(namer.name(base), base), chunk_bytes(9), 1), len(base))
+    table = writer.finish()
+    run = forge(web, ObjectType.INDEX, build_table(table))
+    code, _, errors = read(folder, "verify", mine.image)
+    assert code == 0
+    assert f"index run {run.hex()} is left out" in errors
+    assert "speaks of patches" in errors
+    repository = reader.open_repository(str(folder), lambda **_: reader.passphrase_secret(PASSPHRASE))
+    with pytest.raises(reader.Damaged, match="speaks of patches"):
+        repository.read_payload(reader.PACK, table.packs[0].hex())
+    chunks = reader.ChunkReader(repository, web.credential.machine[16:])
+    chunks.load()
+    chunks._table.add(build_table(table))  # as if the owner had taken the rows over
+    with closing(chunks), pytest.raises(reader.Damaged, match="a put key made a patch"):
+        chunks.read(namer.name(chunk_bytes(9)), 1, CHUNK_SIZE, None)
 
 
 def test_what_comes_after_a_key_was_taken_away_does_not_count(

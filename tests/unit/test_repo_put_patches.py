@@ -1,4 +1,4 @@
-"""Put keys and patches: a put key makes none, none that it made is believed, and nobody's patch rests on what it stored."""
+"""Put keys and patches: a put key makes none, none of its is believed, and none of others rests on what it stored."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -84,7 +84,7 @@ def test_a_put_key_makes_no_patches(owned: Repository, web: PutSide) -> None:
 
 @pytest.mark.parametrize("own_base", [True, False])
 def test_a_patch_that_a_put_key_made_is_damage(owned: Repository, web: PutSide, *, own_base: bool) -> None:
-    """Its bytes would be right once expanded, and it is refused all the same: in the run, in the trailer, as an entry."""
+    """Its bytes would be right once expanded. It is refused in the index run, in the trailer, and as an entry."""
     base = chunk_bytes(1 + VERSIONS)
     (web.store_image if own_base else lambda draft: store_image(owned, ANNA, draft))(OLD)
     domain = web.credential.machine_id if own_base else bytes(16)

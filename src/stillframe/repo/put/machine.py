@@ -5,6 +5,7 @@ outside the repository; relies on a pack only while that is listed and no warnin
 others read tombstones, ends and retirements. Normative: ``docs/format/v1-draft.md``, section 17.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -15,7 +16,7 @@ from stillframe.repo.deletion_records import Retirement, SessionEnd, SessionReco
 from stillframe.repo.forgotten import Forgotten
 from stillframe.repo.format import FOOTER_SIZE, Header, ObjectType, object_name, parse_footer
 from stillframe.repo.identity import read_identity
-from stillframe.repo.index import ChunkIndex, RunCache, make_run
+from stillframe.repo.index import ChunkIndex, Run, RunCache, make_run
 from stillframe.repo.objects import ObjectBox, TornObject
 from stillframe.repo.put.credential import TAG_SIZE, Credential, ImageNames, is_of
 from stillframe.repo.put.records import WarningRecord
@@ -89,22 +90,35 @@ class Link:
     previous: str
 
 
+class _TableOnce(RunCache):
+    """The table as it was read once: what a run beside this one adds meanwhile must not be dropped as unknown."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self._runs: Final = tuple(super().load())
+
+    def load(self) -> Iterator[Run]:
+        """What was there."""
+        return iter(self._runs)
+
+
 class PutMachine:
     """What a put-only machine keeps in mind itself.
 
     Args:
         box: Its objects.
         credential: Its put key.
-        cache: Where the table of what it stored rests; without it everything is stored again each time.
+        folder: Where the table of what it stored rests; without one everything is stored again each time.
         last_sequence: The number of its last image, as far as is known elsewhere.
     """
 
-    def __init__(self, box: PutBox, credential: Credential, cache: RunCache | None, last_sequence: int) -> None:
+    def __init__(self, box: PutBox, credential: Credential, folder: str, last_sequence: int) -> None:
         self.name: Final = credential.machine_name
         self._chunks: Final = bytes.fromhex(credential.chunks)
         self._names: Final = ImageNames(credential)
         self._box = box
-        self._cache = cache
+        self._folder = folder
+        self._cache: Final = RunCache(folder) if folder else None
         self._last_sequence = last_sequence
 
     def chunk_key(self, domain: bytes) -> bytes:
@@ -115,9 +129,9 @@ class PutMachine:
 
     def load_index(self) -> ChunkIndex:
         """What this machine stored, by its own table: whether it is still there and may be relied on is not asked."""
-        index = ChunkIndex(self._cache)
-        members = {member for run in self._cache.load() for member in run.members} if self._cache else set[bytes]()
-        index.load(members, lambda _: None)
+        found = _TableOnce(self._folder) if self._folder else None
+        index = ChunkIndex(found)
+        index.load({member for run in found.load() for member in run.members} if found else (), lambda _: None)
         return index
 
     def note_pack(self, table: Table) -> None:
@@ -314,6 +328,6 @@ def open_to_put(
     repository = PutRepository(box, found, clock=clock or SystemClock(), cache=None)
     warnings = repository.announced = Warnings(box, credential)
     warnings.require_granted()
-    cache = RunCache(f"{cache_folder}/{found.identity.id}-{credential.machine}") if cache_folder else None
-    repository.put = PutMachine(box, credential, cache, last_sequence)
+    folder = f"{cache_folder}/{found.identity.id}-{credential.machine}" if cache_folder else ""
+    repository.put = PutMachine(box, credential, folder, last_sequence)
     return repository
