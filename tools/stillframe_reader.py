@@ -64,8 +64,12 @@ if TYPE_CHECKING:
 
 # --- The numbers of the page -----------------------------------------------------------------------------------------
 
-PACK, INDEX, IMAGE, TOMBSTONE, SLOT, SESSION_END = 1, 2, 3, 5, 7, 12  # section 4, type
-FOLDERS = {PACK: "packs", INDEX: "index", IMAGE: "images", TOMBSTONE: "tombstones", SESSION_END: "ended"}  # section 2
+PACK, INDEX, IMAGE, TOMBSTONE, SLOT, SESSION_END, REVOCATION = 1, 2, 3, 5, 7, 12, 16  # section 4, type
+FOLDERS = {PACK: "packs", INDEX: "index", IMAGE: "images", TOMBSTONE: "tombstones"}  # section 2
+FOLDERS |= {SESSION_END: "ended", REVOCATION: "revoked"}
+PUT = 2  # section 4, cipher; section 17
+PUT_TYPES = (PACK, INDEX, IMAGE, SESSION_END)  # section 17; sessions are not read here
+PUT_PREFIX = b"put-only"  # section 17
 HEADER = struct.Struct("<8sHBBI16s16s32s")  # section 4
 FOOTER = struct.Struct("<QIIQ32s8s")  # section 4
 SEALED_MIN, SEALED_MAX = 25, 134_217_728  # section 4, length of a sealed trailer
@@ -275,6 +279,11 @@ class StoredObject:
         """The last 32 bytes of the header."""
         return self.header[48:]
 
+    @property
+    def by_put_key(self) -> bool:
+        """Whether a put key made it."""
+        return self.header[11] == PUT
+
 
 def read_object(path: str, object_type: int, repository_id: bytes, object_id: bytes) -> StoredObject:
     """Read an object and check all that needs no key.
@@ -315,8 +324,10 @@ def check_header(header: bytes, object_type: int, repository_id: bytes, object_i
     magic, version, found_type, cipher, zero, found_repository, found_id, _ = HEADER.unpack(header)
     if magic != b"STILLFRM" or zero:
         raise Damaged("the header does not begin as a header does")
-    if version != 1 or cipher != 1:
-        raise Unsupported(f"version {version} with cipher {cipher} is unknown to this reader; it knows 1 and 1")
+    if version != 1 or cipher not in (1, PUT):
+        raise Unsupported(f"version {version} with cipher {cipher} is unknown to this reader; it knows 1 with 1 and 2")
+    if cipher == PUT and object_type not in PUT_TYPES:
+        raise Damaged("it says that a put key made it, and a put key may not")
     if found_type != object_type:
         raise Damaged(f"it is an object of type {found_type}, expected {object_type}")
     if found_repository != repository_id:
@@ -456,14 +467,63 @@ class Repository:
 
     def cipher_of(self, stored: StoredObject) -> AESGCM:
         """Make the cipher with the object's own key (section 5)."""
+        if stored.by_put_key:
+            return AESGCM(self._put_object_key(stored))
         info = b"stillframe/v1/object" + self.repository_id + stored.header[10:11]
         return AESGCM(derive(self.master_key, stored.salt, info))
 
+    def _put_object_key(self, stored: StoredObject) -> bytes:
+        """Derive the key of an object that a put key made (section 17)."""
+        if self.master_key == bytes(32):
+            raise Damaged("it says that a put key made it, and nothing is encrypted here")
+        x25519 = import_first("cryptography.hazmat.primitives.asymmetric.x25519")
+        machine = PUT_PREFIX + stored.header[40:48]
+        seed = derive(self.master_key, bytes(32), b"stillframe/v1/put" + self.repository_id)
+        private = x25519.X25519PrivateKey.from_private_bytes(seed)
+        secret = derive(self.master_key, bytes(32), b"stillframe/v1/put-secret" + self.repository_id + machine)
+        public = private.public_key().public_bytes_raw()
+        info = b"stillframe/v1/put-object" + self.repository_id + stored.header[10:11] + machine + public
+        try:
+            shared = private.exchange(x25519.X25519PublicKey.from_public_bytes(stored.salt))
+        except ValueError:
+            raise Damaged("its header holds no public key") from None
+        return derive(shared + secret, stored.salt, info)
+
     def read_payload(self, object_type: int, object_id: str) -> bytes:
-        """Open the trailer of an object."""
+        """Open the trailer of an object; one that a put key made must speak of its own machine alone."""
         stored = self.read(object_type, object_id)
         payload = unseal(self.cipher_of(stored), stored.header, stored.trailer_at, bytes(32), stored.trailer)
-        return unpack_payload(payload, PLAIN_MAX if object_type in (PACK, INDEX) else JSON_MAX)
+        data = unpack_payload(payload, PLAIN_MAX if object_type in (PACK, INDEX) else JSON_MAX)
+        if stored.by_put_key:
+            check_own_words(object_type, object_id, data)
+        return data
+
+    def is_by_put_key(self, object_type: int, object_id: str) -> bool:
+        """Say whether a put key made an object."""
+        return self.read(object_type, object_id).by_put_key
+
+
+def check_own_words(object_type: int, object_id: str, data: bytes) -> None:
+    """Check that what a put-only machine wrote is under its own names and of itself (section 17)."""
+    tag = object_id[16:]
+    own = PUT_PREFIX.hex() + tag
+    if object_type in (PACK, INDEX):
+        count, rows = int.from_bytes(data[:4], "little"), int.from_bytes(data[4:8], "little")
+        ends = 8 + 16 * count + ROW.size - 1
+        if any(kind >> 4 == PATCH for kind in data[ends : ends + ROW.size * rows : ROW.size]):
+            raise Damaged("a put key made it, and it speaks of patches")
+        if any(data[at : at + 16].hex()[16:] != tag for at in range(8, 8 + 16 * count, 16)):
+            raise Damaged("a put key made it, and it names packs of others")
+    if object_type not in (IMAGE, SESSION_END):
+        return
+    record = parse_json(data)
+    name = hex_of(record, "image" if object_type == IMAGE else "end", 16).hex()
+    machines = [record.get("machine")] + ([record.get("by")] if object_type == SESSION_END else [])
+    speaks = [(str(dict(one or {}).get("id")), str(dict(one or {}).get("name"))) for one in machines]
+    right = name == object_id and hex_of(record, "session", 16).hex()[16:] == tag
+    right &= all(one == own and called.endswith(f" [put {tag[:8]}]") for one, called in speaks)
+    if not right or (object_type == IMAGE and record.get("domain") != own):
+        raise Damaged("a put key made it, and it speaks for another machine")
 
 
 def names_in(folder: str) -> list[str]:
@@ -643,8 +703,9 @@ class Pack:
 class ChunkReader:
     """Reads chunks and nodes by their ids."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, put_tag: str = "") -> None:
         self._repository = repository
+        self._put_tag = put_tag  # whose entries may be used beside those of who knows the master key
         self._table = ChunkTable()
         self._packs: dict[str, Pack | str] = {}  # a pack, or why it cannot be used
         self._files: OrderedDict[str, BinaryIO] = OrderedDict()
@@ -708,6 +769,8 @@ class ChunkReader:
         file.seek(location.offset)
         sealed = file.read(location.sealed_size)
         stored = unseal(pack.cipher, pack.header, location.offset, location.chunk_id, sealed)
+        if location.base and pack.header[11] == PUT:
+            raise Damaged("a put key made a patch, and none may")
         if location.base and location.codec != 1:
             raise Damaged("a patch must be a Zstandard frame")
         prefix = self._read_base(location.base) if location.base else b""
@@ -732,6 +795,8 @@ class ChunkReader:
         if pack_id not in self._packs:
             try:
                 stored = self._repository.read(PACK, pack_id)
+                if stored.by_put_key and pack_id[16:] != self._put_tag:
+                    raise Damaged("a put key of another machine made the pack")
                 self._packs[pack_id] = Pack(stored.header, stored.trailer_at, self._repository.cipher_of(stored))
             except FileNotFoundError:
                 self._packs[pack_id] = "the pack is not there"
@@ -887,13 +952,20 @@ def read_ends(repository: Repository) -> dict[str, set[str]]:
                 kept[session] = kept.get(session, named) & named
         except (ReaderError, OSError, TypeError) as error:
             note(f"end of a session {name} is left out: {error}")
+    for name in repository.iter_ids(REVOCATION):  # by the end of the ids of all sessions of that machine
+        try:
+            record = parse_json(repository.read_payload(REVOCATION, name))
+            tag, named = hex_of(record, "grant", 16).hex()[16:], {str(one) for one in record.get("kept") or []}
+            kept[tag] = kept.get(tag, named) & named
+        except (ReaderError, OSError, TypeError) as error:
+            note(f"revocation {name} is left out: {error}")
     return kept
 
 
 def counts(ends: dict[str, set[str]], record: dict[str, Any], name: str) -> bool:
     """Say whether a record was written while its session was held."""
     session = str(record.get("session"))
-    return session not in ends or name in ends[session]
+    return all(key not in ends or name in ends[key] for key in (session, session[16:]))
 
 
 def find_image(repository: Repository, wanted: str) -> Image:
@@ -1145,7 +1217,8 @@ def run_copy(
     repository: Repository, image: Image, volumes: list[Volume], open_target: Callable[[], Target] | None
 ) -> int:
     """Copy volumes, or only read them; returns the exit code. The target is opened when the chunks are found."""
-    chunks = ChunkReader(repository)
+    by_put_key = repository.is_by_put_key(IMAGE, image.image_id)
+    chunks = ChunkReader(repository, image.image_id[16:] if by_put_key else "")
     target = None
     try:
         chunks.load()

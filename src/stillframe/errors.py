@@ -8,6 +8,7 @@
     |  |- RepositoryNotFound  10    the person: another path, or plug the disk in
     |  |- Locked              11    the person: wait, another run is at work
     |  |- WrongKey            12    the person: another passphrase
+    |  |  `- PutOnly          12    somebody with the passphrase: a put key reads nothing
     |  |- UnsupportedFormat   13    the person: a newer Stillframe
     |  `- DamagedError        14    the repository: check, then repair
     |- MachineRefusal         20    this machine: a privilege, a program or a feature is missing
@@ -79,6 +80,12 @@ class WrongKey(RepositoryError):
 
     code = "wrong-key"
     exit_code = 12
+
+
+class PutOnly(WrongKey):
+    """A put key adds images and reads none, or this one may add no more."""
+
+    code = "put-only"
 
 
 class UnsupportedFormat(RepositoryError):

@@ -242,6 +242,28 @@ def test_several_disks_of_one_machine_go_into_one_repository_at_once(fresh: Plac
     assert not list((fresh.repo / "sessions").rglob("*.*"))
 
 
+def test_several_disks_go_in_with_one_put_key_at_once(fresh: Place) -> None:
+    """Two backups that cannot read each other's sessions; a third, of a disk that is being saved, is refused."""
+    disks = [make_disk(fresh.folder / f"disk{number}", number, 24 * MIB) for number in range(2)]
+    key = fresh.folder / "put.key"
+    fresh.do("key", "add", "--put-only", key, "--label", "web")
+    words = ("--put-key", key, "--compression", "none", "--json")
+    runs = []
+    for number, disk in enumerate(disks):
+        runs.append(fresh.start("backup", disk, "--name", f"disk{number}", *words))
+        stop_at(runs[-1], fresh, "packs", 1 + 3 * number)
+    code, said = fresh.run("backup", disks[1], *words)
+    assert (code, "saves" in said) == (Locked.exit_code, True), said
+    results = [json.loads(go_on(run).splitlines()[-1]) for run in runs]
+    assert not list((fresh.folder / "state").rglob("*.runs/*"))
+    shown = [json.loads(fresh.do("show", one["image"], "--json").splitlines()[-1]) for one in results]
+    assert [one["sequence"] for one in shown] == [1, 2]
+    for number, disk in enumerate(disks):
+        fresh.do("restore", results[number]["image"], fresh.folder / f"back{number}", "--yes")
+        subprocess.run(["cmp", fresh.folder / f"back{number}", disk], check=True)
+    fresh.do("check")
+
+
 @pytest.mark.slow
 def test_a_killed_backup_is_gone_on_with_while_another_disk_is_saved(fresh: Place) -> None:
     """What the killed run left is used again; the packs of the run that is alive stay as they are."""

@@ -30,8 +30,8 @@ from hypothesis.stateful import (
 from numpy.typing import NDArray
 
 from stillframe.errors import DamagedError
+from stillframe.repo import ending, expire_plan, sealing, walk
 from stillframe.repo import expire as expire_module
-from stillframe.repo import expire_plan, sealing, walk
 from stillframe.repo import session as session_module
 from stillframe.repo.forgotten import Ends
 from stillframe.repo.index import ChunkIndex
@@ -52,6 +52,7 @@ from stillframe.testing.deletion_world import (
     undelete,
 )
 from stillframe.testing.odd_stores import AddOnlyStore, CarelessStore, LaggingStore
+from stillframe.testing.put_world import PutWorld
 
 NOW = timedelta(0)
 WRITERS = MACHINES[:2]
@@ -148,7 +149,7 @@ class DeletionMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(MACHINES), other=st.sampled_from(WRITERS), undo=st.booleans())
     def a_retirement(self, name: str, other: str, *, undo: bool) -> None:
-        self.to_place(self.world.begin("retire", name, retire(other, undo=undo)), "")
+        self.to_place(self.world.begin("retire", name, retire(self.world.writer(other), undo=undo)), "")
 
     @precondition(lambda self: self.world.kept - self.world.given_up)
     @rule(name=st.sampled_from(MACHINES), number=st.integers(0, 9), steps=st.integers(1, 40))
@@ -251,6 +252,39 @@ class WithPatches(DeletionMachine):
         return World(CarelessStore(MemoryStore()), counted=TOTAL, patches=True)
 
 
+class WherePutKeysWrite(DeletionMachine):
+    """One of those who make backups has a put key, and reads nothing. At times that is taken away; it gets another."""
+
+    world: PutWorld
+
+    def make_world(self) -> World:
+        folder = self.patches.enter_context(TemporaryDirectory())
+        return PutWorld(CarelessStore(MemoryStore()), put="anna", folder=folder, counted=TOTAL)
+
+    @rule(name=st.sampled_from(MACHINES), place=st.sampled_from(("", *PLACES)))
+    def a_key_is_taken_away(self, name: str, place: str) -> None:
+        self.to_place(self.world.begin_revoking(name), place)
+
+
+class WherePutKeysWriteBesidePatches(WherePutKeysWrite):
+    """Those who read store patches, and the one with the put key whole chunks."""
+
+    def make_world(self) -> World:
+        folder = self.patches.enter_context(TemporaryDirectory())
+        return PutWorld(CarelessStore(MemoryStore()), put="anna", folder=folder, counted=TOTAL, patches=True)
+
+
+class WherePutKeysOnlyAdd(WherePutKeysWrite):
+    """The storage lets the machine with the put key delete nothing."""
+
+    def make_world(self) -> World:
+        def seen_by(name: str, inner: Store) -> Store:
+            return AddOnlyStore(inner) if name == "anna" else inner
+
+        folder = self.patches.enter_context(TemporaryDirectory())
+        return PutWorld(CarelessStore(MemoryStore()), put="anna", folder=folder, seen_by=seen_by, counted=TOTAL)
+
+
 def run(machine: type[DeletionMachine], examples: int) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=30))
 
@@ -275,10 +309,27 @@ def test_nothing_is_lost_with_patches() -> None:
     run(WithPatches, 20)
 
 
+def test_nothing_is_lost_where_put_keys_write() -> None:
+    run(WherePutKeysWrite, 8)
+
+
+def test_nothing_is_lost_where_put_keys_write_beside_patches() -> None:
+    run(WherePutKeysWriteBesidePatches, 4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("machine", "examples"),
-    [(DeletionMachine, 1500), (OnADisk, 60), (WhereListsLag, 400), (WhereWritersOnlyAdd, 300), (WithPatches, 500)],
+    [
+        (DeletionMachine, 1500),
+        (OnADisk, 60),
+        (WhereListsLag, 400),
+        (WhereWritersOnlyAdd, 300),
+        (WithPatches, 500),
+        (WherePutKeysWrite, 600),
+        (WherePutKeysWriteBesidePatches, 300),
+        (WherePutKeysOnlyAdd, 200),
+    ],
 )
 def test_nothing_is_lost_in_many_more_orders(machine: type[DeletionMachine], examples: int) -> None:
     run(machine, examples)
@@ -329,6 +380,24 @@ def test_a_mistake_is_found(machine: type[DeletionMachine], mistakes: list[tuple
         with pytest.raises((AssertionError, DamagedError)):
             run_state_machine_as_test(
                 machine,
+                settings=settings(
+                    max_examples=1000, stateful_step_count=30, phases=(Phase.generate,), derandomize=True, database=None
+                ),
+            )
+
+
+SILENT_ENDS: list[tuple[object, str, object]] = [(ending, "warn", lambda *_, **__: None)]
+
+
+@pytest.mark.slow
+def test_a_mistake_with_put_keys_is_found() -> None:
+    """Nobody warns a machine that reads nothing of the end of its session. (Of tombstones: ``test_repo_put.py``.)"""
+    with ExitStack() as stack:
+        for mistake in SILENT_ENDS:
+            stack.enter_context(patch.object(*mistake))
+        with pytest.raises((AssertionError, DamagedError)):
+            run_state_machine_as_test(
+                WherePutKeysWrite,
                 settings=settings(
                     max_examples=1000, stateful_step_count=30, phases=(Phase.generate,), derandomize=True, database=None
                 ),

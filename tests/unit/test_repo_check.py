@@ -12,6 +12,7 @@ from stillframe.repo.forgetting import forget_images, to_forget, write_tombstone
 from stillframe.repo.format import FOOTER_SIZE, HEADER_SIZE, ObjectType, object_name
 from stillframe.repo.kept_tables import KeptPiece, KeptTable
 from stillframe.repo.proofs import write_screenshot
+from stillframe.repo.put.grants import revoke
 from stillframe.repo.records import Manifest, ProofRecord, build_record
 from stillframe.repo.repository import Repository, StoredImage
 from stillframe.repo.retirement import retire_machine
@@ -20,6 +21,7 @@ from stillframe.repo.sealing import make_id
 from stillframe.repo.session import begin_session
 from stillframe.store import MemoryStore, write_object
 from stillframe.testing.clocks import FakeClock
+from stillframe.testing.put_machines import add_put_machine
 from stillframe.testing.repositories import (
     CHUNK_SIZE,
     BackupRun,
@@ -68,7 +70,7 @@ def copy_of(store: MemoryStore) -> MemoryStore:
 
 @pytest.fixture(scope="module")
 def original() -> MemoryStore:
-    """Two images, a forgotten one, a proof, a session and a retired machine, under a passphrase."""
+    """Two images, a forgotten one, a proof, a session, a retired machine and a put key that was taken away."""
     store = MemoryStore()
     repository = make_repository(store, passphrase=SECRET)
     gone = store_image(repository, ANNA, Draft(chunks=[9]))
@@ -89,6 +91,7 @@ def original() -> MemoryStore:
         pieces=(KeptPiece(offset=0, data=b"a table"),),
     )  # fmt: skip
     repository.box.write(ObjectType.KEPT_TABLE, bytes.fromhex(kept.table), build_record(kept))
+    revoke(repository, add_put_machine(repository).credential.machine, BERT.machine)
     return store
 
 

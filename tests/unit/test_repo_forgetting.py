@@ -8,6 +8,7 @@ import pytest
 
 from stillframe.errors import RepositoryNotFound, Retired, StorageError, UsageError
 from stillframe.events import NoEvents
+from stillframe.repo.announcements import read_records
 from stillframe.repo.check import check_repository
 from stillframe.repo.deletion_records import SessionEnd, SessionRecord
 from stillframe.repo.ending import Ending, end_sessions, require_right_to_delete, write_end
@@ -17,7 +18,7 @@ from stillframe.repo.forgotten import judge_ends
 from stillframe.repo.format import ObjectType, object_name
 from stillframe.repo.proofs import write_proof
 from stillframe.repo.records import ProofRecord
-from stillframe.repo.repository import Repository, read_records
+from stillframe.repo.repository import Repository
 from stillframe.repo.retirement import list_machines, retire_machine, unretire_machine
 from stillframe.repo.sealing import make_id
 from stillframe.repo.session import Session, begin_session

@@ -66,10 +66,17 @@ def test_a_header_of_something_else_is_damage(raw: bytes) -> None:
         parse_header(raw, EXPECTED)
 
 
-@pytest.mark.parametrize("raw", [header_bytes(version=2), header_bytes(version=0), header_bytes(cipher=2)])
+@pytest.mark.parametrize("raw", [header_bytes(version=2), header_bytes(version=0), header_bytes(cipher=3)])
 def test_a_later_version_is_not_damage(raw: bytes) -> None:
     with pytest.raises(UnsupportedFormat, match="version"):
         parse_header(raw, EXPECTED)
+
+
+def test_what_a_put_key_may_not_make_is_damage() -> None:
+    assert parse_header(header_bytes(cipher=2), EXPECTED).cipher == 2
+    raw = header_bytes(kind=ObjectType.PROOF, cipher=2)
+    with pytest.raises(DamagedError, match="may not make"):
+        parse_header(raw, Expected(kind=ObjectType.PROOF, repository_id=REPOSITORY, object_id=OBJECT))
 
 
 def test_a_footer_is_the_table_of_the_page() -> None:
@@ -128,7 +135,7 @@ def test_names_are_those_of_section_2(kind: ObjectType) -> None:
     folders = ["packs", "index", "images", "sessions", "tombstones", "proofs", "keys", "screenshots", "tables"]
     folders += ["parity", "settings"]
     text = OBJECT.hex()
-    later = {12: "ended", 13: "retired"}
+    later = {12: "ended", 13: "retired", 14: "grants", 15: "warnings", 16: "revoked"}
     folder = later[kind] if kind in later else folders[kind - 1]
     expected = f"keys/{text}.a" if kind == 7 else f"{folder}/{text[:2]}/{text}"
     assert object_name(kind, OBJECT, copy="a") == expected

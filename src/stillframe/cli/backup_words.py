@@ -9,6 +9,7 @@ from stillframe.cli.words import local_time, notice_lines, table
 from stillframe.fs import LeftOutFile
 from stillframe.jobs.backup import BackupPlan, BackupResult
 from stillframe.jobs.saving.preflight import PricedFolder
+from stillframe.repo.put.credential import is_put_machine
 from stillframe.repo.records import MachineName, Manifest, StoredImport
 from stillframe.units import format_duration, format_rate, format_size
 
@@ -85,6 +86,11 @@ def backup_result_lines(result: BackupResult) -> list[str]:
         )
     elif checked.is_whole:
         proof = f"good: every chunk of the image, {format_size(checked.bytes_examined)}"
+    elif is_put_machine(manifest.machine.id):
+        proof = (
+            f"no fault: what this run stored, {format_size(checked.bytes_examined)}; a put key keeps no proof, "
+            "'stillframe verify' on a machine with the passphrase does"
+        )
     else:
         examined = format_size(checked.bytes_examined)
         proof = f"no fault: what this run stored and a share of the rest, {examined}"

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from stillframe.cli.screen import Screen
+from stillframe.errors import PutOnly, UsageError
 from stillframe.hanging import heeding
 
 if TYPE_CHECKING:  # loaded by the verbs that need them: '--help' must be there at once
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # loaded by the verbs that need them: '--help' must be there 
     from stillframe.repo.repository import Repository
 
 REPOSITORY_VARIABLE = "STILLFRAME_REPO"
+PUT_KEY_VARIABLE = "STILLFRAME_PUT_KEY"
 SECRET_VARIABLE = "STILLFRAME_PASSWORD"  # noqa: S105 - the name of a variable, not a secret
 NEW_SECRET_VARIABLE = "STILLFRAME_NEW_PASSWORD"  # noqa: S105 - likewise
 
@@ -53,11 +55,38 @@ class Call:
         ask = self.screen.ask_secret if self.screen.has_person else None
         return secrets_from(self.environment, variable, file=file, ask=ask)
 
-    def open_repository(self) -> "Repository":
-        """Open the repository that was named."""
-        from stillframe.jobs.repositories import open_at  # noqa: PLC0415 - see above
+    @property
+    def put_key(self) -> str:
+        """The file of the put key that was given; empty where a passphrase or no secret was.
 
-        repository = open_at(self.folder, self.secrets())
+        Raises:
+            UsageError: A put key and a passphrase were named both.
+        """
+        file = str(getattr(self.options, "put_key", ""))
+        if file and self.options.password_file:
+            raise UsageError("'--put-key' and '--password-file' exclude each other", hint="Leave out one of them.")
+        if file or self.options.password_file or self.environment.get(SECRET_VARIABLE):
+            return file
+        return self.environment.get(PUT_KEY_VARIABLE, "")
+
+    def open_repository(self, *, to_add: bool = False) -> "Repository":
+        """Open the repository that was named.
+
+        Args:
+            to_add: A put key is enough.
+
+        Raises:
+            PutOnly: A put key was given, and this verb reads.
+        """
+        from stillframe.jobs.repositories import open_at, open_to_put_at  # noqa: PLC0415 - see above
+
+        put_key = self.put_key
+        if put_key and not to_add:
+            raise PutOnly(
+                f"a put key adds images and reads none: '{self.options.verb}' is not possible with it",
+                hint="Do it on a machine that has the passphrase or the recovery key.",
+            )
+        repository = open_to_put_at(self.folder, put_key) if put_key else open_at(self.folder, self.secrets())
         repository.box.events = self.screen  # where it says that parity had to help
         self.screen.before_result.append(repository.box.tell_uses)
         return repository

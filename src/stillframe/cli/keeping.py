@@ -5,15 +5,33 @@ import os
 from stillframe.cli.call import Call
 from stillframe.cli.words import local_time, table
 from stillframe.errors import UsageError
-from stillframe.jobs.keys import add_key, find_key, list_keys, make_recovery_kit, remove_key
+from stillframe.jobs.keys import (
+    add_key,
+    add_put_key,
+    find_key,
+    list_keys,
+    list_put_keys,
+    make_recovery_kit,
+    put_key_name,
+    remove_key,
+    remove_put_key,
+    require_key_place,
+)
 from stillframe.jobs.owner import this_owner
 from stillframe.jobs.repositories import NewRepository, create_at, folder_of, require_new, require_outside
+from stillframe.repo.put.grants import KnownGrant
+from stillframe.repo.repository import Repository
 
 _NO_KIT = (
     "There is no recovery key yet: if the passphrase is forgotten, nobody can open this repository.",
     "  Make one now: stillframe recovery-kit FILE --repo {folder}",
 )
 _KIT = "Print {file}, keep the page in a safe place, then delete the file."
+_PUT_KEY = (
+    "  {file}",
+    "Take it to that machine and delete it here: whoever has it can add images of that machine, and read none.",
+    "  There: stillframe backup SOURCE --put-key FILE --repo REPO",
+)
 _OPEN = "This repository is NOT encrypted: whoever finds the folder can read every image in it."
 
 
@@ -75,6 +93,8 @@ def _key_add(call: Call) -> int:
     repository = call.open_repository()
     if repository.identity.encryption == "none":
         raise UsageError("this repository is not encrypted: it has no keys", hint="Nothing is needed to open it.")
+    if call.options.put_only:
+        return _put_key_add(call, repository)
     if call.options.dry_run:
         call.screen.finish("key", {"dry_run": True, "label": label}, ["A passphrase would be added."])
         return 0
@@ -83,9 +103,39 @@ def _key_add(call: Call) -> int:
     return 0
 
 
+def _put_key_add(call: Call, repository: Repository) -> int:
+    file, label = os.path.abspath(call.options.put_only), call.options.label or "machine"
+    if call.options.dry_run:
+        require_key_place(call.folder, file)
+        words = f"A put key would be made, and written to {file}."
+        call.screen.finish("key", {"dry_run": True, "label": label, "file": file}, [words])
+        return 0
+    made = add_put_key(repository, file, call.folder, label=label, owner=this_owner())
+    fields = {"key": made.machine, "label": label, "file": file, "machine": made.machine_name.name}
+    lines = [f"New put key of {made.machine_name.name}.", *(line.format(file=file) for line in _PUT_KEY)]
+    call.screen.finish("key", fields, lines)
+    return 0
+
+
+def _put_key_remove(call: Call, repository: Repository, found: KnownGrant) -> int:
+    name = found.grant.machine.name
+    fields = {"key": found.grant.grant, "label": found.grant.label, "machine": name}
+    if call.options.dry_run:
+        call.screen.finish("key", {"dry_run": True, **fields}, [f"Would be removed: the put key of {name}"])
+        return 0
+    call.screen.warn(f"To be removed: the put key of {name}")
+    call.screen.confirm("Nothing that is added with it from now on will count.", "remove", yes=call.options.yes)
+    kept = len(remove_put_key(repository, found, owner=this_owner()).kept)
+    lines = [f"Removed: the put key of {name}", f"{kept} images of it stay; nothing that it adds later counts."]
+    call.screen.finish("key", {**fields, "images": kept}, lines)
+    return 0
+
+
 def _key_remove(call: Call) -> int:
     repository = call.open_repository()
     slot = find_key(repository, call.options.key)
+    if isinstance(slot, KnownGrant):
+        return _put_key_remove(call, repository, slot)
     fields = {"key": slot.slot_id.hex(), "label": slot.body.label}
     words = f"{slot.body.kind} {slot.slot_id.hex()[:8]} {slot.body.label!r} of {local_time(slot.body.created)}"
     if call.options.dry_run:
@@ -103,7 +153,8 @@ def _key_remove(call: Call) -> int:
 
 
 def _key_list(call: Call) -> int:
-    slots = list_keys(call.open_repository())
+    repository = call.open_repository()
+    slots, put_keys = list_keys(repository), list_put_keys(repository)
     fields = [
         {
             "key": slot.slot_id.hex(), "kind": slot.body.kind, "label": slot.body.label,
@@ -111,9 +162,18 @@ def _key_list(call: Call) -> int:
         }
         for slot in slots
     ]  # fmt: skip
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (slot.slot_id.hex()[:8], slot.body.kind, slot.body.label, local_time(slot.body.created), str(len(slot.copies)))
         for slot in slots
     ]
+    for one in put_keys:
+        kind, made = "put-only" if one.revoked is None else "put-only, removed", one.grant
+        fields.append(
+            {
+                "key": made.grant, "kind": "put-only", "label": made.label, "created": made.created, "copies": 1,
+                "removed": one.revoked is not None,
+            }
+        )  # fmt: skip
+        rows.append((put_key_name(one)[:8], kind, made.label, local_time(made.created), "1"))
     call.screen.finish("key", {"keys": fields}, table(("key", "kind", "label", "created", "copies"), rows, right=(4,)))
     return 0

@@ -10,7 +10,7 @@ from stillframe.cli.backup_results import backup_plan_fields, backup_result_fiel
 from stillframe.cli.backup_words import backup_plan_lines, backup_result_lines
 from stillframe.cli.call import Call, running
 from stillframe.clock import SystemClock
-from stillframe.errors import Cancelled, DamagedError, MachineRefusal, UsageError
+from stillframe.errors import Cancelled, DamagedError, MachineRefusal, PutOnly, UsageError
 from stillframe.events import EventSink, Notice
 from stillframe.fs.files import parse_pattern
 from stillframe.hanging import reads_limited
@@ -24,6 +24,7 @@ from stillframe.jobs.saving.live import require_elsewhere
 from stillframe.jobs.saving.system_parts import SERIES, choose_system, find_system_disks
 from stillframe.jobs.saving.unlocking import Unlocking, unlock_sources
 from stillframe.repo.repository import Repository
+from stillframe.repo.session import Owner
 from stillframe.rescue.noting import NO_MEDIUM_HINT, should_tell
 
 if TYPE_CHECKING:
@@ -37,13 +38,14 @@ def backup(call: Call) -> int:
     """Make an image of one or more sources."""
     options, screen = call.options, call.screen
     require_power(options.then)
-    repository = call.open_repository()
+    repository = call.open_repository(to_add=True)
+    owner = _owner(repository, call)
     paths = find_system_disks() if options.system and not options.sources else options.sources
     with (
         reads_limited(options.read_timeout), open_sources(paths, allow_torn=options.allow_torn) as sources,
     ):  # fmt: skip
         require_elsewhere(call.folder, sources)
-        plan = _plan(repository, sources, call)
+        plan = _plan(repository, sources, call, owner)
         if options.dry_run:
             lines = backup_plan_lines(plan)
             screen.finish("backup", backup_plan_fields(plan) | {"words": lines}, lines)
@@ -51,7 +53,7 @@ def backup(call: Call) -> int:
         screen.say(*backup_plan_lines(plan), "")
         require_room(plan)
         with running(screen) as context:
-            result = apply_backup(repository, sources, plan, context)
+            result = apply_backup(repository, sources, plan, replace(context, owner=owner))
             proven = _prove(repository, result, context) if options.prove else None
     last_seen(repository).note([result.manifest])
     _tell_of_medium(sources, result, screen)
@@ -68,6 +70,18 @@ def backup(call: Call) -> int:
     return 0 if proven is None else proven.code
 
 
+def _owner(repository: Repository, call: Call) -> Owner:
+    """Whose image it will be: this computer's, or that of the put key that was given."""
+    if repository.put is None:
+        return this_owner()
+    if call.options.prove:
+        raise PutOnly(
+            "a put key adds images and reads none: '--prove' is not possible with it",
+            hint="Leave it out; 'stillframe prove' on a machine with the passphrase does it.",
+        )
+    return replace(this_owner(), machine=repository.put.name)
+
+
 def _tell_of_medium(sources: Sequence[OpenSource], result: BackupResult, screen: EventSink) -> None:
     """After the first good backup of this computer's own disks: that nothing is there yet to start it from."""
     good = result.read_back is not None and not result.read_back.findings
@@ -76,7 +90,7 @@ def _tell_of_medium(sources: Sequence[OpenSource], result: BackupResult, screen:
         screen.emit(Notice(code="no-rescue-medium", message=words, hint=NO_MEDIUM_HINT))
 
 
-def _plan(repository: Repository, sources: Sequence[OpenSource], call: Call) -> BackupPlan:
+def _plan(repository: Repository, sources: Sequence[OpenSource], call: Call, owner: Owner) -> BackupPlan:
     options = call.options
     wanted, notices = _backup_options(options), tuple[Notice, ...]()
     if options.system:
@@ -85,7 +99,7 @@ def _plan(repository: Repository, sources: Sequence[OpenSource], call: Call) -> 
         notices = choice.notices
     keys = unlock_sources(sources, _unlocking(call), wanted.selection.without)
     wanted = replace(wanted, selection=replace(wanted.selection, keys=keys))
-    return plan_backup(repository, sources, wanted, this_owner(), notices)
+    return plan_backup(repository, sources, wanted, owner, notices)
 
 
 def unlocking(call: Call, needs: Sequence[str] = ()) -> Unlocking:

@@ -27,8 +27,9 @@ from stillframe.jobs.saving.hooks import Hooks, hooked
 from stillframe.jobs.saving.linking import linked, own_turn
 from stillframe.jobs.saving.live import StoredLive, store_live
 from stillframe.jobs.saving.manifests import describe_disk
+from stillframe.jobs.saving.own_runs import known_here
 from stillframe.jobs.saving.preflight import RESERVE, Estimate, PricedFolder, estimate, price_temporary
-from stillframe.jobs.saving.readback import ReadBack, read_back
+from stillframe.jobs.saving.readback import ReadBack, read_back, read_back_own
 from stillframe.jobs.saving.storing import StoredRange, store_ranges
 from stillframe.repo.records import (
     BackupKind,
@@ -128,7 +129,7 @@ def plan_backup(
             hint="Leave it out, or unmount the disk first.",
         )
     disks = tuple(source.capture(options.selection) for source in sources)
-    images = [image.manifest for image in repository.images().images]
+    images = [image.manifest for image in repository.images().images] if repository.put is None else []
     baseline = choose_baseline(images, wanted=options.kind, name=options.name, machine_id=owner.machine.id, disks=disks)
     ranges = [found for disk in disks for found in kept_ranges(disk)]
     namer = ChunkNamer(repository, bytes.fromhex(baseline.domain))
@@ -191,6 +192,9 @@ def apply_backup(
     session = begin_session(repository, context.owner, "backup", [disk.facts.path for disk in plan.disks])
     with contextlib.ExitStack() as stack:
         stack.push(partial(_end, session))
+        beside = session.beside
+        if repository.put is not None:
+            beside = stack.enter_context(known_here(context.state_folder, session))
         context.events.emit(JobStarted(verb="backup", what=_what(plan), bytes_total=plan.estimate.bytes_to_read))
         writer = ImageWriter(session, domain=bytes.fromhex(plan.domain), level=LEVELS[plan.options.compression])
         wanted = plan.options
@@ -210,7 +214,7 @@ def apply_backup(
         manifest = _with_catalogue(repository, sources, writer, manifest, context)
         context.cancel.check()
         with own_turn(context.state_folder, repository.identity.id, context.cancel.check):
-            manifest = linked(repository, manifest, session.beside)
+            manifest = linked(repository, manifest, beside)
             writer.commit(manifest, lambda: _relied_on(repository, writer, manifest))
         checked = _read_back(repository, writer, manifest, plan, context)
     context.events.emit(JobFinished(verb="backup", seconds=clock.monotonic() - began))
@@ -329,8 +333,11 @@ def _make_manifest(
 def _with_catalogue(
     repository: Repository, sources: Sequence[OpenSource], writer: ImageWriter, manifest: Manifest, context: JobContext
 ) -> Manifest:
-    """The image with its page of contents. Not on Windows: a library that crashed would end the backup with it."""
-    if any(isinstance(source, WindowsSource) for source in sources):
+    """The image with its page of contents; none of a put-only machine, which cannot read what it stored earlier.
+
+    Not on Windows: a library that crashed would end the backup with it.
+    """
+    if repository.put is not None or any(isinstance(source, WindowsSource) for source in sources):
         return manifest
     context.events.emit(PhaseStarted(name="looking at what is in the image"))
     earlier = None
@@ -371,8 +378,9 @@ def _read_back(
 ) -> ReadBack | None:
     if not plan.options.verify:
         return None
+    look = read_back if repository.put is None else read_back_own
     try:
-        return read_back(repository, manifest, writer.packs_written, index=writer.index, context=context)
+        return look(repository, manifest, writer.packs_written, index=writer.index, context=context)
     except Cancelled:  # the image exists: only its proof is missing
         notice = Notice(
             code="read-back-stopped", message=f"image {manifest.image[:8]} is made; reading it back was stopped",

@@ -19,6 +19,8 @@ from stillframe.jobs.last_seen import LastSeen
 from stillframe.jobs.owner import this_owner
 from stillframe.repo.identity import NAMES, Identity, read_identity
 from stillframe.repo.keys import DEFAULT_COST, Cost
+from stillframe.repo.put.credential import CREDENTIAL_SIZE_MAX, Credential, parse_credential
+from stillframe.repo.put.machine import open_to_put
 from stillframe.repo.recovery_key import format_recovery_key, make_recovery_secret
 from stillframe.repo.repository import Repository, create_repository, open_repository
 from stillframe.repo.welcome import write_welcome
@@ -142,6 +144,41 @@ def open_at(folder: str, secrets: SecretSources) -> Repository:
                 raise
             question = f"{error.message}. Once more: "
     raise AssertionError
+
+
+def open_to_put_at(folder: str, put_key_file: str) -> Repository:
+    """Open the repository in a folder with a put key: to add images, and to read none.
+
+    Raises:
+        UsageError: The file cannot be read, or is no put key.
+        PutOnly: The key was taken away.
+        RepositoryNotFound, WrongKey, DamagedError, UnsupportedFormat: As ``open_to_put``.
+    """
+    store = LocalStore(folder)
+    identity = read_identity(store, where=folder).identity
+    seen = LastSeen(state_dir(), identity.id)
+    seen.check_identity(identity, where=folder)
+    credential = read_put_key(put_key_file)
+    last = seen.read().get(credential.machine)
+    return open_to_put(
+        store, credential, where=folder, cache_folder=cache_dir(), last_sequence=last.sequence if last else 0
+    )
+
+
+def read_put_key(path: str) -> Credential:
+    """The put key in a file.
+
+    Raises:
+        UsageError: The file cannot be read, or is none.
+    """
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(CREDENTIAL_SIZE_MAX + 1)
+    except OSError as error:
+        raise UsageError(
+            f"the put key {path} cannot be read: {error.strerror}", hint="Name the file that 'key add --put-only' made."
+        ) from error
+    return parse_credential(raw, where=path)
 
 
 def require_new(request: NewRepository) -> None:

@@ -47,6 +47,7 @@ _PACKS_TRACED: Final = 8
 _RECORDS: Final = (
     ObjectType.INDEX, ObjectType.SESSION, ObjectType.TOMBSTONE, ObjectType.PROOF, ObjectType.SCREENSHOT,
     ObjectType.KEPT_TABLE, ObjectType.SETTING, ObjectType.SESSION_END, ObjectType.RETIREMENT,
+    ObjectType.GRANT, ObjectType.WARNING, ObjectType.REVOCATION,
 )  # fmt: skip
 
 

@@ -65,6 +65,24 @@ class Retirement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    """A put key was taken away.
+
+    Attributes:
+        revocation: Its own id.
+        grant: The machine that the key made of its holder.
+        by: Who took it away.
+        kept: Ids of its manifests that count. No other one does, whenever it says that it was made.
+    """
+
+    revocation: Hex16
+    grant: Hex16
+    by: MachineName
+    created: Time
+    kept: Annotated[tuple[Hex16, ...], Meta(max_length=100_000)] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ForgottenImage:
     """An image that is to be treated as gone. Of one that could not be read: ``machine`` zeros, ``sequence`` 0."""
 

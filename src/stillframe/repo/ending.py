@@ -20,8 +20,9 @@ from stillframe.repo.deletion_records import SessionEnd, SessionRecord
 from stillframe.repo.forgotten import Ends, judge_ends
 from stillframe.repo.format import ObjectType
 from stillframe.repo.inventory import read_image
+from stillframe.repo.put.warnings import clear_warnings, warn
 from stillframe.repo.records import MachineName, build_record
-from stillframe.repo.repository import Repository, read_records
+from stillframe.repo.repository import Repository
 from stillframe.repo.sealing import make_id
 from stillframe.store import DeletionRefused, ObjectMissing
 
@@ -44,7 +45,7 @@ def ending_of(record: SessionRecord, why: Why) -> Ending:
 
 def read_ends(repository: Repository) -> Ends:
     """Which sessions have ended other than by being taken away."""
-    return judge_ends(read_records(repository.box, ObjectType.SESSION_END, SessionEnd))
+    return judge_ends(repository.announced.ends(), repository.announced.revocations())
 
 
 def end_sessions(repository: Repository, endings: Iterable[Ending], by: MachineName) -> None:
@@ -63,13 +64,15 @@ def end_sessions(repository: Repository, endings: Iterable[Ending], by: MachineN
         with suppress(DeletionRefused):
             repository.box.delete(ObjectType.SESSION, bytes.fromhex(ending.session))
             repository.box.delete(ObjectType.SESSION_END, announcement)
+            clear_warnings(repository, [announcement.hex()])
 
 
 def write_end(
     repository: Repository, ending: Ending, by: MachineName, *, final: bool = True, kept: Iterable[str] = ()
 ) -> bytes:
     """Write that a session has ended, or is about to; returns the record's id."""
-    end_id = make_id()
+    end_id = repository.box.make_id()
+    warn(repository, end_id.hex(), sessions=[ending.session])
     record = SessionEnd(
         end=end_id.hex(), session=ending.session, machine=ending.machine, by=by,
         created=rfc3339(repository.clock.now()), why=ending.why, final=final, kept=tuple(kept),
@@ -108,8 +111,8 @@ def require_right_to_delete(repository: Repository, by: MachineName, what: str) 
 
 def clear_ended(repository: Repository) -> None:
     """Take away what lies of sessions that have ended, where nobody could before."""
-    ends = list(read_records(repository.box, ObjectType.SESSION_END, SessionEnd))
-    ended = judge_ends(ends)
+    ends = repository.announced.ends()
+    ended = judge_ends(ends, repository.announced.revocations())
     for session_id in list(repository.box.ids(ObjectType.SESSION)):
         if ended.has_ended(session_id.hex()):
             repository.box.delete(ObjectType.SESSION, session_id)

@@ -44,6 +44,7 @@ from stillframe.repo.inventory import rows_by_pack
 from stillframe.repo.packs import plan_fetches
 from stillframe.repo.parity.sidecars import orphaned_sidecars
 from stillframe.repo.patches import Expander
+from stillframe.repo.put.warnings import clear_warnings
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import build_record, parse_time
 from stillframe.repo.repository import Repository
@@ -347,6 +348,7 @@ def _needs_note(repository: Repository, record: TombstoneRecord, tombstones: Seq
 def _delete_tombstone(repository: Repository, record: TombstoneRecord, others: Iterable[TombstoneRecord]) -> None:
     if not record.images and not record.binned and not record.back:  # those are how a manifest put back is noticed
         repository.box.delete(ObjectType.TOMBSTONE, bytes.fromhex(record.tombstone))
+        clear_warnings(repository, [record.tombstone])
     for note in notes_of(record, others):
         repository.box.delete(ObjectType.TOMBSTONE, bytes.fromhex(note.tombstone))
 

@@ -27,6 +27,7 @@ from stillframe.store import ObjectMissing
 _RECORDS: Final = (
     ObjectType.INDEX, ObjectType.IMAGE, ObjectType.SESSION, ObjectType.TOMBSTONE, ObjectType.PROOF,
     ObjectType.SCREENSHOT, ObjectType.KEPT_TABLE, ObjectType.SETTING, ObjectType.SESSION_END, ObjectType.RETIREMENT,
+    ObjectType.GRANT, ObjectType.WARNING, ObjectType.REVOCATION,
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from stillframe.repo.format import ObjectType
 from stillframe.repo.inventory import read_image
 from stillframe.repo.lineage import UNKNOWN_MACHINE
 from stillframe.repo.proofs import delete_proof
+from stillframe.repo.put.warnings import warn
 from stillframe.repo.records import build_record, require_known_features
 from stillframe.repo.repository import Repository
 from stillframe.repo.sealing import make_id
@@ -101,6 +102,7 @@ def write_tombstone(
         tombstone=tombstone.hex(), created=rfc3339(repository.clock.now()), machine=session.record.machine,
         images=images, packs=packs, binned=binned, purging=purging, back=back, session=session.id,
     )  # fmt: skip
+    warn(repository, tombstone.hex(), packs=packs)
     repository.box.write(ObjectType.TOMBSTONE, tombstone, build_record(record))
     return tombstone.hex()
 

@@ -6,8 +6,12 @@ session?" Pure. Normative: ``docs/format/v1-draft.md``, sections 11 and 13.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
-from stillframe.repo.deletion_records import ForgottenImage, SessionEnd, TombstoneRecord
+from stillframe.repo.deletion_records import ForgottenImage, Revocation, SessionEnd, TombstoneRecord
+
+_TAG_AT: Final = 16
+"""Where in an id, in hex, that begins which all ids of a put-only machine have in common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,26 +21,30 @@ class Ends:
     Attributes:
         announced: Sessions that somebody was about to end.
         kept: For each session that has ended which of its records count: those that every end names.
+        revoked: The same for each put key that was taken away, by how the ids of its sessions end.
     """
 
     announced: frozenset[str] = frozenset()
     kept: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    revoked: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def has_ended(self, session: str) -> bool:
         """Whether it is open no more."""
-        return session in self.kept
+        return session in self.kept or session[_TAG_AT:] in self.revoked
 
     def is_touched(self, session: str) -> bool:
         """Whether somebody ended it or was about to."""
-        return session in self.kept or session in self.announced
+        return self.has_ended(session) or session in self.announced
 
     def counts(self, session: str, record_id: str) -> bool:
         """Whether a manifest or a tombstone that was written in this session counts."""
+        if record_id not in self.revoked.get(session[_TAG_AT:], (record_id,)):
+            return False
         return session not in self.kept or record_id in self.kept[session]
 
 
-def judge_ends(records: Iterable[SessionEnd]) -> Ends:
-    """Sum the ends of sessions up."""
+def judge_ends(records: Iterable[SessionEnd], revocations: Iterable[Revocation] = ()) -> Ends:
+    """Sum the ends of sessions up, and those of put keys."""
     announced: set[str] = set()
     kept: dict[str, frozenset[str]] = {}
     for record in records:
@@ -44,7 +52,11 @@ def judge_ends(records: Iterable[SessionEnd]) -> Ends:
             kept[record.session] = kept.get(record.session, frozenset(record.kept)) & frozenset(record.kept)
         else:
             announced.add(record.session)
-    return Ends(frozenset(announced), kept)
+    revoked: dict[str, frozenset[str]] = {}
+    for revocation in revocations:
+        tag, names = revocation.grant[_TAG_AT:], frozenset(revocation.kept)
+        revoked[tag] = revoked.get(tag, names) & names
+    return Ends(frozenset(announced), kept, revoked)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

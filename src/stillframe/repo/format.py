@@ -20,6 +20,8 @@ MAGIC: Final = b"STILLFRM"
 FOOTER_MAGIC: Final = b"MRFLLITS"
 VERSION: Final = 1
 CIPHER_AES_256_GCM: Final = 1
+CIPHER_PUT: Final = 2
+"""AES-256-GCM too; its key is agreed on by X25519, and only who knows the master key can compute it again."""
 HEADER: Final = struct.Struct("<8sHBB4x16s16s32s")
 FOOTER: Final = struct.Struct("<QIIQ32s8s")
 HEADER_SIZE: Final = 80
@@ -58,6 +60,9 @@ class ObjectType(IntEnum):
     SETTING = 11
     SESSION_END = 12
     RETIREMENT = 13
+    GRANT = 14
+    WARNING = 15
+    REVOCATION = 16
 
     @property
     def folder(self) -> str:
@@ -84,6 +89,9 @@ _FOLDERS: Final = {
     ObjectType.SETTING: "settings/",
     ObjectType.SESSION_END: "ended/",
     ObjectType.RETIREMENT: "retired/",
+    ObjectType.GRANT: "grants/",
+    ObjectType.WARNING: "warnings/",
+    ObjectType.REVOCATION: "revoked/",
 }
 _WORDS: Final = {
     ObjectType.PACK: "pack",
@@ -99,7 +107,14 @@ _WORDS: Final = {
     ObjectType.SETTING: "setting",
     ObjectType.SESSION_END: "end of a session",
     ObjectType.RETIREMENT: "retirement",
+    ObjectType.GRANT: "grant",
+    ObjectType.WARNING: "warning",
+    ObjectType.REVOCATION: "revocation",
 }
+PUT_TYPES: Final = frozenset(
+    {ObjectType.PACK, ObjectType.INDEX, ObjectType.IMAGE, ObjectType.SESSION, ObjectType.SESSION_END}
+)
+"""What a put key may make. Whatever else says that a put key made it is refused."""
 
 
 def object_name(kind: ObjectType, object_id: bytes, *, copy: str = "") -> str:
@@ -126,10 +141,11 @@ class Header:
     repository_id: bytes
     object_id: bytes
     salt: bytes
+    cipher: int = CIPHER_AES_256_GCM
 
     def build(self) -> bytes:
         """The bytes."""
-        return HEADER.pack(MAGIC, VERSION, self.kind, CIPHER_AES_256_GCM, self.repository_id, self.object_id, self.salt)
+        return HEADER.pack(MAGIC, VERSION, self.kind, self.cipher, self.repository_id, self.object_id, self.salt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +174,7 @@ def parse_header(raw: bytes, expected: Expected) -> Header:
     if len(raw) < HEADER_SIZE or not raw.startswith(MAGIC):
         raise DamagedError(f"{expected.thing}: does not begin as an object of Stillframe", hint=CHECK_HINT)
     _, version, kind, cipher, repository_id, object_id, salt = HEADER.unpack(raw[:HEADER_SIZE])
-    if version != VERSION or cipher != CIPHER_AES_256_GCM:
+    if version != VERSION or cipher not in {CIPHER_AES_256_GCM, CIPHER_PUT}:
         raise UnsupportedFormat(
             f"{expected.thing}: format version {version}, cipher {cipher}; this program knows version {VERSION}",
             hint="Use the newest Stillframe.",
@@ -173,7 +189,12 @@ def parse_header(raw: bytes, expected: Expected) -> Header:
             f"{expected.thing}: the object under this name is number {kind}, {object_id.hex()}: it was replaced",
             hint=CHECK_HINT,
         )
-    header = Header(kind=expected.kind, repository_id=repository_id, object_id=object_id, salt=salt)
+    if cipher == CIPHER_PUT and expected.kind not in PUT_TYPES:
+        raise DamagedError(
+            f"{expected.thing}: it says that a put key made it, and a put key may not make such an object",
+            hint="Somebody put it there: look for another copy of the repository. " + CHECK_HINT,
+        )
+    header = Header(kind=expected.kind, repository_id=repository_id, object_id=object_id, salt=salt, cipher=cipher)
     if header.build() != raw[:HEADER_SIZE]:
         raise DamagedError(f"{expected.thing}: its header has bytes set that must be zero", hint=CHECK_HINT)
     return header

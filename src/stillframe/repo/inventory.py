@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillframe.errors import StillframeError, StorageError
-from stillframe.repo.deletion_records import Retirement, SessionEnd, SessionRecord, TombstoneRecord
+from stillframe.repo.deletion_records import Retirement, Revocation, SessionEnd, SessionRecord, TombstoneRecord
 from stillframe.repo.format import FOOTER_SIZE, ObjectType, is_cut_off, object_name, parse_footer
 from stillframe.repo.kept_tables import KeptTable
 from stillframe.repo.manifest_rules import parse_manifest
 from stillframe.repo.objects import TornObject, read_whole
 from stillframe.repo.parity.sidecars import SettingRecord
 from stillframe.repo.proofs import require_png
+from stillframe.repo.put.records import Grant, WarningRecord
 from stillframe.repo.records import ProofRecord, parse_record
 from stillframe.repo.repository import Repository, StoredImage
 from stillframe.repo.rows import Table, parse_table
@@ -175,4 +176,7 @@ _RECORDS: Final[Mapping[ObjectType, type[Any]]] = {
     ObjectType.SETTING: SettingRecord,
     ObjectType.SESSION_END: SessionEnd,
     ObjectType.RETIREMENT: Retirement,
+    ObjectType.GRANT: Grant,
+    ObjectType.WARNING: WarningRecord,
+    ObjectType.REVOCATION: Revocation,
 }

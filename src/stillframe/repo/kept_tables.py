@@ -8,9 +8,10 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
+from stillframe.repo.announcements import read_records
 from stillframe.repo.format import ObjectType
 from stillframe.repo.records import Hex16, MachineName, Size, Text, Time, Word
-from stillframe.repo.repository import Repository, read_records
+from stillframe.repo.repository import Repository
 
 KEPT_PIECE_MAX: Final = 4 << 20
 

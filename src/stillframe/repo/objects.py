@@ -14,6 +14,7 @@ from stillframe.errors import DamagedError, RepositoryError, StorageError
 from stillframe.events import EventSink, NoEvents, Notice
 from stillframe.repo.format import (
     CHECK_HINT,
+    CIPHER_PUT,
     FOOTER_SIZE,
     HEADER_SIZE,
     OBJECT_SIZE_MAX,
@@ -30,7 +31,10 @@ from stillframe.repo.format import (
     parse_payload,
 )
 from stillframe.repo.parity.healing import Healer
-from stillframe.repo.sealing import Seal, make_salt, object_seal
+from stillframe.repo.put.credential import machine_of
+from stillframe.repo.put.rules import require_own_words
+from stillframe.repo.put.sealing import PutOpener, warning_seal
+from stillframe.repo.sealing import Seal, make_id, make_salt, object_seal
 from stillframe.store import ObjectMissing, Store, write_object
 
 _Result = TypeVar("_Result")
@@ -38,7 +42,7 @@ _Result = TypeVar("_Result")
 REPLACED: Final = frozenset(
     {
         ObjectType.IMAGE, ObjectType.TOMBSTONE, ObjectType.SESSION_END, ObjectType.RETIREMENT, ObjectType.PROOF,
-        ObjectType.KEPT_TABLE, ObjectType.SETTING,
+        ObjectType.KEPT_TABLE, ObjectType.SETTING, ObjectType.GRANT, ObjectType.REVOCATION,
     }
 )  # fmt: skip
 """Objects that are written again under their own names when they were brought back: others know them by it."""
@@ -107,13 +111,23 @@ class ObjectBox:
     def __init__(self, store: Store, repository_id: bytes, master_key: bytes) -> None:
         self.store = store
         self.repository_id = repository_id
-        self.master_key = master_key
+        self._master_key = master_key
+        self._opener: Final = PutOpener(master_key, repository_id)
         self.healer: Final = Healer(store, repository_id)
         self.events: EventSink = NoEvents()
-        self.on_written: Callable[[ObjectType, bytes], None] | None = None
+        self.on_written: Callable[[ObjectType, bytes], None] = lambda _kind, _id: None
         self._told: Final = set[bytes]()
         self._process: Final = os.getpid()
         self._lock: Final = threading.Lock()
+
+    @property
+    def master_key(self) -> bytes:
+        """The master key; a put key has none."""
+        return self._master_key
+
+    def make_id(self) -> bytes:
+        """An id for a new object."""
+        return make_id()
 
     def new_header(self, kind: ObjectType, object_id: bytes) -> Header:
         """The header of a new object, with a fresh salt."""
@@ -121,6 +135,10 @@ class ObjectBox:
 
     def seal(self, header: Header) -> Seal:
         """The seal for an object with this header."""
+        if header.cipher == CIPHER_PUT:
+            return self._opener.seal(header)
+        if header.kind is ObjectType.WARNING:
+            return warning_seal(header, self._opener.secret_of(machine_of(header.object_id)))
         return object_seal(header, self.master_key)
 
     def write(self, kind: ObjectType, object_id: bytes, data: bytes) -> bytes:
@@ -129,13 +147,8 @@ class ObjectBox:
         head, trailer = header.build(), self.seal(header).close(build_payload(data), offset=HEADER_SIZE)
         footer = Footer.over(head, trailer, trailer_offset=HEADER_SIZE, trailer_size=len(trailer))
         write_object(self.store, object_name(kind, object_id), head + trailer + footer.build())
-        self.written(kind, object_id)
+        self.on_written(kind, object_id)
         return footer.digest
-
-    def written(self, kind: ObjectType, object_id: bytes) -> None:
-        """Tell that an object is durable."""
-        if self.on_written is not None:
-            self.on_written(kind, object_id)
 
     def read(self, kind: ObjectType, object_id: bytes, *, heal: bool = True) -> OpenedObject:
         """Read an object.
@@ -173,9 +186,10 @@ class ObjectBox:
         header = parse_header(raw, expected)
         trailer = raw[footer.trailer_offset : -FOOTER_SIZE]
         plain = self.seal(header).open(trailer, offset=footer.trailer_offset, thing=expected.thing)
-        return OpenedObject(
-            object_id=expected.object_id, payload=parse_payload(plain, thing=expected.thing), digest=footer.digest
-        )
+        payload = parse_payload(plain, thing=expected.thing)
+        if header.cipher == CIPHER_PUT:
+            require_own_words(expected, payload)
+        return OpenedObject(object_id=expected.object_id, payload=payload, digest=footer.digest)
 
     def with_parity(self, kind: ObjectType, object_id: bytes, attempt: Callable[[ObjectSource], _Result]) -> _Result:
         """Do something with an object as it is stored; where that fails, with what its parity says it was.

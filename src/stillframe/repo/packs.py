@@ -15,6 +15,7 @@ from stillframe.errors import DamagedError, StorageError
 from stillframe.repo.format import (
     CHECK_HINT,
     CHUNK_SIZE_MAX,
+    CIPHER_PUT,
     FOOTER_SIZE,
     HEADER_SIZE,
     TAG_SIZE,
@@ -29,8 +30,9 @@ from stillframe.repo.format import (
 )
 from stillframe.repo.objects import ObjectBox, ObjectSource, without_footer
 from stillframe.repo.patches import Patch
+from stillframe.repo.put.rules import require_own_words
 from stillframe.repo.rows import EntryKind, Location, Table, build_table, ids_array, make_rows, parse_table
-from stillframe.repo.sealing import Seal, make_id
+from stillframe.repo.sealing import Seal
 from stillframe.store import ObjectMissing, ObjectWriter
 
 PACK_SIZE: Final = 64 << 20
@@ -57,7 +59,7 @@ class PackWriter:
     """One pack being written, by one thread."""
 
     def __init__(self, box: ObjectBox, compress: Compress | None) -> None:
-        self.pack_id: Final = make_id()
+        self.pack_id: Final = box.make_id()
         self._box = box
         self._header = box.new_header(ObjectType.PACK, self.pack_id)
         self._seal: Final = box.seal(self._header)
@@ -120,7 +122,7 @@ class PackWriter:
         footer = Footer.over(head, trailer, trailer_offset=offset, trailer_size=len(trailer))
         self._out.append(trailer + footer.build())
         self._out.commit()
-        self._box.written(ObjectType.PACK, self.pack_id)
+        self._box.on_written(ObjectType.PACK, self.pack_id)
         return table
 
     def abandon(self) -> None:
@@ -254,7 +256,10 @@ class PackReader:
             raise DamagedError(f"{expected.thing}: its trailer is not what was written", hint=CHECK_HINT)
         header = parse_header(head, expected)
         plain = self._box.seal(header).open(trailer, offset=footer.trailer_offset, thing=expected.thing)
-        table = parse_table(parse_payload(plain, thing=expected.thing), thing=expected.thing)
+        payload = parse_payload(plain, thing=expected.thing)
+        if header.cipher == CIPHER_PUT:
+            require_own_words(expected, payload)
+        table = parse_table(payload, thing=expected.thing)
         ends = table.rows["offset"].astype("<i8") + table.rows["sealed"]
         if table.packs != (pack_id,) or (ends > footer.trailer_offset).any():
             raise DamagedError(f"{expected.thing}: its table is not that of this pack", hint=CHECK_HINT)
@@ -276,10 +281,13 @@ def open_entry(seal: Seal, place: Location, sealed: bytes | memoryview) -> bytes
     """Open one sealed entry and undo its compression, unless it is a patch.
 
     Raises:
-        DamagedError: It is not what was written there.
+        DamagedError: It is not what was written there, or a put key made it and may not have.
     """
     thing = f"chunk {place.chunk_id.hex()[:16]} at {place.offset} of pack {place.pack_id.hex()}"
     plain = seal.open(sealed, offset=place.offset, subject=place.chunk_id, thing=thing)
-    if place.compressed and place.kind is not EntryKind.PATCH:
-        return decompress(plain, place.plain_size, thing=thing)
-    return plain
+    if place.kind is EntryKind.PATCH:
+        seal.require_patches(thing=thing)
+        return plain
+    data = decompress(plain, place.plain_size, thing=thing) if place.compressed else plain
+    seal.require_named(place.chunk_id, data, thing=thing)
+    return data

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from stillframe.errors import DamagedError
 from stillframe.repo.format import CHECK_HINT, ObjectType
+from stillframe.repo.put.warnings import warn_of_bad_chunks
 from stillframe.repo.records import Manifest, ProofRecord, build_record
 from stillframe.repo.repository import Repository
 
@@ -45,7 +46,8 @@ class Standing:
 
 
 def write_proof(repository: Repository, proof: ProofRecord) -> None:
-    """Keep a proof."""
+    """Keep a proof; before that machines that cannot read it are warned of what it found bad of theirs."""
+    warn_of_bad_chunks(repository, proof.proof, proof.bad_chunks)
     repository.box.write(ObjectType.PROOF, bytes.fromhex(proof.proof), build_record(proof))
 
 

@@ -25,6 +25,8 @@ from stillframe.repo.keys import COPIES
 from stillframe.repo.lineage import LastSeen
 from stillframe.repo.packs import PackReader
 from stillframe.repo.parity.replacing import finish_replacing, replace_healed
+from stillframe.repo.put.credential import machine_of
+from stillframe.repo.put.warnings import warn_again
 from stillframe.repo.repository import Repository
 from stillframe.repo.rows import Location, Table
 from stillframe.repo.session import Session
@@ -88,6 +90,7 @@ def _mend(session: Session, log: "_Log", *, read_all: bool, suspects: Collection
     _mend_key_slots(repository, log)
     log.phase("records")
     _mend_records(session, log)
+    _mend_warnings(repository, log)
     log.phase("index")
     asked = {*suspects, *suspected_packs(repository)}
     _IndexRepair(repository, log, suspects=None if read_all else asked).run()
@@ -178,6 +181,15 @@ def _mend_records(session: Session, log: _Log) -> None:
                 log.done(
                     "record-deleted", f"{found.name} was damaged and is taken away: {found.words}", _words_of(kind)
                 )
+
+
+def _mend_warnings(repository: Repository, log: _Log) -> None:
+    """Say all of it once more to machines for which a warning cannot be read: until then they rely on nothing."""
+    for found, warning in list(examine_records(repository, ObjectType.WARNING)):
+        if found.state is State.DAMAGED:
+            warn_again(repository, machine_of(warning))
+            repository.box.delete(ObjectType.WARNING, warning)
+            log.done("warning-renewed", f"{found.name} was damaged; what it may have said is said again in a new one")
 
 
 class _IndexRepair:

@@ -6,9 +6,8 @@ Answers: "which images are there?", "what did this one say?", "what was forgotte
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from stillframe.clock import Clock, SystemClock, rfc3339
 from stillframe.errors import (
@@ -21,14 +20,14 @@ from stillframe.errors import (
     WrongKey,
 )
 from stillframe.events import Finding
-from stillframe.repo.deletion_records import SessionEnd, SessionRecord, TombstoneRecord
+from stillframe.repo.announcements import Announcements, read_records
+from stillframe.repo.deletion_records import SessionRecord, TombstoneRecord
 from stillframe.repo.forgotten import Forgotten, judge_ends, judge_forgotten
 from stillframe.repo.format import (
     CHECK_HINT,
     CHUNK_SIZE_MAX,
     CHUNK_SIZE_MIN,
     ObjectType,
-    object_name,
     parse_object_name,
 )
 from stillframe.repo.identity import FORMAT, FoundIdentity, Identity, build_identity, read_identity, write_identity
@@ -39,7 +38,7 @@ from stillframe.repo.objects import ObjectBox, TornObject
 from stillframe.repo.packs import PackReader
 from stillframe.repo.parity.sidecars import Covering
 from stillframe.repo.reading import ChunkReader
-from stillframe.repo.records import Manifest, ProofRecord, R, parse_record, require_known_features
+from stillframe.repo.records import Manifest, ProofRecord, require_known_features
 from stillframe.repo.rows import Table, parse_table
 from stillframe.repo.sealing import OPEN_MASTER_KEY, make_id, make_salt
 from stillframe.store import ObjectMissing, Store
@@ -47,6 +46,9 @@ from stillframe.store import ObjectMissing, Store
 CHUNK_SIZE: Final = 256 << 10
 """Bytes of a chunk in a new repository; ADR 0003 says why."""
 _LOADS_MAX: Final = 5
+
+if TYPE_CHECKING:
+    from stillframe.repo.put.machine import PutMachine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,8 @@ class Repository:
         packs: Reads chunks, where they are damaged with the help of parity.
         strict_packs: Reads chunks as they lie there, for whoever wants to know how that is.
         parity: Whether new objects get parity; gives it to them.
+        announced: What others have announced.
+        put: What this machine must keep in mind itself, where it may only add; ``None`` where it may read.
     """
 
     def __init__(self, box: ObjectBox, found: FoundIdentity, *, clock: Clock, cache: RunCache | None) -> None:
@@ -82,6 +86,8 @@ class Repository:
         self.clock = clock
         self.packs = PackReader(box, heal=True)
         self.strict_packs = PackReader(box)
+        self.announced = Announcements(box)
+        self.put: PutMachine | None = None
         self.parity = Covering(box)
         box.on_written = self.parity.cover
         self._cache = cache
@@ -137,13 +143,12 @@ class Repository:
 
     def forgotten(self) -> Forgotten:
         """Which images do not count, and why; also which sessions have ended other than by being taken away."""
-        ends = judge_ends(read_records(self.box, ObjectType.SESSION_END, SessionEnd))
+        ends = judge_ends(self.announced.ends(), self.announced.revocations())
         return judge_forgotten(self.tombstones(), ends)
 
     def tombstones(self) -> tuple[TombstoneRecord, ...]:
         """Every announcement of deletion, oldest first."""
-        found = read_records(self.box, ObjectType.TOMBSTONE, TombstoneRecord)
-        return tuple(sorted(found, key=lambda record: (record.created, record.tombstone)))
+        return self.announced.tombstones()
 
     def sessions(self) -> tuple[SessionRecord, ...]:
         """Every session, oldest first."""
@@ -213,16 +218,6 @@ class Repository:
                 hint=CHECK_HINT,
             )
         return StoredImage(manifest=manifest, digest=opened.digest)
-
-
-def read_records(box: ObjectBox, kind: ObjectType, record: type[R]) -> Iterator[R]:
-    """The readable records of a type, in no order. Torn ones never were; damaged ones are named by ``check``."""
-    for object_id in box.ids(kind):
-        try:
-            opened = box.read(kind, object_id)
-        except (DamagedError, ObjectMissing):
-            continue
-        yield parse_record(opened.payload, record, thing=object_name(kind, object_id))
 
 
 def _forgotten_hint(forgotten: Forgotten, image_id: bytes) -> str:

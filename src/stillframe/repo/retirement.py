@@ -13,8 +13,9 @@ from stillframe.errors import UsageError
 from stillframe.repo.deletion_records import Retirement, SessionRecord
 from stillframe.repo.ending import end_sessions, ending_of, read_ends
 from stillframe.repo.format import ObjectType
+from stillframe.repo.put.warnings import warn
 from stillframe.repo.records import MachineName, Manifest, build_record
-from stillframe.repo.repository import Repository, read_records
+from stillframe.repo.repository import Repository
 from stillframe.repo.sealing import make_id
 
 
@@ -38,7 +39,7 @@ class KnownMachine:
 
 def retirements(repository: Repository) -> dict[str, tuple[Retirement, ...]]:
     """For each machine that is retired what retired it, oldest first."""
-    records = list(read_records(repository.box, ObjectType.RETIREMENT, Retirement))
+    records = repository.announced.retirements()
     undone = {retirement for record in records for retirement in record.undoes}
     found: dict[str, tuple[Retirement, ...]] = {}
     for record in sorted(records, key=lambda one: (one.created, one.retirement)):
@@ -95,6 +96,7 @@ def _write(repository: Repository, machine: MachineName, by: MachineName, undoes
         retirement=make_id().hex(), machine=machine, by=by, created=rfc3339(repository.clock.now()),
         undoes=tuple(undoes),
     )  # fmt: skip
+    warn(repository, record.retirement, retirement=record)
     repository.box.write(ObjectType.RETIREMENT, bytes.fromhex(record.retirement), build_record(record))
 
 

@@ -79,6 +79,12 @@ class Seal:
         except InvalidTag:
             raise DamagedError(f"{thing}: its bytes are not those that were written", hint=CHECK_HINT) from None
 
+    def require_named(self, chunk_id: bytes, plain: bytes, *, thing: str) -> None:
+        """Refuse an entry that is not what its id says; who knows the master key is believed."""
+
+    def require_patches(self, *, thing: str) -> None:
+        """Refuse a patch where none may be; who knows the master key makes them."""
+
     def _additional(self, offset: int, subject: bytes) -> bytes:
         return self._bound + offset.to_bytes(8, "little") + subject
 

@@ -17,7 +17,6 @@ from stillframe.repo.format import ObjectType
 from stillframe.repo.records import BESIDE_MAX, MachineName, build_record, parse_time
 from stillframe.repo.repository import Repository
 from stillframe.repo.retirement import open_records, retirements
-from stillframe.repo.sealing import make_id
 from stillframe.store import DeletionRefused, ObjectMissing
 
 LIFETIME: Final = timedelta(days=14)
@@ -133,12 +132,12 @@ class Session:
 
     def _is_touched(self) -> bool:
         """Whether somebody ended this session or began to; asked again while announcements vanish."""
-        box = self.repository.box
+        announced = self.repository.announced
         for _ in range(_LOOKS_MAX):
-            there = set(box.ids(ObjectType.SESSION_END))
+            there = announced.ids_of_ends()
             if read_ends(self.repository).is_touched(self.id):
                 return True
-            if there.issubset(box.ids(ObjectType.SESSION_END)):
+            if there.issubset(announced.ids_of_ends()):
                 return False
         return True
 
@@ -165,8 +164,8 @@ def begin_session(repository: Repository, owner: Owner, verb: str, disks: Sequen
     clock = repository.clock
     began, now = clock.boottime(), clock.now()
     record = SessionRecord(
-        session=make_id().hex(), verb=verb, machine=owner.machine, boot_id=owner.boot_id, process=owner.process,
-        started=rfc3339(now), expires=rfc3339(now + LIFETIME), disks=tuple(disks),
+        session=repository.box.make_id().hex(), verb=verb, machine=owner.machine, boot_id=owner.boot_id,
+        process=owner.process, started=rfc3339(now), expires=rfc3339(now + LIFETIME), disks=tuple(disks),
     )  # fmt: skip
     repository.box.write(ObjectType.SESSION, bytes.fromhex(record.session), build_record(record))
     session = Session(repository, record, began)

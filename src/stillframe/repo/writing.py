@@ -25,7 +25,7 @@ from stillframe.repo.records import Manifest, ProofRecord, build_record
 from stillframe.repo.repository import Repository
 from stillframe.repo.retirement import open_records
 from stillframe.repo.rows import PACKS_MAX, ROWS_MAX, EntryKind, Table, build_table, ids_array
-from stillframe.repo.sealing import chunk_id_key, make_id
+from stillframe.repo.sealing import chunk_id_key
 from stillframe.repo.session import Session
 
 _FLUSH_ROWS: Final = 200_000
@@ -36,8 +36,10 @@ class ChunkNamer:
     """Names chunks of one domain."""
 
     def __init__(self, repository: Repository, domain: bytes) -> None:
-        box = repository.box
-        self._key: Final = chunk_id_key(box.master_key, box.repository_id, domain)
+        box, put = repository.box, repository.put
+        self._key: Final = (
+            chunk_id_key(box.master_key, box.repository_id, domain) if put is None else put.chunk_key(domain)
+        )
 
     def name(self, data: bytes | bytearray | memoryview) -> bytes:
         """The id of a chunk or node."""
@@ -63,6 +65,7 @@ class ImageWriter:
         self._claimed: set[bytes] = set()
         self._tables: list[Table] = []
         self._bad: set[bytes] = set()
+        self._used: set[bytes] = set()
         self.bytes_added = 0
         self.packs_written: list[bytes] = []
         self.index = self._repository.load_index()
@@ -70,10 +73,13 @@ class ImageWriter:
 
     def known(self, chunk_ids: list[bytes]) -> NDArray[np.bool_]:
         """Which of these need not be stored: they rest in a good pack, or this run has taken them."""
-        found = self.index.contains(ids_array(b"".join(chunk_ids)))
+        ids = ids_array(b"".join(chunk_ids))
+        found = self.index.contains(ids)
         if self._bad:
             found &= np.array([chunk_id not in self._bad for chunk_id in chunk_ids], bool)
+        places = self.index.locate(ids) if self._repository.put is not None else ()
         with self._lock:
+            self._used.update(place.pack_id for place in places if place is not None)
             for number in np.flatnonzero(~found).tolist():
                 found[number] = chunk_ids[number] in self._claimed
         return found
@@ -82,10 +88,10 @@ class ImageWriter:
         """From now on store what changed as patches of what an earlier image, of the same domain, has at its place.
 
         Nothing happens where that would cost more than it saves: nothing is compressed, or reading here and there is
-        slow at the store. Call it before there are lanes.
+        slow at the store; nor for a put-only machine, which reads no base. Call it before there are lanes.
         """
         repository = self._repository
-        if self._level is not None and maps and repository.box.store.is_near:
+        if self._level is not None and maps and repository.put is None and repository.box.store.is_near:
             reader = ChunkReader(self.index, repository.strict_packs)
             size = repository.identity.chunk_size
             self._patching = Patching(reader, self.namer.name, maps, chunk_size=size, bad=self._bad)
@@ -108,6 +114,8 @@ class ImageWriter:
 
     def take_table(self, table: Table, stored: int) -> None:
         """A pack is durable. When enough rows wait they become an index run."""
+        if self._repository.put is not None:
+            self._repository.put.note_pack(table)
         with self._lock:
             self._tables.append(table)
             self.bytes_added += stored
@@ -145,7 +153,8 @@ class ImageWriter:
         """Adopt packs that a killed run left, and exclude what is dead, announced dead, or failed a proof."""
         dead = self._tombstoned()  # before the packs: a tombstone goes after its packs
         there = self._repository.stored_packs()
-        for pack_id in sorted(there.keys() - self.index.packs() - dead):
+        left = there.keys() - self.index.packs() - dead if self._repository.put is None else ()
+        for pack_id in sorted(left):
             try:
                 packs = self._repository.strict_packs  # what parity brings back is for 'repair' to write anew
                 table = whole_entries(packs, packs.read_table(pack_id))
@@ -169,6 +178,15 @@ class ImageWriter:
         repairing = any(record.verb == "repair" for record in open_records(self._repository))
         if repairing:
             raise Locked("'repair' began while this run was at work", hint="Run it again when repair has ended.")
+        if newly and self._repository.put is not None:
+            self._excluded |= newly
+            if not newly.isdisjoint(self._used):
+                raise StorageError(
+                    "packs that this image relies on were announced dead or have gone while it was made, and a put key "
+                    "cannot copy what is in them",
+                    hint="Run it again: what this run stored is used again, and what is gone is stored anew.",
+                )
+            return
         if not newly:
             return
         before = ChunkReader(self._repository.load_index(), self._repository.packs)
@@ -192,9 +210,9 @@ class ImageWriter:
 
     def _write_run(self, tables: list[Table]) -> None:
         for group in table_groups(tables):
-            run_id, table = make_id(), join_tables(group)
+            run_id, table = self._repository.box.make_id(), join_tables(group)
             write_run(self._repository, run_id, table)
-            self.index.add(run_id, table)
+            self.index.add(run_id, table, keep=self._repository.put is None)  # a put key keeps each pack by itself
             with self._lock:
                 raw = table.rows["id"].tobytes()
                 self._claimed.difference_update(

@@ -24,8 +24,9 @@ from stillframe.fs.registry import identify, read_used_map
 from stillframe.jobs.backup import BackupResult
 from stillframe.jobs.saving import live as live_job
 from stillframe.repo.repository import Repository
+from stillframe.repo.session import Owner
 from stillframe.store import LocalStore
-from stillframe.testing.job_runs import backup_paths, make_repository, restore
+from stillframe.testing.job_runs import ANNA, backup_paths, make_repository, restore
 from stillframe.testing.loops import attach_loop, detach_loop
 from stillframe.testing.tools import run_tool
 
@@ -179,11 +180,14 @@ class Judge:
             yield found
 
 
-def save(judge: Judge) -> tuple[Repository, BackupResult]:
-    """Save the volume of a judge into a repository in its folder; the writers must be at work until the end."""
-    repository = make_repository(LocalStore(str(judge.volume.folder / "repository")))
+def save(
+    judge: Judge, repository: Repository | None = None, owner: Owner = ANNA
+) -> tuple[Repository, BackupResult]:  # fmt: skip
+    """Save the volume of a judge, by default into a repository in its folder; writers must be at work to the end."""
+    if repository is None:
+        repository = make_repository(LocalStore(str(judge.volume.folder / "repository")))
     with mock.patch.object(live_job, "watch", judge.watch):
-        result = backup_paths(repository, judge.volume.device)
+        result = backup_paths(repository, judge.volume.device, owner=owner)
     assert judge.calls >= 1
     assert len(judge.promised) >= _PROMISES
     judge.volume.require_busy()

@@ -7,15 +7,17 @@ own that may be wrong, processes that can be killed, and jobs that stand still b
 import itertools
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
-from stillframe.errors import DamagedError, Locked, RepositoryNotFound, Retired, StorageError, UsageError
+from stillframe.errors import DamagedError, Locked, PutOnly, RepositoryNotFound, Retired, StorageError, UsageError
 from stillframe.events import NoEvents
 from stillframe.repo.check import check_repository
 from stillframe.repo.expire import apply_expire, plan_expire
 from stillframe.repo.forgetting import bring_back, forget_images
+from stillframe.repo.records import MachineName
 from stillframe.repo.repair import repair_repository
 from stillframe.repo.repository import Repository
 from stillframe.repo.retirement import retire_machine, unretire_machine
@@ -36,7 +38,7 @@ from stillframe.testing.repositories import (
 )
 
 DAY: Final = timedelta(days=1)
-EXPECTED: Final = (Locked, StorageError, DamagedError, RepositoryNotFound, Retired, UsageError)
+EXPECTED: Final = (Locked, StorageError, DamagedError, RepositoryNotFound, Retired, PutOnly, UsageError)
 """How a job may end that somebody else came in the way of."""
 MACHINES: Final = ("anna", "bert", "carl")
 Work = Callable[[Repository, Owner], object]
@@ -96,13 +98,36 @@ class World:
         self._forgets: Counter[str] = Counter()
         self._examined = (0, 0)
         self.changes = 0
-        make_repository(store, clock=self.true_clock)
+        self._make()
+
+    def _make(self) -> None:
+        """Make the repository."""
+        make_repository(self.store, clock=self.true_clock)
+
+    def _open(self, store: Store, clock: FakeClock) -> Repository:
+        """The repository, opened anew."""
+        return reopen(store, clock=clock)
+
+    def _open_to_add(self, name: str, store: Store, clock: FakeClock) -> Repository:  # noqa: ARG002 - all are alike here
+        """The repository as a machine has it that makes backups."""
+        return self._open(store, clock)
+
+    def writer(self, name: str) -> MachineName:
+        """Whose images those of a machine are."""
+        return make_owner(name).machine
+
+    def _everybody(self) -> list[MachineName]:
+        """Every machine that can have left something open."""
+        return [make_owner(name).machine for name in MACHINES]
 
     def begin(self, what: str, name: str, work: Work, *, image: str = "", draft: Draft | None = None) -> Running:
         """Begin a job on a machine; it stands before its first operation."""
         computer, process = self.computers[name], str(next(self._numbers))
         owner = make_owner(name, process=process, processes=self._processes)
-        job = SteppedJob(computer.store, lambda store: work(reopen(store, clock=computer.clock), owner))
+        if what == "backup":
+            owner = replace(owner, machine=self.writer(name))
+        look = partial(self._open_to_add, name) if what == "backup" else self._open
+        job = SteppedJob(computer.store, lambda store: work(look(store, computer.clock), owner))
         running = Running(what, job, process, image, draft, self._forgets[image])
         self._forgets[image] += what == "forget"
         self.running.append(running)
@@ -184,7 +209,7 @@ class World:
         if now == self._examined:
             return
         self._examined = now
-        repository = reopen(self.store, clock=self.true_clock)
+        repository = self._open(self.store, self.true_clock)
         names = {image.manifest.image: image.manifest.name for image in repository.images().images}
         try:
             contents = read_all_images(repository)
@@ -200,14 +225,14 @@ class World:
         for running in list(self.running):
             self.kill(running)
         self.examine()
-        for name in MACHINES:
-            retire_machine(reopen(self.store, clock=self.true_clock), make_owner(name).machine, ADMIN.machine)
+        for machine in self._everybody():
+            retire_machine(self._open(self.store, self.true_clock), machine, ADMIN.machine)
         for _ in range(5):
             self.true_clock.advance(2 * DAY)
-            expire(DAY, timedelta(0))(reopen(self.store, clock=self.true_clock), ADMIN)
+            expire(DAY, timedelta(0))(self._open(self.store, self.true_clock), ADMIN)
             self.changes += 1
             self.examine()
-        repository = reopen(self.store, clock=self.true_clock)
+        repository = self._open(self.store, self.true_clock)
         plan = plan_expire(repository)
         assert plan.is_empty, [plan, *self.log]
         assert not plan.waiting, [plan, *self.log]
@@ -252,12 +277,10 @@ def restore(image: str) -> Work:
     return work
 
 
-def retire(name: str, *, undo: bool) -> Work:
+def retire(machine: MachineName, *, undo: bool) -> Work:
     """The job that retires a machine, or takes it back."""
     change = unretire_machine if undo else retire_machine
-    return _in_session(
-        "retire", lambda session: change(session.repository, make_owner(name).machine, session.record.machine)
-    )
+    return _in_session("retire", lambda session: change(session.repository, machine, session.record.machine))
 
 
 def _backup(repository: Repository, owner: Owner, draft: Draft) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from stillframe.clock import Clock, rfc3339
 from stillframe.repo.blockmap import FANOUT, UNUSED, Kind, MapBuilder, MapRoot, iter_spans
 from stillframe.repo.keys import Cost
+from stillframe.repo.put.machine import Link
 from stillframe.repo.reading import ChunkReader
 from stillframe.repo.records import Consistency, MachineName, Manifest, StoredDisk, StoredPartition, stored_map
 from stillframe.repo.repository import Repository, StoredImage, create_repository, open_repository
@@ -114,7 +115,10 @@ class BackupRun:
     def __init__(self, repository: Repository, owner: Owner, draft: Draft, *, disks: Sequence[str] = ()) -> None:
         self.repository = repository
         self.session: Final[Session] = begin_session(repository, owner, "backup", disks)
-        self.writer: Final = ImageWriter(self.session, domain=bytes(16), level=1 if draft.compress else None)
+        self._domain: Final = "00" * 16 if repository.put is None else repository.put.name.id
+        self.writer: Final = ImageWriter(
+            self.session, domain=bytes.fromhex(self._domain), level=1 if draft.compress else None
+        )
         self._owner = owner
         self._draft = draft
         self._root = MapRoot(0, UNUSED)
@@ -175,16 +179,26 @@ class BackupRun:
         return builder.finish()
 
     def _mine(self) -> list[StoredImage]:
+        if self.repository.put is not None:  # it reads none
+            return []
         images = self.repository.images().images
         return [image for image in images if image.manifest.machine.id == self._owner.machine.id]
 
-    def make_manifest(self) -> Manifest:
-        """The manifest, with the number that is next now."""
+    def _link(self) -> Link:
+        if self.repository.put is not None:
+            return self.repository.put.next_link()
         last = max(self._mine(), key=lambda image: image.manifest.place, default=None)
         forgotten = [
             image.sequence for image in self.repository.forgotten().images if image.machine == self._owner.machine.id
         ]
-        size = len(self._draft.chunks) * CHUNK_SIZE
+        return Link(
+            image_id=make_id(), sequence=max([last.manifest.sequence if last else 0, *forgotten]) + 1,
+            previous=last.digest.hex() if last else "",
+        )  # fmt: skip
+
+    def make_manifest(self) -> Manifest:
+        """The manifest, with the number that is next now."""
+        size, link = len(self._draft.chunks) * CHUNK_SIZE, self._link()
         partition = StoredPartition(
             number=_PARTITION, index=0, start=1 << 20, size=size, blocks=stored_map(self._root),
             consistency=self._draft.consistency, map="used",
@@ -194,10 +208,9 @@ class BackupRun:
             outside=stored_map(MapRoot(size + (2 << 20), UNUSED)), partitions=(partition,),
         )  # fmt: skip
         return Manifest(
-            image=make_id().hex(), program="0", created=self._started, finished=self._started,
+            image=link.image_id.hex(), program="0", created=self._started, finished=self._started,
             machine=self._owner.machine, name=self._draft.name, kind="full",
-            sequence=max([last.manifest.sequence if last else 0, *forgotten]) + 1,
-            previous=last.digest.hex() if last else "", beside=self.session.beside, domain="00" * 16,
+            sequence=link.sequence, previous=link.previous, beside=self.session.beside, domain=self._domain,
             chunk_size=CHUNK_SIZE, session=self.session.id, bytes_total=size, bytes_used=size, bytes_read=size,
             bytes_added=self.writer.bytes_added, disks=(disk,),
         )  # fmt: skip

@@ -76,6 +76,9 @@ class Watch:
         self._watchdog = watchdog
         self._readers = readers
         self._lock = threading.Lock()
+        self.read_together = 1
+        """Bytes that are read together under the freeze, from the start of each range: whole chunks, for who cannot
+        read what is stored of a chunk and lay the rest over it."""
         self.on_hold: Callable[[], None] | None = None
         """For tests: called while everything is frozen, after the last byte was read."""
 
@@ -188,7 +191,7 @@ class Watch:
 
     def _expected_size(self) -> int:
         """Room that the freeze will most likely need, twice over."""
-        changed = sum(extents.size for extents in self.changed())
+        changed = sum(_together(extents, self.read_together).size for extents in self.changed())
         return min(HELD_BYTES_MAX, max(_ROOM_MIN, 2 * changed))
 
     def _unclear(self, taken: Sequence[ExtentSet]) -> None:
@@ -234,7 +237,7 @@ class _HeldReading:
         """Maps and missing bytes; ``None`` when they do not fit into the room."""
         disks = tuple(source.capture(self._selection) for source in self._watching.sources)
         missing = [
-            [_missing(disk, number, change, read) for number, read in enumerate(reads)]
+            [self._missing(disk, number, change, read) for number, read in enumerate(reads)]
             for disk, change, reads in zip(disks, changed, already, strict=True)
         ]
         pieces = self._read_all(disks, missing)
@@ -243,7 +246,7 @@ class _HeldReading:
             if not any(len(extents) for extents in late):
                 break
             again = [
-                [_missing(disk, number, change, _kept(disk, number)) for number in range(1 + len(disk.volumes))]
+                [self._missing(disk, number, change, _kept(disk, number)) for number in range(1 + len(disk.volumes))]
                 for disk, change in zip(disks, late, strict=True)
             ]
             more = self._read_all(disks, again)
@@ -253,6 +256,17 @@ class _HeldReading:
         if pieces is not None and self._watching.on_hold is not None:
             self._watching.on_hold()
         return (disks, pieces) if pieces is not None else None
+
+    def _missing(self, disk: CapturedDisk, number: int, changed: ExtentSet, read: ExtentSet) -> ExtentSet:
+        """What must be read now of one range: used, and changed since it was read or never read."""
+        kept = _kept(disk, number)
+        if number > 0:
+            place = disk.volumes[number - 1].partition.extent
+            changed = changed.clipped(place).shifted(-place.start)
+        wanted, size = (changed & kept) | (kept - read), self._watching.read_together
+        if size > 1:  # the pieces in which something is that nobody uses any more are made anew as well
+            wanted = _together(wanted | (read - kept), size) & kept
+        return wanted
 
     def _read_all(self, disks: Sequence[CapturedDisk], wanted: Sequence[Sequence[ExtentSet]]) -> _Pieces | None:
         if sum(extents.size for ranges in wanted for extents in ranges) > self._room.left:
@@ -317,13 +331,11 @@ def watch(sources: Sequence[LiveSource], *, limit_s: float = LIMIT_S) -> Iterato
         yield watching
 
 
-def _missing(disk: CapturedDisk, number: int, changed: ExtentSet, read: ExtentSet) -> ExtentSet:
-    """What must be read now of one range: used, and changed since it was read or never read."""
-    kept = _kept(disk, number)
-    if number > 0:
-        place = disk.volumes[number - 1].partition.extent
-        changed = changed.clipped(place).shifted(-place.start)
-    return (changed & kept) | (kept - read)
+def _together(extents: ExtentSet, size: int) -> ExtentSet:
+    """Pieces of ``size`` bytes that these ranges touch."""
+    return (
+        extents if size == 1 else ExtentSet.from_arrays(extents.starts // size * size, -(-extents.ends // size) * size)
+    )
 
 
 def _kept(disk: CapturedDisk, number: int) -> ExtentSet:

@@ -74,6 +74,10 @@ def _add_backup(verbs: Verbs) -> None:
     _add_unlock(
         backup, "ask for the passphrase of encrypted (LUKS) partitions: only what is in use is kept, still encrypted"
     )
+    option(
+        "--put-key", metavar="FILE", default="",
+        help="instead of a passphrase: the file of a put key, which adds and reads nothing (or STILLFRAME_PUT_KEY)",
+    )  # fmt: skip
     add_verify(backup)
     option("--prove", action="store_true", help="then start it in a virtual machine, to see whether it boots")
     _add_hooks(backup)
@@ -292,11 +296,16 @@ def _add_keys(verbs: Verbs) -> None:
         allow_abbrev=False, formatter_class=Formatter,
     )  # fmt: skip
     inner = key.add_subparsers(dest="key_verb", metavar="WHAT", required=True, parser_class=Parser, title="what")
-    add = verb(inner, "add", "key add [--label L] [--new-password-file FILE]", "add a passphrase", writes=True)
+    words = "add a passphrase, or a key that adds images and reads none"
+    add = verb(inner, "add", "key add [--label L] [--new-password-file FILE | --put-only FILE]", words, writes=True)
     add.add_argument("--label", metavar="L", default="", help="whose it is")
     add.add_argument(
         "--new-password-file", metavar="FILE", default="",
         help="a file whose first line is the new passphrase (or STILLFRAME_NEW_PASSWORD; else it asks)",
+    )  # fmt: skip
+    add.add_argument(
+        "--put-only", metavar="FILE", default="",
+        help="instead: a put key, written to FILE for one machine; it can add images and read none",
     )  # fmt: skip
     remove = verb(inner, "remove", "key remove KEY", "take a key away", writes=True)
     add_yes(remove)

@@ -58,6 +58,8 @@ def verb(
     if repo:
         parser.add_argument("-r", "--repo", metavar="REPO", default="", help="the repository (or STILLFRAME_REPO)")
         add_secret(parser)
+        if name != "backup":  # known everywhere, so that it can be said that a put key reads nothing
+            parser.add_argument("--put-key", default="", help=argparse.SUPPRESS)
     if writes:
         parser.add_argument("--dry-run", action="store_true", help="show the plan and stop")
     parser.add_argument("--json", action="store_true", help="events as JSON lines; the last line is the result")

@@ -14,6 +14,7 @@ from stillframe.errors import StillframeError
 from stillframe.events import Notice
 from stillframe.repo.blockmap import MapRoot
 from stillframe.repo.patching import RangePlace
+from stillframe.repo.put.credential import is_put_machine
 from stillframe.repo.records import BackupKind, Manifest, StoredDisk
 from stillframe.repo.repository import Repository
 
@@ -83,7 +84,12 @@ def maps_before(repository: Repository, baseline: str, domain: str, disks: Seque
 
 
 def _is_of(manifest: Manifest, disks: Sequence[CapturedDisk], *, machine_id: str) -> bool:
-    """Whether an image is of these disks. The path alone says so only on the same machine."""
+    """Whether an image is of these disks. The path alone says so only on the same machine.
+
+    One of a put-only machine never counts: nobody else may share chunks with a machine that could have lied of them.
+    """
+    if is_put_machine(manifest.machine.id):
+        return False
     here = manifest.machine.id == machine_id
     return len(manifest.disks) == len(disks) and all(
         _is_same(stored, disk) or (here and stored.path == disk.facts.path)

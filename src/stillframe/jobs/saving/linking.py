@@ -25,7 +25,15 @@ _STEP_S: Final = 0.05
 
 
 def linked(repository: Repository, manifest: Manifest, beside: tuple[str, ...]) -> Manifest:
-    """The manifest with its number, the digest of the machine's newest one, and the sessions beside it."""
+    """The manifest with its number, the digest of the machine's newest one, and the sessions beside it.
+
+    A put-only machine reads no manifests: its numbers are in the ids of its images, so this image gets its id here too.
+    """
+    if repository.put is not None:
+        link = repository.put.next_link()
+        return replace(
+            manifest, image=link.image_id.hex(), sequence=link.sequence, previous=link.previous, beside=beside
+        )  # fmt: skip
     machine_id = manifest.machine.id
     mine = [image for image in repository.images().images if image.manifest.machine.id == machine_id]
     gone = [image.sequence for image in repository.forgotten().images if image.machine == machine_id]

@@ -2,7 +2,7 @@
 
 Answers: "give me the maps of these disks as they were at one moment, though they never stood still." A chunk that was
 stored and then changed in a few places is not read again as a whole: what the freeze has read is laid over its stored
-bytes.
+bytes. A put-only machine cannot read those: the freeze reads whole chunks for it.
 """
 
 from collections.abc import Sequence
@@ -150,11 +150,13 @@ class _LiveStore:
             for index, (one, live, parts) in enumerate(zip(ranges, maps, pieces, strict=True)):
                 self._lost[index] = (self._lost[index] & one.kept) - _places(parts)
                 patches = _by_chunk(parts, self._chunk_size)
-                for number in sorted(patches.keys() | live.stale(one.kept, already[index])):
+                # Under a put key nothing can be read again: the freeze has read such chunks as a whole.
+                stale = live.stale(one.kept, already[index]) if self._repository.put is None else set[int]()
+                for number in sorted(patches.keys() | stale):
                     self._context.cancel.check()
                     start = number * self._chunk_size
                     extent = Extent(start, min(start + self._chunk_size, live.size))
-                    stored = live.kinds[number] == Kind.DATA
+                    stored = live.kinds[number] == Kind.DATA and self._repository.put is None
                     base = chunks.read(live.ids[number].tobytes()) if stored else bytes(extent.size)
                     data = _patched(base, extent, patches.get(number, []), one.kept)
                     if not any(data):
@@ -203,6 +205,8 @@ def store_live(
     """
     with watch(sources) as watching:
         size = repository.identity.chunk_size
+        if repository.put is not None:
+            watching.read_together = size
         following = Following(watching=watching, selection=selection, chunk_size=size, hooks=hooks)
         return _LiveStore(repository, writer, following, context).store()
 
