@@ -30,7 +30,7 @@ It answers one question: which bytes did the disk have? It never writes to the r
 bootable nor takes out single files. It holds 48 bytes of memory per stored chunk: 240 MB for five million; some 200
 more for each that is stored as a patch of another.
 
-It was written from the page ``docs/format/v1-draft.md`` alone; "section" below means a section of that page.
+It was written from the page ``docs/format/v1.md`` alone; "section" below means a section of that page.
 """
 
 from __future__ import annotations
@@ -423,8 +423,8 @@ def parse_identity(data: bytes) -> Identity:
     record = parse_json(data)
     if record.get("magic") != "stillframe-repository":
         raise Damaged("magic is not stillframe-repository")
-    if record.get("format") != "v1-draft":
-        raise Unsupported(f"format {str(record.get('format'))[:40]!r} is unknown to this reader; it knows v1-draft")
+    if record.get("format") != "v1":
+        raise Unsupported(f"format {str(record.get('format'))[:40]!r} is unknown to this reader; it knows v1")
     if record.get("encryption") not in ("aes256", "none"):
         raise Unsupported(f"encryption {str(record.get('encryption'))[:40]!r} is unknown to this reader")
     parse_chunk_size(record)

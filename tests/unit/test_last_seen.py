@@ -14,7 +14,7 @@ REPOSITORY = "ab" * 16
 
 def identity(encryption: str) -> Identity:
     return Identity(
-        format="v1-draft", id=REPOSITORY, created="2026-03-01T08:30:00Z", chunk_size=65_536,
+        format="v1", id=REPOSITORY, created="2026-03-01T08:30:00Z", chunk_size=65_536,
         encryption=encryption,  # type: ignore[arg-type]
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The stand-alone reader against a repository that this file writes from ``docs/format/v1-draft.md`` alone.
+"""The stand-alone reader against a repository that this file writes from ``docs/format/v1.md`` alone.
 
 The expected disk is made here byte by byte; neither the product nor the reader has a hand in it. HKDF is written from
 RFC 5869 with ``hmac``, so that the reader's key derivation meets a second implementation.
@@ -83,7 +83,7 @@ class Writer:
         self.domain = self.random.randbytes(16)
         identity: dict[str, Any] = {
             "magic": "stillframe-repository",
-            "format": "v1-draft",
+            "format": "v1",
             "id": self.repository_id.hex(),
         }
         identity |= {"created": "2026-01-01T00:00:00Z", "chunk_size": CHUNK, "features": [], "later": {}}

@@ -14,7 +14,7 @@ from stillframe.testing.sample_repository import flipped, replace_object
 FIRST, SECOND = NAMES
 FIELDS = {
     "magic": "stillframe-repository",
-    "format": "v1-draft",
+    "format": "v1",
     "id": "ab" * 16,
     "created": "2026-03-01T08:30:00Z",
     "chunk_size": 262_144,
@@ -42,7 +42,7 @@ def refuse(store: MemoryStore) -> None:
 
 def test_names_are_those_of_the_page() -> None:
     assert NAMES == ("stillframe.json", "stillframe-copy.json")
-    assert FORMAT == "v1-draft"
+    assert FORMAT == "v1"
 
 
 def test_both_copies_are_equal_json_and_the_first_name_is_written_last() -> None:
@@ -125,7 +125,7 @@ def test_unknown_fields_are_ignored() -> None:
 @pytest.mark.parametrize("change", [{"format": "v2"}, {"features": ["parity"]}, {"features": ["x"] * 64}])
 def test_what_this_program_does_not_know_is_unsupported(change: dict[str, Any]) -> None:
     raw = identity_bytes(**change)
-    with pytest.raises(UnsupportedFormat, match="this program knows v1-draft"):
+    with pytest.raises(UnsupportedFormat, match="this program knows v1"):
         read_identity(store_with(raw, raw), where="here")
 
 

@@ -19,7 +19,7 @@ CHEAP = Cost(time_cost=1, memory_kib=8192, lanes=1)
 
 
 def make_identity(encryption: str) -> Identity:
-    record = {"encryption": encryption, "format": "v1-draft", "id": "ab" * 16, "created": "2026-03-01T08:30:00Z"}
+    record = {"encryption": encryption, "format": "v1", "id": "ab" * 16, "created": "2026-03-01T08:30:00Z"}
     return Identity(chunk_size=1 << 18, **record)  # type: ignore[arg-type]
 
 
@@ -30,7 +30,7 @@ def test_packaged_reader_is_the_one_in_tools() -> None:
 def test_names_are_those_of_the_format_page() -> None:
     store = MemoryStore()
     write_welcome(store, make_identity("aes256"))
-    page = (ROOT / "docs" / "format" / "v1-draft.md").read_text()
+    page = (ROOT / "docs" / "format" / "v1.md").read_text()
     names = {stored.name for stored in store.list("")}
     assert names == {"README.txt", "reader/stillframe_reader.py", "reader/SHA256SUMS"}
     assert all(f"`{name}`" in page for name in names)

@@ -1,7 +1,7 @@
 """The verb ``backup``: an image of one or more disks goes into a repository.
 
 Answers: "what will be saved, and what does it cost?" (``plan_backup``), then saves it (``apply_backup``). The source is
-only read. The order of writing is that of ``docs/format/v1-draft.md``, section 12.
+only read. The order of writing is that of ``docs/format/v1.md``, section 12.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Block maps: what every chunk of a range is, as a tree of nodes that images share.
 
-Answers: "what is at this offset?" Normative: ``docs/format/v1-draft.md``, section 8. A map of a huge empty disk is one
+Answers: "what is at this offset?" Normative: ``docs/format/v1.md``, section 8. A map of a huge empty disk is one
 entry; an image that changed little stores only the nodes above what changed.
 """
 

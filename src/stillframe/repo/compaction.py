@@ -1,7 +1,7 @@
 """Rewriting index runs: without packs that go, and fewer of them.
 
 Answers: "how does the index come to say less?" New runs are durable before old ones are deleted, so that whoever reads
-meanwhile finds every row at least once (``docs/format/v1-draft.md``, section 13). It decides nothing: ``expire`` and
+meanwhile finds every row at least once (``docs/format/v1.md``, section 13). It decides nothing: ``expire`` and
 ``repair`` do.
 """
 

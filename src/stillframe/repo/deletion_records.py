@@ -1,7 +1,7 @@
 """The records that a safe deletion rests on: sessions and their ends, tombstones, retirements.
 
 Answers: "what does a machine say of itself while it is at work, and what is said of what goes?" Normative:
-``docs/format/v1-draft.md``, section 11. What follows from all of them together is in ``forgotten``.
+``docs/format/v1.md``, section 11. What follows from all of them together is in ``forgotten``.
 """
 
 from dataclasses import dataclass

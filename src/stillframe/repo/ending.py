@@ -2,7 +2,7 @@
 
 Answers: "how does a session end without its run, so that the run can do no harm when it wakes after all?" Nobody can
 tell a dead machine from one that sleeps, and no clock can be trusted. So the end is written down, in an order that
-leaves no gap: whatever the run writes afterwards does not count. Normative: ``docs/format/v1-draft.md``, section 12.
+leaves no gap: whatever the run writes afterwards does not count. Normative: ``docs/format/v1.md``, section 12.
 
 An end is announced before the records of the session are listed, and becomes final with their names. A run looks for
 announcements after it has written its manifest. So either it sees one, and knows that it did not succeed; or its

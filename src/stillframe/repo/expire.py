@@ -1,7 +1,7 @@
 """Doing what was planned: images are forgotten, packs announced dead, and deleted later.
 
 Answers: "carry this expiry out, so that a crash or another run at any moment loses nothing." Everything that a deletion
-relies on is read again here, in the order that ``expire_plan`` argues for. Normative: ``docs/format/v1-draft.md``,
+relies on is read again here, in the order that ``expire_plan`` argues for. Normative: ``docs/format/v1.md``,
 section 13.
 """
 

@@ -1,7 +1,7 @@
 """Which packs can go, and when: the plan of an expiry.
 
 Answers: "what will be forgotten, what is dead, what may be deleted now, and what must wait for whom?" Reads only;
-``expire`` does what the plan says after it has looked again. Normative: ``docs/format/v1-draft.md``, section 13.
+``expire`` does what the plan says after it has looked again. Normative: ``docs/format/v1.md``, section 13.
 
 Why nothing that is needed is deleted. A run writes its session before it reads tombstones, and treats what rests in
 tombstoned packs as absent, for good: what was announced dead is never used again, only copied. A tombstone is durable

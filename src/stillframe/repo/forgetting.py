@@ -1,7 +1,7 @@
 """Forgetting images, and bringing forgotten ones back.
 
 Answers: "take this image off every list, so that it can still come back" and "bring it back". Deletes nothing but what
-is gone for good already. Normative: ``docs/format/v1-draft.md``, section 13.
+is gone for good already. Normative: ``docs/format/v1.md``, section 13.
 """
 
 from collections.abc import Collection, Iterable

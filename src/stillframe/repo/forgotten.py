@@ -1,7 +1,7 @@
 """What tombstones and ends of sessions add up to: which images count, which can come back, which never were.
 
 Answers: "is this image forgotten, and can it still be brought back?" and "did the run that wrote this still hold its
-session?" Pure. Normative: ``docs/format/v1-draft.md``, sections 11 and 13.
+session?" Pure. Normative: ``docs/format/v1.md``, sections 11 and 13.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,6 +1,6 @@
 """The container of every object: header, footer, payload wrapper and names, as bytes.
 
-Answers: "is this an object, of which type, and where does its trailer lie?" Normative: ``docs/format/v1-draft.md``,
+Answers: "is this an object, of which type, and where does its trailer lie?" Normative: ``docs/format/v1.md``,
 sections 2 and 4. Does no input or output, and knows no keys.
 """
 
@@ -169,7 +169,7 @@ def parse_header(raw: bytes, expected: Expected) -> Header:
         UnsupportedFormat: Written by a later version.
         DamagedError: Not an object, or an object of another repository or name.
 
-    Source: docs/format/v1-draft.md, section 4.
+    Source: docs/format/v1.md, section 4.
     """
     if len(raw) < HEADER_SIZE or not raw.startswith(MAGIC):
         raise DamagedError(f"{expected.thing}: does not begin as an object of Stillframe", hint=CHECK_HINT)
@@ -238,7 +238,7 @@ class Footer:
 def parse_footer(raw: bytes, *, object_size: int) -> Footer | None:
     """Parse the last 64 bytes of an object of ``object_size`` bytes; ``None`` is a torn object: garbage.
 
-    Source: docs/format/v1-draft.md, section 4.
+    Source: docs/format/v1.md, section 4.
     """
     if len(raw) != FOOTER_SIZE or not raw.endswith(FOOTER_MAGIC):
         return None

@@ -1,7 +1,7 @@
 """The identity file: this folder is a repository, and which one.
 
 Answers: "is there a repository here, with which id, chunk size and encryption?" Normative:
-``docs/format/v1-draft.md``, section 3. A folder without it is no repository, so an unmounted path is never filled.
+``docs/format/v1.md``, section 3. A folder without it is no repository, so an unmounted path is never filled.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from stillframe.repo.records import JSON_ERRORS, Hex16, Time, Word
 from stillframe.store import ObjectMissing, Store, write_object
 
 NAMES: Final = ("stillframe.json", "stillframe-copy.json")
-FORMAT: Final = "v1-draft"
+FORMAT: Final = "v1"
 _SIZE_MAX: Final = 65_536
 
 

@@ -1,7 +1,7 @@
 """Key slots: the master key, sealed under a passphrase or the recovery key.
 
 Answers: "does this secret open the repository?", "add a secret", "take one away". Normative:
-``docs/format/v1-draft.md``, section 7. A slot is written new, in two copies, read back and tried before another goes;
+``docs/format/v1.md``, section 7. A slot is written new, in two copies, read back and tried before another goes;
 the last one that opens never goes.
 """
 

@@ -4,7 +4,7 @@ Two runs of a machine that were at work beside each other may have given one num
 names the session of the other, which began while it was open. Of two images of one number of which none does, one was
 put back.
 
-Answers: "is this an older state of the repository?" Pure. Normative: ``docs/format/v1-draft.md``, section 10. A machine
+Answers: "is this an older state of the repository?" Pure. Normative: ``docs/format/v1.md``, section 10. A machine
 that never saw the newer state cannot tell: only what was last seen, kept elsewhere, can.
 """
 

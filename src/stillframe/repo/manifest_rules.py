@@ -1,6 +1,6 @@
 """What the numbers of a manifest must agree on, beyond the limits of each field.
 
-Answers: "does this description of a disk make sense?" Normative: ``docs/format/v1-draft.md``, section 10. Whoever has
+Answers: "does this description of a disk make sense?" Normative: ``docs/format/v1.md``, section 10. Whoever has
 passed here may use offsets and sizes without checking them again.
 """
 

@@ -1,7 +1,7 @@
 """Patches: a chunk stored as a Zstandard frame that is made with another chunk, its base, before it.
 
 Answers: "how is a chunk made small by what it was before, and how does it come back?" A base is always whole, so a
-chunk is two entries away at most, whatever came before. Normative: ``docs/format/v1-draft.md``, section 6.
+chunk is two entries away at most, whatever came before. Normative: ``docs/format/v1.md``, section 6.
 """
 
 import threading

@@ -1,6 +1,6 @@
 """The records that lie in a repository as JSON: manifests and proofs; what deletion needs is in ``deletion_records``.
 
-Answers: "what does an image say of itself?" Normative: ``docs/format/v1-draft.md``, sections 10 and 11. Parsed once,
+Answers: "what does an image say of itself?" Normative: ``docs/format/v1.md``, sections 10 and 11. Parsed once,
 here, into frozen records with every limit checked; an error names the field.
 """
 

@@ -1,6 +1,6 @@
 """The printable recovery key: 20 secret bytes as text that survives being copied by hand.
 
-Answers: "how is the key written on paper, and was it typed in right?" Normative: ``docs/format/v1-draft.md``,
+Answers: "how is the key written on paper, and was it typed in right?" Normative: ``docs/format/v1.md``,
 section 7.
 """
 

@@ -2,7 +2,7 @@
 
 Answers: "may this machine still write here?" and "which machines use this repository, and what is open of each?" A
 retirement ends the machine's sessions, so that nothing waits for them; its images stay. Normative:
-``docs/format/v1-draft.md``, sections 11 and 14.
+``docs/format/v1.md``, sections 11 and 14.
 """
 
 from collections.abc import Iterable

@@ -1,6 +1,6 @@
 """Tables that say where chunks rest, as bytes and as arrays: the payload of a pack's trailer and of an index run.
 
-Answers: "which pack, which offset?" Normative: ``docs/format/v1-draft.md``, section 9. Everything here works on whole
+Answers: "which pack, which offset?" Normative: ``docs/format/v1.md``, section 9. Everything here works on whole
 arrays; a table of a million rows is one array.
 """
 
@@ -178,7 +178,7 @@ def parse_table(raw: bytes, *, thing: str) -> Table:
     Raises:
         DamagedError: A count or a row is outside its limits. Authentic bytes can still be wrong: this is the net below.
 
-    Source: docs/format/v1-draft.md, section 9.
+    Source: docs/format/v1.md, section 9.
     """
     if len(raw) < _COUNTS.size:
         raise DamagedError(f"{thing}: its table is cut short", hint=CHECK_HINT)

@@ -1,6 +1,6 @@
 """Keys of objects and chunks, and sealing with AES-256-GCM.
 
-Answers: "with which key, nonce and additional data is this sealed?" Normative: ``docs/format/v1-draft.md``, sections 5
+Answers: "with which key, nonce and additional data is this sealed?" Normative: ``docs/format/v1.md``, sections 5
 and 6. A key seals one object; the offset is the nonce, and an object is never written twice.
 """
 

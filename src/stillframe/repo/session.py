@@ -1,6 +1,6 @@
 """Sessions: "this machine is at work here". The lock that saves work, and the witness that deletion waits for.
 
-Answers: "may this run start beside the others?" Normative: ``docs/format/v1-draft.md``, sections 11 to 14. A session is
+Answers: "may this run start beside the others?" Normative: ``docs/format/v1.md``, sections 11 to 14. A session is
 written before anything is read that the run will rely on; correctness rests on that order, not on exclusion.
 """
 

@@ -1,7 +1,7 @@
 """What a repository says to the person who finds it: a page to read, and a program that needs nothing else of ours.
 
 Answers: "what is this folder, and how do I get my data back without Stillframe?" Normative for the names:
-``docs/format/v1-draft.md``, section 2. These files are for people; nothing in the product ever reads them.
+``docs/format/v1.md``, section 2. These files are for people; nothing in the product ever reads them.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Writing an image: chunks into packs, packs into index runs, the manifest last.
 
 Answers: "is this chunk stored already? then store it", for several threads, in the order that a crash at any moment
-leaves whole (``docs/format/v1-draft.md``, section 12).
+leaves whole (``docs/format/v1.md``, section 12).
 """
 
 import threading

@@ -2,7 +2,7 @@
 
 Answers: "which number does it get, and which image was before it?" Runs of one machine that save other disks may end
 at the same moment, so the number is taken last, by one of them at a time. That is only tidy: two images of one number
-do no harm when their runs were at work beside each other (``repo.lineage``). Normative: ``docs/format/v1-draft.md``,
+do no harm when their runs were at work beside each other (``repo.lineage``). Normative: ``docs/format/v1.md``,
 section 10.
 """
 

@@ -1,7 +1,7 @@
 """Runs of one put-only machine beside each other, known by files in its state folder.
 
 Answers: "which runs of this machine are at work now?" where its sessions in the repository cannot be read again. That
-only saves work and keeps numbers tidy; nothing that is stored rests on it. Normative: ``docs/format/v1-draft.md``,
+only saves work and keeps numbers tidy; nothing that is stored rests on it. Normative: ``docs/format/v1.md``,
 section 17.
 """
 

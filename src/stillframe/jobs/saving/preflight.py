@@ -29,7 +29,7 @@ _OVERHEAD: Final = 0.002
 """Of the bytes kept: maps, index and trailers. Measured: below 0.03 % of used bytes plus headers."""
 _PRICING_TIMEOUT_S: Final = 20.0
 _PARITY: Final = 0.042
-"""Of the bytes stored, where objects get parity: 4.1 % of a full pack (docs/format/v1-draft.md, section 16)."""
+"""Of the bytes stored, where objects get parity: 4.1 % of a full pack (docs/format/v1.md, section 16)."""
 RESERVE: Final = 32 << 20
 """Bytes that must stay free: the last pack may go over its size, and the index and the manifest come after it."""
 

@@ -1,1 +1,1 @@
-"""Parity: what brings rotted blocks of an object back. Normative: ``docs/format/v1-draft.md``, section 16."""
+"""Parity: what brings rotted blocks of an object back. Normative: ``docs/format/v1.md``, section 16."""

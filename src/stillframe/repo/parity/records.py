@@ -1,7 +1,7 @@
 """Parity records: one parity block with all that is needed to use it, so that any one of them that is whole helps.
 
 Answers: "what are the parity records of this object?" and "which of these bytes are whole records, and what do they
-say?" Normative: ``docs/format/v1-draft.md``, section 16. Knows no store and no keys.
+say?" Normative: ``docs/format/v1.md``, section 16. Knows no store and no keys.
 """
 
 import struct

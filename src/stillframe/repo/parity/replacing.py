@@ -2,7 +2,7 @@
 
 Answers: "write this manifest anew under its own name, so that a power cut at any moment leaves one that can be read".
 Other objects know manifests, proofs and the like by their names, and nothing is written over: so a good copy is made
-under another name first, and whoever finds nothing under the own name reads that (``docs/format/v1-draft.md``, section
+under another name first, and whoever finds nothing under the own name reads that (``docs/format/v1.md``, section
 16). Packs and index runs are not replaced: ``repair`` copies what they hold.
 """
 

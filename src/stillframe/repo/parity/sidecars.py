@@ -1,7 +1,7 @@
 """Sidecars: the objects in which the parity of other objects rests, and whether this repository wants them.
 
 Answers: "give this object parity", "which objects have none?", "is this sidecar whole?" An object never waits for its
-sidecar, and one that is missing is no error. Normative: ``docs/format/v1-draft.md``, sections 11, 12 and 16.
+sidecar, and one that is missing is no error. Normative: ``docs/format/v1.md``, sections 11, 12 and 16.
 """
 
 import struct

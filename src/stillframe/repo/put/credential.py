@@ -1,7 +1,7 @@
 """What a put-only machine holds, and how it is derived from the master key.
 
 Answers: "whose object is this, by its name?" and "what does the file of a put key say?" Nothing in the repository is
-needed to derive a put key again: a grant that is lost loses no image. Normative: ``docs/format/v1-draft.md``, section
+needed to derive a put key again: a grant that is lost loses no image. Normative: ``docs/format/v1.md``, section
 17. Does no input or output.
 """
 

@@ -2,7 +2,7 @@
 
 Answers: "which machines may add without reading?" and "what counts of one whose key was taken away?" Nobody can tell
 when an object of such a machine was really made. So what is there when the key is taken away is written down, and
-nothing else of it counts from then on. Normative: ``docs/format/v1-draft.md``, section 17.
+nothing else of it counts from then on. Normative: ``docs/format/v1.md``, section 17.
 """
 
 from dataclasses import dataclass, replace

@@ -2,7 +2,7 @@
 
 Answers: "what may this machine rely on, though it reads nothing?" It keeps a table of the chunks that it stored,
 outside the repository; relies on a pack only while that is listed and no warning names it; and reads warnings where
-others read tombstones, ends and retirements. Normative: ``docs/format/v1-draft.md``, section 17.
+others read tombstones, ends and retirements. Normative: ``docs/format/v1.md``, section 17.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """The records of put keys: which were made, and what their machines must know.
 
-Normative: ``docs/format/v1-draft.md``, section 11. That one was taken away is in ``deletion_records``.
+Normative: ``docs/format/v1.md``, section 11. That one was taken away is in ``deletion_records``.
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 Answers: "does this machine speak for itself only?" Asked wherever such an object is opened, so that no reader can
 forget to. A machine that is in the wrong hands can then write bad images of itself, and that is all. Normative:
-``docs/format/v1-draft.md``, section 17.
+``docs/format/v1.md``, section 17.
 """
 
 from dataclasses import dataclass

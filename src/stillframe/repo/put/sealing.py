@@ -2,7 +2,7 @@
 
 Answers: "with which key is this object of a put-only machine sealed?" Each object has a key pair of its own, of which
 the private half is forgotten: the machine itself cannot open it any more once it has ended. Without the secret that it
-shares with the owner nobody can make an object that opens as its own. Normative: ``docs/format/v1-draft.md``, section
+shares with the owner nobody can make an object that opens as its own. Normative: ``docs/format/v1.md``, section
 17.
 """
 

@@ -3,7 +3,7 @@
 Answers: "which of its packs may this machine rely on no more, and which of its sessions were ended?" A put-only machine
 can read no tombstone, no end and no retirement. So whoever writes one writes before it, for each put key, what of it
 concerns that machine, sealed so that this one machine can read it. Nobody else believes a warning. Normative:
-``docs/format/v1-draft.md``, sections 12, 13 and 17.
+``docs/format/v1.md``, sections 12, 13 and 17.
 """
 
 from collections.abc import Iterable

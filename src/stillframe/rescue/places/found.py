@@ -21,7 +21,7 @@ from stillframe.rescue.places.shares import Address
 _DEPTH: Final = 2
 _FOLDERS_MAX: Final = 2000
 _FILES_MAX: Final = 100_000
-_IMAGE_NAME: Final = re.compile("[0-9a-f]{32}")  # docs/format/v1-draft.md, names of objects
+_IMAGE_NAME: Final = re.compile("[0-9a-f]{32}")  # docs/format/v1.md, names of objects
 _NOT_SEARCHED: Final = frozenset(
     {"windows", "program files", "program files (x86)", "system volume information", "$recycle.bin", "proc", "sys",
      "dev", "run", "usr", "lib", "bin", "sbin", "etc", "lost+found"}
