@@ -78,7 +78,7 @@ def test_a_backup_with_a_put_key_that_is_cut_off_loses_nothing(tear: Tear, tmp_p
         dataclasses.replace(web, store=store).store_image(LATER)
 
     def check(web: PutSide) -> None:
-        found = read_all_images(scene.owned(web.store))
+        found = dict(read_all_images(scene.owned(web.store)))
         assert found.pop(scene.first) == FIRST.contents()
         assert all(contents == LATER.contents() for contents in found.values())
         image = web.store_image(LATER)

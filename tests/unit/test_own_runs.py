@@ -13,7 +13,6 @@ from stillframe.events import NoEvents
 from stillframe.jobs.pipeline import CancelToken
 from stillframe.jobs.saving.linking import linked, own_turn
 from stillframe.jobs.saving.own_runs import known_here
-from stillframe.repo import index as index_module
 from stillframe.repo.check import check_repository
 from stillframe.repo.index import ChunkIndex
 from stillframe.repo.repository import Repository
@@ -117,7 +116,7 @@ def test_two_disks_at_once_get_a_number_each(
 def test_the_table_keeps_what_a_run_beside_it_adds(web: PutSide, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another run notes a pack while this one reads the table: a piece that it did not know is not dropped."""
     web.store_image(FIRST)
-    load, added = index_module.ChunkIndex.load, []
+    load, added = ChunkIndex.load, list[bool]()
 
     def load_late(self: ChunkIndex, *args: Any) -> None:
         if not added:
@@ -126,7 +125,7 @@ def test_the_table_keeps_what_a_run_beside_it_adds(web: PutSide, monkeypatch: py
         load(self, *args)
 
     late = web.open()
-    monkeypatch.setattr(index_module.ChunkIndex, "load", load_late)
+    monkeypatch.setattr(ChunkIndex, "load", load_late)
     late.load_index()
     monkeypatch.undo()
     assert web.store_image(SECOND).bytes_added == 0

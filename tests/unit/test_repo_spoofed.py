@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -291,7 +292,7 @@ def test_a_thief_cannot_use_the_names_of_another_put_machine(owned: Repository, 
     ],
 )
 def test_a_wrong_number_is_named_and_hides_no_image(
-    owned: Repository, real: StoredImage, thief: PutSide, changes: dict[str, object], code: str
+    owned: Repository, real: StoredImage, thief: PutSide, changes: dict[str, Any], code: str
 ) -> None:
     """Only of its own machine it can say so."""
     mine, object_id = thief.store_image(DRAFT), ObjectId(thief)
@@ -376,7 +377,7 @@ def test_a_put_key_takes_no_record_of_others_away(owned: Repository, real: Store
 
 @pytest.mark.parametrize("changes", [{"verb": "repair"}, {"session": ""}, {"machine": ANNA.machine}])
 def test_a_put_key_holds_nobody_up_with_a_session_that_is_not_its_own(
-    owned: Repository, thief: PutSide, changes: dict[str, object]
+    owned: Repository, thief: PutSide, changes: dict[str, Any]
 ) -> None:
     """Of a repair it would lock everybody out; under the id of another one it would end that."""
     begun = begin_session(owned, ANNA, "backup")
