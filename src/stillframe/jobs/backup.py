@@ -149,7 +149,9 @@ def plan_backup(
 
 
 def _left_over(repository: Repository) -> int:
-    """Bytes in packs that no index run names."""
+    """Bytes in packs that no index run names. A put key knows its own runs only: others' packs are nothing to it."""
+    if repository.put is not None:
+        return 0
     there, known = repository.stored_packs(), repository.load_index().packs()
     return sum(size for pack, size in there.items() if pack not in known)
 
