@@ -137,7 +137,7 @@ class Builder:
         rows["offset"] = HEADER_SIZE + (np.arange(len(ids)) % PER_PACK) * (CHUNK_SIZE + TAG_SIZE)
         packs = [self._write_pack(rows[first : first + PER_PACK]) for first in range(0, len(rows), PER_PACK)]
         rows["pack"] = np.arange(len(rows)) // PER_PACK
-        write_run(self._repository, make_id(), Table(tuple(packs), sort_rows(rows)))
+        write_run(self._repository, make_id(), sort_rows(Table(tuple(packs), rows)))
 
     def _write_pack(self, rows: Rows) -> bytes:
         """A pack whose chunks are a hole, with all that says where they would be."""
