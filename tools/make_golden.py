@@ -105,9 +105,9 @@ def make_sealed(bench: Bench) -> dict[str, Any]:
     """With everything the format knows: parity, patches, a put key, deletion in both phases, a kept table."""
     repository, kit = str(bench.folder / "sealed"), bench.folder / "kit.txt"
     bench.call("init", repository, "--parity", "--recovery-kit", str(kit))
-    images = [bench.backup(repository, "--name", "full")]
+    images = [bench.backup(repository, "--name", "daily")]
     bench.put_file("third.bin", 20_000, 3)
-    images.append(bench.backup(repository, "--name", "patched"))
+    images.append(bench.backup(repository, "--name", "daily"))
     bench.put_file("noise.bin", 30_000, 4)
     images.append(bench.backup(repository, "--kind", "differential", "--compression", "high"))
     images.append(bench.backup(repository, machine="attic"))

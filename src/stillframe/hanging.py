@@ -221,6 +221,13 @@ def serving_since() -> float:
     return max((time.monotonic() - began for began in list(_serving.values())), default=0.0)
 
 
+def prepare() -> None:
+    """Have this thread's helper there already: no thread may be started where no memory may have to be found."""
+    here = _here
+    if here.slot is None and not here.is_child and here.helper is None:
+        here.helper = _Caller()
+
+
 def result(future: "Future[Answer]", call: Underway) -> Answer:
     """The result of a call that a pool of threads makes; errors as ``reach``."""
     began = time.monotonic()

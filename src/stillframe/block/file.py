@@ -26,6 +26,9 @@ from stillframe.units import GIB, MIB, align_down, align_up
 BOUNCE_SIZE: Final = MIB
 ZERO_STEP: Final = GIB  # one BLKZEROOUT may not be interrupted: never ask for a whole disk at once
 
+_WRITEBACK_STEP: Final = 16 << 20
+"""The system would begin to write a file to its disk when gigabytes wait, and a flush at the end wait for all of it."""
+
 EREMOTEIO: Final = 121  # Linux include/uapi/asm-generic/errno.h; other systems lack the name
 
 # What the kernel answers when sectors, not the whole device, failed. Past the page cache a bad sector is ENODATA
@@ -228,6 +231,7 @@ class FileWriter(FileReader):
     def __init__(self, opened: OpenFile) -> None:
         super().__init__(opened)
         self._edge = threading.Lock()  # two writes that do not overlap may still share a sector
+        self._unhinted = 0  # of several threads: a count that is a little wrong does no harm
 
     def write_at(self, offset: int, data: bytes | Buffer) -> None:
         """Write all of ``data``.
@@ -327,6 +331,11 @@ class FileWriter(FileReader):
             if count == 0:
                 raise DeviceError(f"{self.path}: nothing was written at byte {offset + done}", hint="Try another disk.")
             done += count
+        if not self._opened.direct:
+            self._unhinted += len(view)
+            if self._unhinted >= _WRITEBACK_STEP:
+                self._unhinted = 0
+                syscalls.start_writeback(self.descriptor)
 
     def _write_failure(self, error: OSError, extent: Extent) -> StillframeError:
         where = f"{self.path}: writing at byte {extent.start}"

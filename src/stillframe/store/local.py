@@ -60,6 +60,7 @@ _HINTS: Final = {
     errno.EPERM: "See that this user may read and write there.",
     errno.EFBIG: "The file system there does not take files of that size.",
     errno.ENOTCONN: _GONE_HINT,
+    errno.ECONNABORTED: _GONE_HINT,
     errno.ESTALE: _GONE_HINT,
     errno.ENODEV: _GONE_HINT,
     errno.ENXIO: _GONE_HINT,

@@ -3,6 +3,7 @@
 Answers: "run this tool, and fail when it fails"; "unmount this, and come back when it is unmounted for everybody."
 """
 
+import gc
 import os
 import subprocess
 import time
@@ -34,6 +35,7 @@ def unmount(place: Path) -> None:
     device = run_tool("findmnt", "--noheadings", "--output", "MAJ:MIN", "--mountpoint", str(place)).split()[-1]
     loop = Path(f"/sys/dev/block/{device}/loop")
     file = read_fact(loop / "backing_file") if read_fact(loop / "autoclear") == "1" else ""
+    gc.collect()  # what a command that ran in this process had mapped there
     run_tool("umount", str(place))
     if _is_mounted(device, "self"):  # at another place too, where it was bound
         return

@@ -28,7 +28,7 @@ from stillframe.capture.repeating import repeating
 from stillframe.capture.source import CapturedDisk, Selection
 from stillframe.errors import Disturbed, Unseen
 from stillframe.extents import ExtentSet
-from stillframe.hanging import Underway, pool, read_limit, result
+from stillframe.hanging import Underway, pool, prepare, read_limit, result
 from stillframe.host.live.freezing import MountedFilesystem, frozen, open_mounted, settle
 from stillframe.host.live.watchdog import LIMIT_S, Watchdog
 
@@ -101,6 +101,7 @@ class Watch:
             for one in self._followed:
                 one.begin_again()
         settle(self._mounted)
+        prepare()
         with frozen(self._freezable, self._watchdog):
             return tuple(one.source.capture(selection) for one in self._followed)
 
@@ -138,6 +139,7 @@ class Watch:
             MachineRefusal: It cannot be frozen.
         """
         settle(self._mounted)
+        prepare()
         room = _Room(self._expected_size())
         taken: tuple[ExtentSet, ...] = ()
         good = False
