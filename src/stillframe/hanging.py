@@ -221,6 +221,11 @@ def serving_since() -> float:
     return max((time.monotonic() - began for began in list(_serving.values())), default=0.0)
 
 
+def is_ended_from_outside() -> None:
+    """Say that this process is a child that somebody ends when it takes too long: it makes its calls itself."""
+    _here.is_child = True
+
+
 def prepare() -> None:
     """Have this thread's helper there already: no thread may be started where no memory may have to be found."""
     here = _here
@@ -307,8 +312,8 @@ def _before_fork() -> None:
 
 
 def _after_fork() -> None:
-    """In a child the helpers are gone, and it is ended from outside when it hangs."""
-    _here.helper, _here.slot, _here.check, _here.is_child = None, None, None, True
+    """In a child the helpers are gone."""
+    _here.helper, _here.slot, _here.check = None, None, None
     _left.clear()
     _serving.clear()
 

@@ -17,7 +17,16 @@ from stillframe.block.file import open_file_reader
 from stillframe.errors import Cancelled, DeviceError, StorageError
 from stillframe.events import NoEvents
 from stillframe.extents import Extent
-from stillframe.hanging import Slot, Underway, heeding, noting, reach, reads_limited, result
+from stillframe.hanging import (
+    Slot,
+    Underway,
+    heeding,
+    is_ended_from_outside,
+    noting,
+    reach,
+    reads_limited,
+    result,
+)
 from stillframe.jobs.pipeline import CancelToken, Workers
 from stillframe.store import MemoryStore, ReachableStore, write_object
 from stillframe.testing.disk_builder import fill_with_noise
@@ -100,12 +109,15 @@ def test_a_thread_of_a_pipeline_makes_its_calls_itself_and_notes_them() -> None:
     assert slot.call is None
 
 
-def test_a_child_makes_its_calls_itself_and_the_parent_has_one_thread_when_it_forks() -> None:
+def test_a_child_that_is_ended_from_outside_makes_its_calls_itself_and_the_parent_has_one_thread_when_it_forks() -> (
+    None
+):
     reach(lambda: 0, CALL)
     threads = {thread.name for thread in threading.enumerate()}
     assert "calls that may hang" in threads
     child = os.fork()
     if child == 0:
+        is_ended_from_outside()
         os._exit(0 if reach(threading.current_thread, CALL) is threading.current_thread() else 1)
     assert "calls that may hang" not in {thread.name for thread in threading.enumerate()}
     assert os.waitpid(child, 0)[1] == 0

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final, NoReturn, TypeVar, cast
 
 from stillframe.errors import MachineRefusal, StillframeError
-from stillframe.hanging import STEP_S, check
+from stillframe.hanging import STEP_S, check, is_ended_from_outside
 
 TIMEOUT_S: Final = 120.0
 _READ_SIZE: Final = 1 << 20
@@ -79,6 +79,7 @@ def call_here(question: Callable[[], Answer], *, what: str) -> Answer:
 def _answer(question: Callable[[], object], ours: int) -> NoReturn:
     """The child: answer and end, without anything that this process would do at its end."""
     code = 1
+    is_ended_from_outside()
     gc.freeze()  # what it was born with goes on as it is; looking through that again and again copies its pages
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

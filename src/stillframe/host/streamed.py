@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 
 import stillframe.errors
 from stillframe.errors import MachineRefusal, StillframeError
+from stillframe.hanging import is_ended_from_outside
 from stillframe.host.apart import how_it_ended
 
 SILENCE_S: Final = 300.0
@@ -133,6 +134,7 @@ def _rebuild(name: str, words: str, hint: str, what: str) -> StillframeError:
 def _work(produce: Callable[[Send], None], ours: int) -> NoReturn:
     """The child: work, tell, and end without anything that this process would do at its end."""
     code = 1
+    is_ended_from_outside()
     try:
         # Ctrl-C reaches the whole group; the parent decides, and ends this process.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
