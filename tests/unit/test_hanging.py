@@ -109,7 +109,7 @@ def test_a_thread_of_a_pipeline_makes_its_calls_itself_and_notes_them() -> None:
     assert slot.call is None
 
 
-def test_a_child_that_is_ended_from_outside_makes_its_calls_itself_and_the_parent_has_one_thread_when_it_forks() -> (
+def test_a_child_that_is_ended_from_outside_calls_itself_and_its_parent_has_one_thread() -> (
     None
 ):
     reach(lambda: 0, CALL)
