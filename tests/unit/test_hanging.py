@@ -109,9 +109,7 @@ def test_a_thread_of_a_pipeline_makes_its_calls_itself_and_notes_them() -> None:
     assert slot.call is None
 
 
-def test_a_child_that_is_ended_from_outside_calls_itself_and_its_parent_has_one_thread() -> (
-    None
-):
+def test_a_child_that_is_ended_from_outside_calls_itself_and_its_parent_has_one_thread() -> None:
     reach(lambda: 0, CALL)
     threads = {thread.name for thread in threading.enumerate()}
     assert "calls that may hang" in threads

@@ -335,7 +335,7 @@ class FileWriter(FileReader):
             self._unhinted += len(view)
             if self._unhinted >= _WRITEBACK_STEP:
                 self._unhinted = 0
-                syscalls.start_writeback(self.descriptor)
+                reach(partial(syscalls.start_writeback, self.descriptor), self._call("writing", offset))
 
     def _write_failure(self, error: OSError, extent: Extent) -> StillframeError:
         where = f"{self.path}: writing at byte {extent.start}"

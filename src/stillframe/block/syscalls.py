@@ -4,7 +4,6 @@ Answers: "how does this system read at an offset into a buffer, find holes, and 
 anything: errors are plain ``OSError``. On a system where a call is not possible yet it is a ``MachineRefusal``.
 """
 
-import contextlib
 import ctypes
 import errno
 import os
@@ -156,9 +155,16 @@ def lock_file(descriptor: int) -> bool:
     return True
 
 
-def forget_pages(descriptor: int) -> None:
-    """Ask the system to drop what it holds of a file in memory, where it can be asked; what is not written stays."""
+def forget_pages(descriptor: int) -> bool:
+    """Ask the system to drop what it holds of a file in memory; what is not written stays.
+
+    Returns:
+        Whether this system can be asked.
+
+    Raises:
+        OSError: Of a file for which it cannot.
+    """
     advise = getattr(os, "posix_fadvise", None)
     if advise is not None:
-        with contextlib.suppress(OSError):
-            advise(descriptor, 0, 0, getattr(os, "POSIX_FADV_DONTNEED", 4))
+        advise(descriptor, 0, 0, getattr(os, "POSIX_FADV_DONTNEED", 4))
+    return advise is not None

@@ -11,6 +11,7 @@ import os
 import tempfile
 from typing import Final, Self
 
+from stillframe.block.syscalls import forget_pages
 from stillframe.errors import StorageError, StorageFull
 
 PREFIX: Final = ".stillframe-bench-"
@@ -60,11 +61,8 @@ class ScratchFile:
 
     def forget_cached(self) -> bool:
         """Ask the system to drop what it holds of the file in memory; whether it can be asked."""
-        advise = getattr(os, "posix_fadvise", None)
-        if advise is not None:
-            with contextlib.suppress(OSError):
-                advise(self._descriptor, 0, 0, getattr(os, "POSIX_FADV_DONTNEED", 4))
-                return True
+        with contextlib.suppress(OSError):
+            return forget_pages(self._descriptor)
         return False
 
     def rewind(self) -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Final
 
-from stillframe.block.syscalls import start_writeback
+from stillframe.block.syscalls import forget_pages, start_writeback
 from stillframe.errors import StorageError, StorageFull
 from stillframe.store.base import (
     NAME_SIZE_MAX,
@@ -152,13 +152,11 @@ class LocalStore:
 
     def forget_cached(self, name: str) -> bool:
         """Ask the system to drop the object's pages; those not yet on the medium are written first."""
-        advise = getattr(os, "posix_fadvise", None)
         with self._reading(name) as descriptor:
-            if advise is None:
+            if not hasattr(os, "posix_fadvise"):
                 return False
             _sync(descriptor, tolerated=_NOTHING_TO_SYNC)
-            advise(descriptor, 0, 0, getattr(os, "POSIX_FADV_DONTNEED", 4))
-        return True
+            return forget_pages(descriptor)
 
     def free_space(self) -> int | None:
         """Bytes that this user can still write; ``None`` when the folder is not there or its system does not say."""

@@ -4,6 +4,7 @@ Answers: "how fast does this disk give its bytes, and what are they like?" Piece
 kept, long enough that a disk with heads does not spend its time moving them. Reads only.
 """
 
+import contextlib
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -56,7 +57,8 @@ def read_sample(disk: CapturedDisk, *, chunk_size: int, context: JobContext) -> 
     """
     for reader in {id(source.reader): source.reader for source in kept_ranges(disk)}.values():
         if isinstance(reader, FileReader):
-            syscalls.forget_pages(reader.descriptor)
+            with contextlib.suppress(OSError):
+                syscalls.forget_pages(reader.descriptor)
     units = [unit for place in sample_places(list(kept_ranges(disk))) for unit in _units(*place)]
     ends, count = time.perf_counter() + TIME_S, worker_count()
     every = max(1, -(-sum(extent.size for _, extent in units) // KEPT_SIZE))
