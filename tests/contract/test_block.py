@@ -54,7 +54,7 @@ from stillframe.testing.disk_files import (
 )
 from stillframe.testing.faulty_disk import FaultyDisk, PlannedFault
 from stillframe.testing.job_runs import backup, make_repository
-from stillframe.testing.loops import detach_loop
+from stillframe.testing.loops import attach_loop, detach_loop
 from stillframe.testing.windows_device import MemoryDevice
 
 SIZE = 96 * 1024
@@ -62,8 +62,7 @@ SIZE = 96 * 1024
 
 @contextlib.contextmanager
 def loop_device(file: Path, *, sector_size: int) -> Iterator[str]:
-    command = ["losetup", "--find", "--show", "--sector-size", str(sector_size), str(file)]
-    device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    device = attach_loop(file, "--sector-size", str(sector_size))
     try:
         yield device
     finally:

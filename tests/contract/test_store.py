@@ -8,7 +8,7 @@ import pytest
 
 from stillframe.store import LocalStore, MemoryStore, ReachableStore, Store
 from stillframe.testing.faulty_store import CrashingStore, FailingReads, FullStore, VanishingStore
-from stillframe.testing.loops import detach_loop
+from stillframe.testing.loops import attach_loop, detach_loop
 from stillframe.testing.store_contract import STORE_LAWS
 from stillframe.testing.tools import unmount
 
@@ -56,7 +56,7 @@ def disk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     image = tmp_path_factory.mktemp("image") / "image"
     with image.open("wb") as file:
         file.truncate(32 << 20)
-    loop = _output("losetup", "--find", "--show", image)
+    loop = attach_loop(image)
     try:
         _output(*make, loop)
         _output(*mount, loop, folder)

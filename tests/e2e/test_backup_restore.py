@@ -1,7 +1,6 @@
 """Whole disks with real file systems: backed up from a device, put back onto one, and judged by other tools."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from stillframe.store import LocalStore
 from stillframe.testing import real_disks
 from stillframe.testing.disks_partitioned import see_table
 from stillframe.testing.job_runs import backup_paths, make_repository, restore, verify
-from stillframe.testing.loops import loop_device
+from stillframe.testing.loops import loop_device, partition_nodes
 from stillframe.testing.real_disks import RealDisk, RealVolume, hash_file, used_file
 from stillframe.testing.tools import run_tool, unmount
 from stillframe.testing.volumes_windows import hash_tree
@@ -77,7 +76,7 @@ def test_a_disk_comes_back_on_a_dirty_device(
     disk = disks(label, sector_size)
     before = hash_file(disk.path)
     repository = make_repository(LocalStore(str(tmp_path / "repository")), chunk_size=262_144, passphrase="one two")  # noqa: S106
-    with loop_device(disk.path, sector_size=sector_size, options=("--read-only",)) as source:
+    with loop_device(disk.path, "--read-only", sector_size=sector_size) as source:
         result = backup_paths(repository, source)
         table = see_table(source)
     assert hash_file(disk.path) == before
@@ -206,21 +205,11 @@ def test_the_second_image_of_a_changed_disk_is_small_and_both_come_back(disks: D
         assert without_left_out(real_disks.read_files("ext4", after)) == without_left_out(files)
 
 
-@contextmanager
-def partition_devices(loop: Path) -> Iterator[None]:
-    """Let the kernel know the partitions of a loop device."""
-    run_tool("partx", "-a", str(loop))
-    try:
-        yield
-    finally:
-        run_tool("partx", "-d", str(loop))
-
-
 def test_a_partition_device_is_saved_and_put_into_another_one(disks: Disks, tmp_path: Path) -> None:
     disk = disks("gpt", 512)
     volume = disk.volumes[1]
     repository = make_repository(LocalStore(str(tmp_path / "repository")))
-    with loop_device(disk.path, options=("--read-only",)) as source, partition_devices(source):
+    with loop_device(disk.path, "--read-only") as source, partition_nodes(source):
         manifest = backup_paths(repository, Path(f"{source}p2")).manifest
     (part,) = manifest.disks[0].partitions
     assert (manifest.disks[0].scheme, part.filesystem, part.size, part.map) == (
@@ -234,7 +223,7 @@ def test_a_partition_device_is_saved_and_put_into_another_one(disks: Disks, tmp_
     with whole.open("r+b") as file:
         file.seek(volume.extent.start)
         file.write(b"\xff" * volume.extent.size)
-    with loop_device(whole) as target, partition_devices(target):
+    with loop_device(whole) as target, partition_nodes(target):
         restore(repository, manifest, Path(f"{target}p2"), folder=str(tmp_path / "repository"))
         with pytest.raises(TargetError, match="too small"):
             restore(repository, manifest, Path(f"{target}p1"))
@@ -252,7 +241,7 @@ def test_a_partition_of_a_disk_goes_into_a_partition_device_by_delta(disks: Disk
     whole = tmp_path / "target"
     whole.write_bytes(disk.path.read_bytes())
     options = RestoreOptions(partition=volume.number, delta=True)
-    with loop_device(whole) as target, partition_devices(target):
+    with loop_device(whole) as target, partition_nodes(target):
         first = restore(repository, manifest, Path(f"{target}p3"), options=options)
         again = restore(repository, manifest, Path(f"{target}p3"), options=options)
         mounted = tmp_path / "mount"

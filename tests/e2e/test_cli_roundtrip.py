@@ -19,7 +19,7 @@ from stillframe.cli.progress import JsonLines
 from stillframe.events import BytesMoved, Event
 from stillframe.host.machine import Machine
 from stillframe.testing.command_line import Outcome, call
-from stillframe.testing.loops import detach_loop
+from stillframe.testing.loops import attach_loop, detach_loop
 from stillframe.testing.tools import unmount
 
 MIB = 1 << 20
@@ -392,7 +392,7 @@ def loops() -> Iterator[Callable[[Path], str]]:
     made: list[str] = []
 
     def show(path: Path) -> str:
-        made.append(tool("losetup", "--find", "--show", path).strip())
+        made.append(attach_loop(path))
         return made[-1]
 
     yield show

@@ -69,7 +69,7 @@ def test_from_device_to_a_larger_dirty_device(disks: Disks, tmp_path: Path, labe
     before = hash_file(disk.path)
     (tmp_path / "target").write_bytes(b"\xff" * (disk.size + 8 * MIB))
     with (
-        loop_device(disk.path, sector_size=sector_size, options=("--read-only",)) as source,
+        loop_device(disk.path, "--read-only", sector_size=sector_size) as source,
         loop_device(tmp_path / "target", sector_size=sector_size) as target,
     ):
         clone(source, target)

@@ -122,7 +122,7 @@ def test_delta_writes_only_what_differs(disks: Disks, tmp_path: Path) -> None:
 def test_with_new_ids_onto_a_larger_dirty_device(disks: Disks, tmp_path: Path) -> None:
     disk = disks("gpt", 512)
     used_file(tmp_path / "target", 200 * MIB)
-    with loop_device(disk.path, options=("--read-only",)) as source, loop_device(tmp_path / "target") as target:
+    with loop_device(disk.path, "--read-only") as source, loop_device(tmp_path / "target") as target:
         clone_fitted(source, target, RestoreOptions(fit=True, new_identity=True, wipe=True))
         old, new = see_table(source), see_table(target)
         assert old.disk_id != new.disk_id

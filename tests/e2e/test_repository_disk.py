@@ -13,7 +13,7 @@ import pytest
 
 from stillframe.testing.command_line import call, init_own
 from stillframe.testing.disks_partitioned import make_disk
-from stillframe.testing.loops import loop_device
+from stillframe.testing.loops import loop_device, partition_nodes
 from stillframe.testing.real_disks import copy_into, hash_file, mounted_kernel
 from stillframe.testing.tools import run_tool, unmount
 
@@ -30,15 +30,6 @@ class Place:
     disk: Path
     source: Path
     names: dict[str, Path]
-
-
-@contextmanager
-def partitions_of(device: Path) -> Iterator[None]:
-    run_tool("partx", "-a", str(device))
-    try:
-        yield
-    finally:
-        run_tool("partx", "-d", str(device))
 
 
 @contextmanager
@@ -70,7 +61,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         run_tool("mke2fs", "-q", "-F", "-t", "ext4", str(volume))
         copy_into(volume, file, 30 * MIB)
         disk = stack.enter_context(loop_device(file))
-        stack.enter_context(partitions_of(disk))
+        stack.enter_context(partition_nodes(disk))
         second = Path(f"{disk}p{PARTITION}")
         stack.enter_context(mounted(second, folder / "mount"))
         bound = stack.enter_context(mounted(folder / "mount", folder / "bound", "--bind"))
@@ -88,7 +79,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         run_tool("mknod", str(node), "b", *map(str, numbers(disk)))
         os.link(file, lower / "hard")
         again = stack.enter_context(loop_device(file))
-        window = stack.enter_context(loop_device(file, options=("--offset", str(28 * MIB), "--sizelimit", "8388608")))
+        window = stack.enter_context(loop_device(file, "--offset", str(28 * MIB), "--sizelimit", "8388608"))
         over = stack.enter_context(loop_device(disk))
         names = {
             "the disk": disk, "its partition": second, "a link as in /dev/disk/by-id": links / "usb-Stick_123-0:0",

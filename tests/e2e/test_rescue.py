@@ -19,7 +19,7 @@ from stillframe.rescue.places.opened import Places
 from stillframe.rescue.world import World
 from stillframe.testing.command_line import call
 from stillframe.testing.linux_disks import LinuxDisk, make_linux_disk, mounted_linux, tree_of
-from stillframe.testing.loops import loop_device
+from stillframe.testing.loops import loop_device, partition_nodes
 from stillframe.testing.rescue_person import BACK, Person
 from stillframe.testing.tools import unmount
 
@@ -49,12 +49,8 @@ class Computer:
 
 @contextmanager
 def partitioned(file: Path) -> Iterator[Path]:
-    with loop_device(file) as device:
-        subprocess.run(["partx", "-a", device], check=True)
-        try:
-            yield device
-        finally:
-            subprocess.run(["partx", "-d", device], check=False, capture_output=True)
+    with loop_device(file) as device, partition_nodes(device):
+        yield device
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_the_rest_comes_back_and_the_lost_files_are_named(
     named = " ".join(line["message"] for line in done.lines if line.get("code") == "files-lost")
     place = tmp_path / "mount"
     place.mkdir()
-    with loop_device(target, options=["--read-only"]) as device:
+    with loop_device(target, "--read-only") as device:
         run_tool("mount", "-o", "ro,noload", str(device), str(place))
         try:
             found = hash_tree(place)

@@ -11,9 +11,8 @@ from stillframe.store import LocalStore
 from stillframe.testing.command_line import call, init_own
 from stillframe.testing.disks_partitioned import make_disk, see_table
 from stillframe.testing.job_runs import backup_paths, job_context, make_repository
-from stillframe.testing.loops import loop_device
+from stillframe.testing.loops import loop_device, partition_nodes
 from stillframe.testing.real_disks import RealDisk, build_disk, hash_file, used_file
-from stillframe.testing.tools import run_tool
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -107,16 +106,10 @@ def test_two_partitions_of_one_disk_are_not_two_targets(sources: tuple[RealDisk,
     manifest = backup_paths(repository, disk.path, other).manifest
     whole = tmp_path / "whole"
     whole.write_bytes(make_disk(400 * MIB, sfdisk="label: gpt\nstart=1MiB, size=200MiB\nstart=201MiB, size=100MiB\n"))
-    with loop_device(whole) as device:
-        run_tool("partx", "-a", str(device))
-        try:
-            with pytest.raises(TargetError, match="parts of one disk"):
-                plan_several(
-                    repository, manifest, {1: f"{device}p1", 2: str(device)}, repository_folder="",
-                    options=RestoreOptions(),
-                )  # fmt: skip
-        finally:
-            run_tool("partx", "-d", str(device))
+    with loop_device(whole) as device, partition_nodes(device):
+        targets = {1: f"{device}p1", 2: str(device)}
+        with pytest.raises(TargetError, match="parts of one disk"):
+            plan_several(repository, manifest, targets, repository_folder="", options=RestoreOptions())
 
 
 def real_store(folder: Path) -> LocalStore:

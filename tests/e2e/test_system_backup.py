@@ -18,7 +18,7 @@ import pytest
 from stillframe.host import disks as host_disks
 from stillframe.jobs import looking
 from stillframe.testing.command_line import Outcome, call, init_own
-from stillframe.testing.loops import loop_device
+from stillframe.testing.loops import loop_device, partition_nodes
 from stillframe.testing.real_disks import mounted_kernel
 from stillframe.testing.system_disks import (
     GPT_DISK,
@@ -298,24 +298,20 @@ def test_the_disks_of_the_running_system_are_found_and_held_still(
     disk, back = copied(made("debian"), tmp_path / "running.raw"), tmp_path / "back.raw"
     disk.chmod(0o600)
     found = places(disk)
-    with loop_device(disk) as device:
-        run_tool("partx", "--add", str(device))
+    with loop_device(disk) as device, partition_nodes(device):
+        mounts = [(f"{device}p3", system_folder), (f"{device}p5", tmp_path / "data")]
+        mounts[1][1].mkdir()
+        for volume, place in mounts:
+            run_tool("mount", volume, str(place))
         try:
-            mounts = [(f"{device}p3", system_folder), (f"{device}p5", tmp_path / "data")]
-            mounts[1][1].mkdir()
-            for volume, place in mounts:
-                run_tool("mount", volume, str(place))
-            try:
-                monkeypatch.setattr(
-                    looking, "list_disks",
-                    lambda **_: [one for one in host_disks.list_disks(loops=True) if one.path == str(device)],
-                )  # fmt: skip
-                image = saved("--system")
-            finally:
-                for _, place in mounts:
-                    unmount(place)
+            monkeypatch.setattr(
+                looking, "list_disks",
+                lambda **_: [one for one in host_disks.list_disks(loops=True) if one.path == str(device)],
+            )  # fmt: skip
+            image = saved("--system")
         finally:
-            run_tool("partx", "--delete", str(device))
+            for _, place in mounts:
+                unmount(place)
     parts = good("show", image, "--json").result["disks"][0]["partitions"]
     assert [part["in_image"] for part in parts] == [True, True, True, True, False]
     assert parts[2]["consistency"] == "frozen"

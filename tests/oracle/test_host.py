@@ -14,7 +14,7 @@ from stillframe.host import machine as machine_module
 from stillframe.host.disks import describe, list_disks
 from stillframe.host.mounts import Use, read_mounts, users_of
 from stillframe.host.places import disks_under, free_space, is_inside, is_same, lies_on
-from stillframe.testing.loops import detach_loop
+from stillframe.testing.loops import attach_loop, detach_loop, partition_nodes
 from stillframe.testing.tools import unmount
 
 pytestmark = pytest.mark.root
@@ -27,7 +27,7 @@ def tool(*arguments: str) -> str:
 
 @contextlib.contextmanager
 def loop(file: Path | str, *options: str) -> Iterator[str]:
-    device = tool("losetup", "--find", "--show", *options, str(file))
+    device = attach_loop(file, *options)
     try:
         yield device
     finally:
@@ -60,13 +60,9 @@ def partitioned(path: Path) -> Iterator[str]:
     """A loop device with two partitions of 8 MiB, the second with an ext4."""
     sparse(path, 32 * MIB)
     tool("sgdisk", "-n1:2048:+8M", "-n2:0:+8M", str(path))
-    with loop(path) as device:
-        tool("partx", "-a", device)
-        try:
-            tool("mkfs.ext4", "-q", f"{device}p2")
-            yield device
-        finally:
-            tool("partx", "-d", device)
+    with loop(path) as device, partition_nodes(device):
+        tool("mkfs.ext4", "-q", f"{device}p2")
+        yield device
 
 
 @pytest.mark.parametrize("sector_size", [512, 4096])

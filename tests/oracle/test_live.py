@@ -39,7 +39,7 @@ from stillframe.testing.busy_volume import (
     used_of,
 )
 from stillframe.testing.job_runs import backup_paths, clone, make_repository, restore
-from stillframe.testing.loops import loop_device
+from stillframe.testing.loops import loop_device, partition_nodes
 from stillframe.testing.tools import run_tool, unmount
 
 pytestmark = pytest.mark.root
@@ -264,8 +264,7 @@ def test_a_file_system_that_is_mounted_meanwhile_is_not_taken_for_still(
     run_tool("sgdisk", "-n1:2048:+40M", "-n2:0:0", str(image))
     places = [tmp_path / "one", tmp_path / "two"]
     with loop_device(image) as device, contextlib.ExitStack() as stack:
-        run_tool("partx", "-a", str(device))
-        stack.callback(run_tool, "partx", "-d", str(device))
+        stack.enter_context(partition_nodes(device))
         for number, place in enumerate(places, 1):
             run_tool("mkfs.ext4", "-q", "-F", f"{device}p{number}")
             place.mkdir()

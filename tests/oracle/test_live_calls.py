@@ -16,7 +16,7 @@ import pytest
 
 from stillframe.testing.busy_volume import MAKE, MIB, WRITER
 from stillframe.testing.command_line import call
-from stillframe.testing.loops import loop_device
+from stillframe.testing.loops import loop_device, partition_nodes
 from stillframe.testing.tools import run_tool, unmount
 
 pytestmark = pytest.mark.root
@@ -76,8 +76,7 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, list[Path]]]:
     with image.open("wb") as file:
         file.truncate(600 * MIB)
     run_tool("sgdisk", "-n1:2048:+100M", "-n2:0:+310M", "-n3:0:0", str(image))
-    with loop_device(image) as device:
-        run_tool("partx", "-a", str(device))
+    with loop_device(image) as device, partition_nodes(device):
         places = []
         try:
             for number, (name, make) in enumerate(MAKE.items(), 1):
@@ -91,7 +90,6 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, list[Path]]]:
         finally:
             for place in places:
                 unmount(place)
-            run_tool("partx", "-d", str(device))
 
 
 def test_under_the_freeze_nothing_is_asked_that_could_wait_for_it(

@@ -22,7 +22,7 @@ from stillframe.host.live.leaves import LeafDisk, LeafShare, find_leaves
 from stillframe.host.live.trace import open_trace
 from stillframe.host.live.watchdog import Watchdog
 from stillframe.testing.command_line import call
-from stillframe.testing.loops import loop_device
+from stillframe.testing.loops import loop_device, partition_nodes
 from stillframe.testing.tools import run_tool
 
 pytestmark = pytest.mark.root
@@ -89,8 +89,7 @@ def test_every_write_discard_and_zeroing_is_seen_and_proven(device: Path) -> Non
 
 def test_a_partition_is_followed_on_its_disk(device: Path) -> None:
     run_tool("sgdisk", "-n1:2048:+32M", "-n2:0:0", str(device))
-    run_tool("partx", "-a", str(device))
-    try:
+    with partition_nodes(device):
         part = Path(f"{device}p2")
         share = share_of(part)
         with open_trace(share.disk) as trace:
@@ -98,8 +97,6 @@ def test_a_partition_is_followed_on_its_disk(device: Path) -> None:
             trace.drain()
             assert trace.changed.changed() == ExtentSet.of(Extent(34 * MIB, 34 * MIB + 4096))
             assert share.pieces.up(trace.changed.changed()) == ExtentSet.of(Extent(MIB, MIB + 4096))
-    finally:
-        run_tool("partx", "-d", str(device))
 
 
 def test_a_buffer_that_overflows_is_no_proof(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:

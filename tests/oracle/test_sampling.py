@@ -1,8 +1,6 @@
 """Files of an image beside their originals: on a disk file, on a mounted volume, changed, spoilt, gone."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from stillframe.repo.records import Manifest
 from stillframe.repo.repository import Repository
 from stillframe.store.memory import MemoryStore
 from stillframe.testing.job_runs import backup_paths, job_context, make_repository
-from stillframe.testing.loops import loop_device
+from stillframe.testing.loops import loop_device, partition_nodes
 from stillframe.testing.real_disks import build_disk, mounted_kernel
 from stillframe.testing.tools import run_tool, unmount
 
@@ -44,7 +42,7 @@ def test_a_disk_file_whose_partition_is_mounted_is_read_through_its_loop_device(
     ext4 = next(part for part in manifest.disks[0].partitions if part.filesystem == "ext4")
     place = tmp_path / "place"
     place.mkdir()
-    with loop_device(disk.path) as device, partitions_shown(device):
+    with loop_device(disk.path) as device, partition_nodes(device):
         run_tool("mount", f"{device}p{ext4.number}", str(place))
         try:
             sampled = sample_files(repository, manifest, job_context(), count=20)
@@ -53,15 +51,6 @@ def test_a_disk_file_whose_partition_is_mounted_is_read_through_its_loop_device(
     assert (sampled.changed, sampled.skipped, sampled.findings) == (0, [], [])
     used = [str(device), str(place), str(device), str(device)]
     assert [one.partition("with ")[2] for one in sampled.places] == used
-
-
-@contextmanager
-def partitions_shown(device: Path) -> Iterator[None]:
-    run_tool("partx", "--add", str(device))
-    try:
-        yield
-    finally:
-        run_tool("partx", "--delete", str(device))
 
 
 def spoil(path: Path, data: bytes) -> None:

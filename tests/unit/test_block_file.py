@@ -15,7 +15,7 @@ from stillframe.errors import DeviceError, MachineRefusal, StillframeError, Targ
 from stillframe.extents import Extent
 from stillframe.testing.block_contract import check_zero, contents
 from stillframe.testing.faulty_disk import FaultyDisk, PlannedFault
-from stillframe.testing.loops import detach_loop
+from stillframe.testing.loops import attach_loop, detach_loop
 from stillframe.testing.tools import unmount
 
 MIB = 1 << 20
@@ -23,8 +23,7 @@ MIB = 1 << 20
 
 @contextlib.contextmanager
 def loop(file: Path, *options: str) -> Iterator[str]:
-    command = ["losetup", "--find", "--show", *options, str(file)]
-    device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    device = attach_loop(file, *options)
     try:
         yield device
     finally:

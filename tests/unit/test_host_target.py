@@ -15,7 +15,7 @@ from stillframe.errors import TargetError, UsageError
 from stillframe.host import target as target_module
 from stillframe.host.target import create_target_file, identify_target, open_target
 from stillframe.testing.block_contract import contents
-from stillframe.testing.loops import detach_loop
+from stillframe.testing.loops import attach_loop, detach_loop, partition_nodes
 from stillframe.testing.tools import unmount
 
 MIB = 1 << 20
@@ -36,8 +36,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def loop(file: Path, *options: str) -> Iterator[str]:
-    command = ["losetup", "--find", "--show", *options, str(file)]
-    device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    device = attach_loop(file, *options)
     try:
         yield device
     finally:
@@ -156,22 +155,18 @@ def test_mounted_target_is_refused_and_the_mount_point_named(tmp_path: Path, dis
     subprocess.run(["sgdisk", "-n1:2048:+4M", str(disk)], check=True, capture_output=True)
     where = tmp_path / "m"
     where.mkdir()
-    with loop(disk) as device:
-        subprocess.run(["partx", "-a", device], check=True)
+    with loop(disk) as device, partition_nodes(device):
+        subprocess.run(["mkfs.ext4", "-q", f"{device}p1"], check=True)
+        whole, partition, file = (identify_target(path) for path in (device, f"{device}p1", str(disk)))
+        subprocess.run(["mount", "-o", "ro", f"{device}p1", str(where)], check=True)
         try:
-            subprocess.run(["mkfs.ext4", "-q", f"{device}p1"], check=True)
-            whole, partition, file = (identify_target(path) for path in (device, f"{device}p1", str(disk)))
-            subprocess.run(["mount", "-o", "ro", f"{device}p1", str(where)], check=True)
-            try:
-                for identity in (whole, partition, file):
-                    error = refused(partial(open_target, identity), f"{device}p1 is mounted at {where}")
-                    assert f"umount {where}" in error.hint
-            finally:
-                unmount(where)
-            with open_target(identify_target(f"{device}p1")):
-                refused(lambda: open_target(whole), "in use")
+            for identity in (whole, partition, file):
+                error = refused(partial(open_target, identity), f"{device}p1 is mounted at {where}")
+                assert f"umount {where}" in error.hint
         finally:
-            subprocess.run(["partx", "-d", device], check=True)
+            unmount(where)
+        with open_target(identify_target(f"{device}p1")):
+            refused(lambda: open_target(whole), "in use")
 
 
 @pytest.mark.root

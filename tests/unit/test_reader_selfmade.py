@@ -28,7 +28,7 @@ import pytest
 import zstandard
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from stillframe.testing.loops import detach_loop
+from stillframe.testing.loops import attach_loop, detach_loop
 
 READER = Path(__file__).parents[2] / "tools" / "stillframe_reader.py"
 CHUNK = 65_536
@@ -753,7 +753,7 @@ def test_no_repository_is_exit_code_10(tmp_path: Path) -> None:
 @pytest.mark.root
 def test_a_device_that_is_too_small_is_refused_and_stays_as_it_is(pristine: Made, tmp_path: Path) -> None:
     (tmp_path / "backing").write_bytes(b"\xff" * MIB)
-    device = subprocess.check_output(["losetup", "--find", "--show", tmp_path / "backing"], text=True).strip()
+    device = attach_loop(tmp_path / "backing")
     try:
         assert restore(pristine, Path(device), "--force") == 22
     finally:
@@ -765,7 +765,7 @@ def test_a_device_that_is_too_small_is_refused_and_stays_as_it_is(pristine: Made
 def test_a_forced_device_gets_zeros_where_the_image_has_zeros(pristine: Made, tmp_path: Path) -> None:
     backing = tmp_path / "backing"
     backing.write_bytes(b"\xff" * (DISK_SIZE + 512))
-    device = subprocess.check_output(["losetup", "--find", "--show", backing], text=True).strip()
+    device = attach_loop(backing)
     try:
         assert restore(pristine, Path(device)) == 22
         assert restore(pristine, Path(device), "--force") == 0

@@ -265,7 +265,29 @@ def _detach(file: str) -> None:
 
 
 def _forget_partitions(device: str) -> None:
-    run(["partx", "--delete", device])
+    with contextlib.suppress(MachineRefusal):  # nothing more can be done about it
+        forget_partitions(device)
+
+
+def forget_partitions(device: str) -> None:
+    """Let the kernel forget the partitions of a device, once nobody has one of them open.
+
+    A loop device that is detached keeps the partitions that it was told of, and whoever gets it next finds them there.
+
+    Raises:
+        MachineRefusal: One of them stays in use.
+    """
+    folder = f"/sys/block/{os.path.basename(device)}"
+    for _ in range(_TRIES):
+        left = sorted(name for name in os.listdir(folder) if os.path.exists(f"{folder}/{name}/partition"))
+        if not left:
+            return
+        if run(["partx", "--delete", device]).exit_code:
+            time.sleep(_STEP_S)
+    raise MachineRefusal(
+        f"the kernel does not forget the partitions of {device}: {', '.join(left)} in use",
+        hint=f"'lsof /dev/{left[0]}' may tell by whom.",
+    )
 
 
 def _unmap(name: str) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 from stillframe.errors import MachineRefusal
 from stillframe.extents import Extent
-from stillframe.host.attaching import Keeper, last_line
+from stillframe.host.attaching import Keeper, forget_partitions, last_line
 from stillframe.host.linux import is_root
 from stillframe.host.run import run
 
@@ -76,6 +76,7 @@ def plug(keeper: Keeper, file: str, partitions: Mapping[int, Extent], *, sector_
     """
     device = plug_volume(keeper, file, sector_size=sector_size)
     keeper.will("partitions", device)
+    forget_partitions(device)  # of another file: that this device was free does not say that it has none
     found = PluggedDisk(device=device, numbers=tuple(partitions))
     for number, extent in partitions.items():
         start, length = extent.start // _SECTOR, extent.size // _SECTOR

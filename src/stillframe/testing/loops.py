@@ -1,13 +1,14 @@
 """Loop devices of tests, which are free again when a test says so.
 
-Answers: "a disk file as a device." Another process that looks at the machine's disks opens each of them for a moment; a
-device that was detached meanwhile stays until that moment is over, and its file counts as one that is in use.
-Source: losetup(8), loop(4).
+Answers: "a disk file as a device, with nodes for its partitions." Another process that looks at the machine's disks
+opens each of them for a moment; a device that was detached meanwhile stays until that moment is over, and its file
+counts as one in use. A loop device that is detached keeps the partitions that it was given, even for the next file.
+Source: losetup(8), loop(4), partx(8).
 """
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,10 @@ _STEP_S: Final = 0.05
 
 def attach_loop(file: Path | str, *options: str) -> str:
     """Make a loop device over a file; the path of its node. ``options`` are those of losetup."""
-    return run_tool("losetup", "--find", "--show", *options, str(file)).strip()
+    device = run_tool("losetup", "--find", "--show", *options, str(file)).strip()
+    if _partitions(device) and "-P" not in options and "--partscan" not in options:
+        drop_partitions(device)  # of another file that was in it
+    return device
 
 
 def detach_loop(device: Path | str) -> None:
@@ -34,7 +38,7 @@ def detach_loop(device: Path | str) -> None:
 
 
 @contextmanager
-def loop_device(file: Path, *, sector_size: int = 512, options: Sequence[str] = ()) -> Iterator[Path]:
+def loop_device(file: Path | str, *options: str, sector_size: int = 512) -> Iterator[Path]:
     """A loop device over a file."""
     device = attach_loop(file, "--sector-size", str(sector_size), *options)
     try:
@@ -44,18 +48,26 @@ def loop_device(file: Path, *, sector_size: int = 512, options: Sequence[str] = 
 
 
 @contextmanager
-def partition_nodes(device: str) -> Iterator[None]:
+def partition_nodes(device: Path | str) -> Iterator[None]:
     """A node for each partition of a loop device, which alone has none; they would outlive it."""
-    run_tool("partx", "--delete", device, accept=(0, 1))  # of a test that was killed
-    run_tool("partx", "--add", device)
+    drop_partitions(device)
+    run_tool("partx", "--add", str(device))
     try:
         yield
     finally:
-        name, until = Path(device).name, time.monotonic() + TOOL_TIMEOUT_S
-        run_tool("partx", "--delete", device, accept=(0, 1))
-        while any(
-            node.startswith(f"{name}p") for node in os.listdir(f"/sys/block/{name}")
-        ):  # a mount of it may be held as ``unmount`` says
-            assert time.monotonic() < until, f"a partition of {device} is still in use"
+        drop_partitions(device)
+
+
+def drop_partitions(device: Path | str) -> None:
+    """Let the kernel forget the partitions of a loop device; wait where one is still held, as ``unmount`` says."""
+    until = time.monotonic() + TOOL_TIMEOUT_S
+    while _partitions(device):
+        run_tool("partx", "--delete", str(device), accept=(0, 1))
+        if left := _partitions(device):
+            assert time.monotonic() < until, f"{', '.join(left)} of {device} still in use"
             time.sleep(_STEP_S)
-            run_tool("partx", "--delete", device, accept=(0, 1))
+
+
+def _partitions(device: Path | str) -> list[str]:
+    name = Path(device).name
+    return [node for node in os.listdir(f"/sys/block/{name}") if node.startswith(f"{name}p")]
