@@ -11,7 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from stillframe.block import BlockReader, BlockWriter, ExtentKind
+from stillframe.block import BlockReader, BlockWriter, ExtentKind, ReadFault
+from stillframe.block.file import aligned_buffer
 from stillframe.errors import DamagedError
 from stillframe.events import BytesMoved
 from stillframe.extents import Extent, ExtentSet
@@ -74,12 +75,24 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
+class _Reading:
     """A read of packs, and where each of its chunks goes on the target."""
 
     fetch: Fetch
     places: dict[bytes, list[int]]
     placed: PlacedMap
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparing:
+    """Chunks that belong next to each other on the target, which may have them already: where the first begins."""
+
+    offset: int
+    chunk_ids: list[bytes]
+    placed: PlacedMap
+
+
+_Task = _Reading | _Comparing
 
 
 class Placer:
@@ -126,7 +139,8 @@ class Placer:
             DamagedError: A chunk cannot be had and ``salvage`` is off; the message names where it belongs.
             TargetError, DeviceError: The target failed.
         """
-        with Workers(lambda: _PlacingWorker(self), cancel=self._context.cancel) as workers:
+        buffer_size = max(_VIEW_STEP, self._chunk_size)  # memory that nobody touches costs nothing
+        with Workers(lambda: _PlacingWorker(self, buffer_size), cancel=self._context.cancel) as workers:
             for placed in maps:
                 for span in self._spans(placed):
                     self._context.cancel.check()
@@ -154,7 +168,7 @@ class Placer:
                 self._write_there(view.read_at(here, min(_VIEW_STEP, end - here)), offset + here)
 
     def _write_there(self, data: bytes, offset: int) -> None:
-        if self._options.delta and self.target.read_at(offset, len(data)) == data:
+        if self._options.delta and self._has(offset, data):
             self.written.add(skipped=len(data))
         else:
             self.target.write_at(offset, data)
@@ -171,7 +185,7 @@ class Placer:
                 self.written.add(skipped=part.size)
                 continue
             piece = memoryview(data)[part.start - offset : part.end - offset]
-            if compares and self.target.read_at(part.start, part.size) == piece:
+            if compares and self._has(part.start, piece):
                 self.written.add(skipped=part.size)
                 continue
             self.target.write_at(part.start, piece)
@@ -184,8 +198,8 @@ class Placer:
             self._context.cancel.check()
             self._zero(Extent(start, min(start + _ZERO_STEP, extent.end)))
 
-    def run(self, task: _Task) -> None:
-        """Read, check and write the chunks of one task."""
+    def run(self, task: _Reading) -> None:
+        """Read, check and write the chunks of one read."""
         for place, data in self._chunks.fetch(task.fetch):
             offsets = task.places[place.chunk_id]
             if isinstance(data, DamagedError):
@@ -211,23 +225,90 @@ class Placer:
     def _extent(self, placed: PlacedMap, first: int, count: int) -> Extent:
         """Where chunks of a map go on the target; the last chunk of a map may be short."""
         start = placed.offset + first * self._chunk_size
-        return Extent(start, min(start + count * self._chunk_size, placed.offset + placed.root.size))
+        return Extent(start, min(start + count * self._chunk_size, self._end(placed)))
+
+    @staticmethod
+    def _end(placed: PlacedMap) -> int:
+        return placed.offset + placed.root.size
 
     def _tasks(self, placed: PlacedMap, span: Span) -> Iterator[_Task]:
-        """The reads that bring the data of a leaf; for a delta only of what differs."""
+        """The reads that bring the data of a leaf; for a delta, what is to be looked at first."""
         if span.leaf is None:
             return
+        entries = [
+            (placed.offset + (span.first + number) * self._chunk_size, chunk_id)
+            for number, chunk_id in enumerate(span.leaf.entry_ids())
+            if chunk_id
+        ]
+        if self._options.delta and self._namer is not None:
+            yield from self._comparisons(placed, entries)
+        else:
+            yield from self._readings(placed, entries)
+
+    def _comparisons(self, placed: PlacedMap, entries: list[tuple[int, bytes]]) -> Iterator[_Comparing]:
+        """Chunks by which the target is read in large pieces."""
+        offset, chunk_ids = 0, list[bytes]()
+        most = max(1, _VIEW_STEP // self._chunk_size)
+        for place, chunk_id in entries:
+            if chunk_ids and (place != offset + len(chunk_ids) * self._chunk_size or len(chunk_ids) == most):
+                yield _Comparing(offset, chunk_ids, placed)
+                chunk_ids = []
+            if not chunk_ids:
+                offset = place
+            chunk_ids.append(chunk_id)
+        if chunk_ids:
+            yield _Comparing(offset, chunk_ids, placed)
+
+    def _readings(self, placed: PlacedMap, entries: list[tuple[int, bytes]]) -> Iterator[_Reading]:
         places: dict[bytes, list[int]] = {}
-        for number, chunk_id in enumerate(span.leaf.entry_ids()):
-            if chunk_id:
-                offset = placed.offset + (span.first + number) * self._chunk_size
-                if not (self._options.delta and self._is_there(placed, offset, chunk_id)):
-                    places.setdefault(chunk_id, []).append(offset)
+        for offset, chunk_id in entries:
+            places.setdefault(chunk_id, []).append(offset)
         fetches, missing = self._chunks.plan(list(places))
         for chunk_id in missing:
             self._give_up(missing_chunk(chunk_id), places[chunk_id], placed)
         for fetch in fetches:
-            yield _Task(fetch, places, placed)
+            yield _Reading(fetch, places, placed)
+
+    def compare(self, task: _Comparing, buffer: memoryview) -> None:
+        """Write those chunks that the target does not have where they belong.
+
+        Args:
+            task: Which chunks.
+            buffer: Of this thread, as large as all of them.
+        """
+        differing = []
+        whole = Extent(task.offset, min(task.offset + len(task.chunk_ids) * self._chunk_size, self._end(task.placed)))
+        view = buffer[: whole.size]
+        is_read = self._read_target(whole.start, view)
+        for number, chunk_id in enumerate(task.chunk_ids):
+            begin = number * self._chunk_size
+            here = view[begin : begin + self._chunk_size]
+            extent = Extent(task.offset + begin, task.offset + begin + len(here))
+            if is_read and _is_all_allowed(extent, task.placed) and self._name(here) == chunk_id:
+                self.written.add(skipped=len(here))
+                self._context.events.emit(BytesMoved(size=len(here)))
+            else:
+                differing.append((extent.start, chunk_id))
+        for reading in self._readings(task.placed, differing):
+            self.run(reading)
+
+    def _has(self, offset: int, data: bytes | memoryview) -> bool:
+        """Whether the target reads so."""
+        found = bytearray(len(data))
+        return self._read_target(offset, memoryview(found)) and memoryview(found) == data
+
+    def _read_target(self, offset: int, buffer: memoryview) -> bool:
+        """Whether the target could be read there: a bad sector may be one that heals when it is written."""
+        try:
+            self.target.read_into(offset, buffer)
+        except ReadFault:
+            return False
+        return True
+
+    def _name(self, data: memoryview) -> bytes:
+        if self._namer is None:
+            raise ValueError("ids say nothing of contents")
+        return self._namer.name(data)
 
     def _give_up(self, error: DamagedError, offsets: list[int], placed: PlacedMap) -> None:
         """A chunk cannot be had: end the run, or make its places zeros and note them."""
@@ -246,16 +327,6 @@ class Placer:
                     self.clear(part)
             self._context.events.emit(BytesMoved(size=extent.size))
 
-    def _is_there(self, placed: PlacedMap, offset: int, chunk_id: bytes) -> bool:
-        size = min(self._chunk_size, placed.offset + placed.root.size - offset)
-        if placed.allowed is not None and not placed.allowed.contains(Extent(offset, offset + size)):
-            return False
-        if self._namer is None or self._namer.name(self.target.read_at(offset, size)) != chunk_id:
-            return False
-        self.written.add(skipped=size)
-        self._context.events.emit(BytesMoved(size=size))
-        return True
-
     def _fill_gaps(self, placed: PlacedMap, span: Span) -> None:
         """Deal with what is not data: zeros where the format says so, nothing where nobody uses it."""
         for first, count, kind in _runs(span):
@@ -269,7 +340,8 @@ class Placer:
 
     def _zero(self, extent: Extent) -> None:
         """Make at most ``_ZERO_STEP`` bytes zeros; with ``delta`` only where they are not."""
-        if self._options.delta and not np.frombuffer(self.target.read_at(extent.start, extent.size), np.uint8).any():
+        found = bytearray(extent.size) if self._options.delta else bytearray()
+        if found and self._read_target(extent.start, memoryview(found)) and not np.frombuffer(found, np.uint8).any():
             self.written.add(skipped=extent.size)
         else:
             self.target.zero(extent)
@@ -281,14 +353,22 @@ def _allowed(extent: Extent, placed: PlacedMap) -> list[Extent]:
     return [extent] if placed.allowed is None else list(placed.allowed.clipped(extent))
 
 
+def _is_all_allowed(extent: Extent, placed: PlacedMap) -> bool:
+    return placed.allowed is None or placed.allowed.contains(extent)
+
+
 class _PlacingWorker:
     """One thread's work: a ``pipeline.Worker``."""
 
-    def __init__(self, placer: Placer) -> None:
+    def __init__(self, placer: Placer, buffer_size: int) -> None:
         self._placer = placer
+        self._buffer = aligned_buffer(buffer_size)
 
     def work(self, item: _Task) -> None:
-        self._placer.run(item)
+        if isinstance(item, _Comparing):
+            self._placer.compare(item, self._buffer)
+        else:
+            self._placer.run(item)
 
     def finish(self) -> None:
         """Nothing is left to do."""
