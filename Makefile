@@ -23,7 +23,8 @@ RUNS ?= 30
 SEED ?= 1
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
-PROCESSES ?= $(shell nproc)
+# One more than processors: tests wait for mounts and disks for a third of their time.
+PROCESSES ?= $(shell expr $$(nproc) + 1)
 # As on a machine that systemd started, an unmount is told to the mount namespaces of tests beside it: where the mounts of
 # this machine are private, as in a container, a namespace would hold what others unmount, and they would fail.
 RUN_TESTS = unshare --mount --propagation shared $(BIN)/python tools/run_tests.py --processes $(PROCESSES)

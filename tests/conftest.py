@@ -7,6 +7,7 @@ with ``--hypothesis-profile=deep``. A busy machine is no mistake, so an example 
 
 from datetime import timedelta
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 PATIENT = (HealthCheck.too_slow,)
@@ -23,3 +24,21 @@ settings.register_profile(
 )
 settings.register_profile("deep", deadline=LIMIT, print_blob=True, suppress_health_check=PATIENT)
 settings.load_profile("test")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """``variants(n)``: of the variants of a test that are not slow, only n are not, which lie evenly among them."""
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("variants") is not None and item.get_closest_marker("slow") is None:
+            groups.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for group in groups.values():
+        mark = group[0].get_closest_marker("variants")
+        assert mark is not None
+        (count,) = mark.args
+        group.sort(key=lambda item: item.nodeid)  # whatever order they are to be run in
+        chosen = {round(number * (len(group) - 1) / max(count - 1, 1)) for number in range(count)}
+        for number, item in enumerate(group):
+            if number not in chosen:
+                item.add_marker(pytest.mark.slow)

@@ -244,6 +244,7 @@ def test_windows_7_gets_a_driver_from_a_folder(tmp_path: Path) -> None:
     assert not [name for name in changes if "DriverDatabase" in name]
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -325,6 +326,7 @@ def leave_open(disk: AdaptableDisk) -> None:
     edit_ntfs(disk, restart_page(flags=0) * 2, 2)
 
 
+@pytest.mark.variants(3)
 @pytest.mark.parametrize(
     ("case", "words"),
     [

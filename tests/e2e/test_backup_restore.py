@@ -68,6 +68,7 @@ def judge_volume(disk: RealDisk, volume: RealVolume, restored: Path, manifest: M
     after.unlink()
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize(("label", "sector_size"), KINDS)
 @pytest.mark.parametrize("growth", [0, 24 * MIB + 4096])
 def test_a_disk_comes_back_on_a_dirty_device(
@@ -112,6 +113,7 @@ def test_a_disk_comes_back_as_a_new_file(disks: Disks, tmp_path: Path) -> None:
         judge_volume(disk, volume, restored, manifest, tmp_path)
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("selection", ["all_sectors", "include_paging"])
 def test_what_is_left_out_can_be_asked_for(disks: Disks, tmp_path: Path, selection: str) -> None:
     disk = disks("gpt", 512)

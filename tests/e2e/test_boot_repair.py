@@ -164,6 +164,7 @@ def test_a_disk_of_another_size_or_in_use_since_the_plan_is_refused(disk: Path, 
     assert tmp_path.exists()
 
 
+@pytest.mark.slow
 def test_where_the_undo_file_may_not_be(disk: Path, tmp_path: Path) -> None:
     before = disk.read_bytes()
     taken = tmp_path / "taken"
@@ -230,6 +231,7 @@ class Cut:
         monkeypatch.setattr(FileWriter, "write_at", write_at)
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("after", [0, 1, 7, 30])
 def test_a_power_cut_in_the_middle_is_taken_back(
     disk: Path, source: LinuxDisk, after: int, monkeypatch: pytest.MonkeyPatch
@@ -261,6 +263,7 @@ def test_a_disk_that_fails_once_is_put_back_at_once(
     assert filecmp.cmp(disk, source.path, shallow=False)
 
 
+@pytest.mark.slow
 def test_a_disk_that_was_used_since_is_not_put_back(disk: Path, source: LinuxDisk) -> None:
     repaired(disk)
     with mounted_linux(LinuxDisk(path=disk, kind="ext4", numbers=source.numbers)) as root:

@@ -75,6 +75,7 @@ def test_a_disk_fits_and_its_source_stays_as_it_was(disks: Disks, tmp_path: Path
     assert run_tool("sgdisk", "-p", str(target)).split("(GUID): ")[1][:36] == "9A5B2C1D-0000-4000-8000-000000000001"
 
 
+@pytest.mark.slow
 def test_the_plan_is_that_of_a_restore(disks: Disks, tmp_path: Path) -> None:
     disk = disks("gpt", 512)
     repository = make_repository(MemoryStore(), chunk_size=262_144)
@@ -102,6 +103,7 @@ def test_into_a_new_file_it_is_what_a_plain_clone_makes(disks: Disks, tmp_path: 
     assert sizes[0] < sizes[1] + 4 * MIB  # what is zeros takes no room
 
 
+@pytest.mark.slow
 def test_delta_writes_only_what_differs(disks: Disks, tmp_path: Path) -> None:
     disk, target = disks("gpt", 512), tmp_path / "target"
     larger = RestoreOptions(wishes={2: 40 * MIB}, fit=True)
@@ -281,6 +283,7 @@ class OnFirstBytes:
             self._action()
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(("kind", "error"), [("stopped", Cancelled), ("changed", Disturbed)])
 def test_what_is_cut_off_or_disturbed_leaves_no_table(
     disks: Disks, tmp_path: Path, kind: str, error: type[StillframeError]

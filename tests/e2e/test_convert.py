@@ -126,6 +126,7 @@ def plan(repository: Repository, manifest: Manifest, target: Path, options: Rest
     return plan_restore(repository, manifest, 1, str(target), repository_folder="", options=options)
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("verb", ["restore", "clone"])
 def test_an_mbr_linux_gets_an_efi_system_partition_and_a_gpt(tmp_path: Path, verb: str) -> None:
     repository, manifest, old = saved(tmp_path, "mbr")
@@ -189,6 +190,7 @@ def test_a_signed_loader_of_the_system_is_used(tmp_path: Path) -> None:
     assert f"--fs-uuid --set=root {UUID}\nset prefix=($root)/boot/grub\n" in text
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(("starts_by", "first", "label"), [("bios", 40, "gpt"), ("bios-mbr", 1, "dos")])
 def test_a_uefi_linux_gets_grub_for_a_bios(tmp_path: Path, starts_by: StartsBy, first: int, label: str) -> None:
     repository, manifest, old = saved(tmp_path, "gpt")
@@ -214,6 +216,7 @@ def test_a_uefi_linux_gets_grub_for_a_bios(tmp_path: Path, starts_by: StartsBy, 
     assert f"hd0,{'msdos' if label == 'dos' else 'gpt'}2" in read(root, "/boot/grub/grub.cfg")
 
 
+@pytest.mark.variants(3)
 @pytest.mark.parametrize(
     ("files", "without", "starts_by", "words"),
     [

@@ -215,6 +215,7 @@ def test_a_windows_that_could_not_start_is_refused_before_anything_is_written(
     assert words in error.message
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize(
     ("third", "words"),
     [

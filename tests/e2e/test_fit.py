@@ -102,6 +102,7 @@ def test_too_small_is_refused_before_anything_is_written(
     assert target.read_bytes() == b"\xff" * (90 * MIB)
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     ("kind", "size", "room"),
     [
@@ -179,6 +180,7 @@ def test_a_hybrid_table_is_not_changed(tmp_path: Path) -> None:
             plan_restore(repository, manifest, 1, str(target), repository_folder="", options=options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [120, pytest.param(300, marks=pytest.mark.slow)])
 def test_logical_partitions_get_a_chain_made_anew(tmp_path: Path, size: int) -> None:
     disk = build_disk(tmp_path, label="dos")

@@ -125,6 +125,7 @@ def hashes(root: Path, names: Promised) -> Promised:
 QUICK = {"default", "compressed", "changed", "subvolumes", "mixed"}
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize(
     "scene", [pytest.param(one, marks=[] if one in QUICK else [pytest.mark.slow]) for one in SCENES]
 )

@@ -38,6 +38,7 @@ def free_bytes(path: Path) -> ExtentSet:
     return ExtentSet.of(*(Extent(int(first) * size, int(last or first) * size + cluster) for first, last in ranges))
 
 
+@pytest.mark.variants(7)
 @pytest.mark.parametrize("scene", SCENES)
 def test_every_fsynced_file_survives_a_power_cut_and_a_restore_of_the_used_bytes(tmp_path: Path, scene: str) -> None:
     make, mount_options, work = SCENES[scene]

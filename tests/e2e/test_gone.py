@@ -191,6 +191,7 @@ GONE: Final = {
 QUICK: Final = ("killed", "unmounted")
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("how", [pytest.param(how, marks=() if how in QUICK else pytest.mark.slow) for how in GONE])
 def test_a_repository_that_is_gone_and_comes_back(place: Place, moody: MoodyFolder, how: str) -> None:
     source = place.make_source(SIZE)
@@ -259,6 +260,7 @@ def test_a_target_that_is_gone_and_comes_back(place: Place, moody: MoodyFolder, 
         subprocess.run(["cmp", source, device], check=True)
 
 
+@pytest.mark.slow
 def test_a_target_that_is_made_read_only(place: Place) -> None:
     source = place.make_source(2 * SIZE)
     place.init(place.folder / "repo")
@@ -296,6 +298,7 @@ def test_a_disk_file_whose_disk_becomes_full(place: Place, mounted: Path) -> Non
 # A source that changes its size.
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("kind", ["file", "device"])
 def test_a_source_that_becomes_smaller_makes_no_image(place: Place, kind: str) -> None:
     source = place.make_source(LARGE)

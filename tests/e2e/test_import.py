@@ -85,6 +85,7 @@ FORMS = [
 ]  # fmt: skip
 
 
+@pytest.mark.variants(4)
 @pytest.mark.parametrize(("form", "name"), FORMS)
 def test_what_is_imported_comes_back(form: str, name: str, raw: Path, repo: Path, tmp_path: Path) -> None:
     source = converted(raw, tmp_path, *form.split())

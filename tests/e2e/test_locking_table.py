@@ -145,6 +145,7 @@ LOCKED: Final = {
 """Section 14: for each row the columns that are refused. All others run."""
 
 
+@pytest.mark.variants(9)
 @pytest.mark.parametrize("column", COLUMNS)
 @pytest.mark.parametrize("row", LOCKED)
 def test_a_cell_of_the_table(place: Place, row: str, column: str) -> None:
@@ -206,6 +207,7 @@ def test_two_disks_go_into_one_repository_at_once(fresh: Place) -> None:
 DISKS_AT_ONCE: Final = 4
 
 
+@pytest.mark.slow
 def test_several_disks_of_one_machine_go_into_one_repository_at_once(fresh: Place) -> None:
     """Four backups, a verification and an expiry, all of them at work at the same moment."""
     disks = [make_disk(fresh.folder / f"disk{number}", number, 24 * MIB) for number in range(DISKS_AT_ONCE)]

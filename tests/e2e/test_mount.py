@@ -145,6 +145,7 @@ def test_files_are_copied_as_from_a_folder_and_umount_ends_it(tmp_path: Path) ->
         mounted.await_clean()
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("filesystem", MAKE)
 def test_what_was_synced_before_a_power_cut_is_there(filesystem: str, tmp_path: Path) -> None:
     image, cut, place = tmp_path / "volume.img", tmp_path / "cut.img", tmp_path / "source"

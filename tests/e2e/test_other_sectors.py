@@ -47,6 +47,7 @@ def fill(root: Path) -> dict[str, str]:
     return hash_tree(root)
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     ("maker", "is_anew"),
     [

@@ -220,6 +220,7 @@ def judge_fat(volume: Path, target: Path, files: Path, folder: Path) -> None:
     ]
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize(
     ("bits", "size", "room"),
     [

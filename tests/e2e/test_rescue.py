@@ -389,6 +389,7 @@ def break_start(computer: Computer) -> None:
     os.sync()
 
 
+@pytest.mark.slow
 def test_a_disk_that_does_not_start_is_repaired_with_its_way_back_on_a_stick(computer: Computer) -> None:
     break_start(computer)
     before = digest(computer.linux.path)
@@ -414,6 +415,7 @@ def test_a_disk_that_does_not_start_is_repaired_with_its_way_back_on_a_stick(com
     assert digest(computer.linux.path) == before
 
 
+@pytest.mark.slow
 def test_answers_repair_without_a_person(computer: Computer) -> None:
     break_start(computer)
     answers, report = computer.folder / "rescue.toml", computer.folder / "report"

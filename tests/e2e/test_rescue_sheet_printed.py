@@ -39,6 +39,7 @@ def facts_of(pdf: Path) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in said.splitlines())}
 
 
+@pytest.mark.variants(3)
 @pytest.mark.parametrize("paper", ["A4", "letter"])
 @pytest.mark.parametrize("facts", [FACTS, FULL], ids=["usual", "fullest"])
 @pytest.mark.parametrize("has_key", [False, True])

@@ -63,6 +63,7 @@ def judge(saved: Saved, target: Path, folder: Path, gone: set[int]) -> None:
         copy.unlink()
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize("wipe", [False, True])
 def test_a_partition_is_left_out(saved: Saved, tmp_path: Path, wipe: bool) -> None:
     """It is not in the table, others keep numbers and places, and its place is not written to, or cleared."""
@@ -77,6 +78,7 @@ def test_a_partition_is_left_out(saved: Saved, tmp_path: Path, wipe: bool) -> No
     assert see_table(target).disk_id == see_table(disk.path).disk_id
 
 
+@pytest.mark.variants(1)
 def test_a_smaller_disk_is_large_enough_without_one(saved: Saved, tmp_path: Path) -> None:
     target = used_file(tmp_path / "target", 100 * MIB)
     with pytest.raises(TargetError, match="more than there is"):

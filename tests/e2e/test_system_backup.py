@@ -115,6 +115,7 @@ def ntfs_files(disk: Path, place: tuple[int, int], tmp_path: Path) -> dict[str, 
         return hash_tree(mounted)
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize(
     ("names", "taken"),
     [

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from stillframe.testing.job_runs import backup, make_repository, restore, verify
 from stillframe.testing.repositories import Processes, make_owner
 
 MIB = 1 << 20
+SHARES = 4
+"""Of five cases of each moment a share has at least one."""
 PASSPHRASE = "one two three"  # noqa: S105
 MAY_LOOK_WHOLE = {Tear.ZERO_HOLE, Tear.ANY}
 """An object with its right end and a hole before it is not garbage but damaged: nobody can tell the two apart."""
@@ -104,11 +107,13 @@ def test_the_run_that_is_swept_has_many_moments() -> None:
     assert count_operations() > 15
 
 
-def test_after_a_crash_at_any_moment_all_is_well(tmp_path: Path) -> None:
+@pytest.mark.variants(1)
+@pytest.mark.parametrize("share", range(SHARES))
+def test_after_a_crash_at_any_moment_all_is_well(tmp_path: Path, share: int) -> None:
     original, first, contents = first_state()
     changed = MemoryDisk(contents)
     change(changed)
-    for turn, (moment, tear, late) in enumerate(moments()):
+    for turn, (moment, tear, late) in islice(enumerate(moments()), share, None, SHARES):
         what = f"moment {moment}, {tear}, late {late}"
         inner = copy_of(original)
         with CrashingStore(inner, moment, tear=tear, seed=turn, late=late) as store, pytest.raises(Crash):

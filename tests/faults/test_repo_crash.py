@@ -251,18 +251,21 @@ def test_a_forget_that_is_cut_off_loses_nothing(tear: Tear, *, undelete: bool) -
     sweep(prepared, forget, tear=tear, undelete=undelete)
 
 
+@pytest.mark.variants(3)
 @pytest.mark.parametrize("tear", TEARS)
 @pytest.mark.parametrize("undelete", [False, True])
 def test_an_expiry_that_is_cut_off_while_it_announces_loses_nothing(tear: Tear, *, undelete: bool) -> None:
     sweep(prepared, expire, tear=tear, undelete=undelete)
 
 
+@pytest.mark.variants(3)
 @pytest.mark.parametrize("tear", TEARS)
 @pytest.mark.parametrize("undelete", [False, True])
 def test_an_expiry_that_is_cut_off_while_it_deletes_loses_nothing(tear: Tear, *, undelete: bool) -> None:
     sweep(announced, expire, tear=tear, undelete=undelete)
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("undelete", [False, True])
 def test_both_phases_at_once_that_are_cut_off_lose_nothing(*, late: bool, undelete: bool) -> None:
@@ -280,6 +283,7 @@ def patched(monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[MemoryStore, 
     return lambda: prepared(drafts=(first, second))
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize("job", [backup, expire, expire_at_once])
 @pytest.mark.parametrize("tear", [Tear.PREFIX, Tear.ZERO_HOLE])
 def test_runs_with_patches_that_are_cut_off_lose_nothing(
@@ -297,17 +301,20 @@ def test_a_repair_that_is_cut_off_can_be_run_again(tear: Tear) -> None:
     sweep(wrecked, repair, tear=tear, was_healthy=False)
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize("tear", TEARS)
 def test_a_backup_with_parity_that_is_cut_off_loses_nothing(tear: Tear) -> None:
     sweep(covered, backup, tear=tear)
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("tear", [Tear.KEPT, Tear.ANY])
 def test_an_expiry_with_parity_that_is_cut_off_loses_nothing(tear: Tear) -> None:
     sweep(covered, expire, tear=tear, undelete=True)
     sweep(covered_and_announced, expire, tear=tear, undelete=True)
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize("tear", [*TEARS, Tear.ANY])
 def test_a_repair_of_what_has_rotted_can_be_cut_off(tear: Tear) -> None:
     sweep(rotten, repair, tear=tear, was_healthy=False, undelete=tear in {Tear.KEPT, Tear.ANY})
@@ -328,6 +335,7 @@ def test_images_can_be_read_at_every_moment_of_such_a_repair(tear: Tear) -> None
         assert reopen(inner, clock=clock).parity.is_wanted, moment
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize("tear", TEARS)
 def test_a_renewal_of_parity_that_is_cut_off_loses_nothing(tear: Tear) -> None:
     sweep(without_sidecars, renew, tear=tear)

@@ -68,6 +68,7 @@ class NoRoomKnown(FullStore):
         return None
 
 
+@pytest.mark.variants(5)
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("capacity", [0, 300, 5_000, 600_000, 1_700_000])
 def test_a_full_store_ends_the_run_and_harms_nothing(tmp_path: Path, capacity: int, late: bool) -> None:
@@ -98,6 +99,7 @@ def test_too_little_room_is_said_before_the_first_byte() -> None:
     assert backup(reopen(FullStore(inner, 40 << 20)), make_disk()).is_complete
 
 
+@pytest.mark.variants(6)
 @pytest.mark.parametrize("stop_after", range(0, 60, 4))
 def test_a_store_that_is_unplugged_ends_the_run_and_harms_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int

@@ -184,6 +184,7 @@ def test_a_lost_boot_sector_and_core_image_come_back(tmp_path: Path) -> None:
     assert "type=c" in run_tool("sfdisk", "-d", str(disk.path))
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("is_zeroed", [False, True], ids=["emptied", "all zeros"])
 def test_an_emptied_esp_gets_a_loader_again(little: LinuxDisk, tmp_path: Path, *, is_zeroed: bool) -> None:
     disk, ids, before = copied(little, tmp_path), ids_of(little.path), tmp_path / "before"
@@ -237,6 +238,7 @@ def boot_lines(disk: NestedLinux, work: Path) -> tuple[str, str]:
         return fstab.split()[0], (root / "boot/grub/grub.cfg").read_text().split()[3]
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("stack", ["lvm", "luks"])
 def test_a_linux_in_lvm_or_in_luks_with_its_key(tmp_path: Path, stack: Stack) -> None:
     disk, new = renamed_boot(tmp_path, stack)
@@ -259,6 +261,7 @@ def test_without_the_key_nothing_is_called_dead(tmp_path: Path) -> None:
     assert {one.number for one in plan.places} <= {1}
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("kind", ["xfs", "btrfs"])
 def test_other_file_systems(tmp_path: Path, kind: str) -> None:
     disk = make_linux_disk(tmp_path / "disk", kind)  # type: ignore[arg-type]
@@ -272,6 +275,7 @@ def test_other_file_systems(tmp_path: Path, kind: str) -> None:
         assert (root / "etc/fstab").read_text() == text
 
 
+@pytest.mark.slow
 def test_drivers_and_cards_only_when_it_is_asked_for(little: LinuxDisk, tmp_path: Path) -> None:
     disk = copied(little, tmp_path)
     cards = "auto enp3s0\niface enp3s0 inet dhcp\n"

@@ -100,6 +100,7 @@ def hivexget(file: Path, key: str, value: str) -> bytes:
     return subprocess.run(["hivexget", str(file), key, value], capture_output=True, check=True).stdout
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize("name", CASES)
 def test_the_boot_configuration_follows_partitions_that_were_moved(name: str, volumes: Volumes, tmp_path: Path) -> None:
     new = CASES[name]
@@ -209,6 +210,7 @@ def build_windows_uefi(folder: Path, *more: Part) -> Path:
     return path
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("is_zeroed", [False, True], ids=["empty", "all zeros"])
 def test_an_emptied_esp_gets_the_boot_files_of_windows_back(tmp_path: Path, *, is_zeroed: bool) -> None:
     disk, before = build_windows_uefi(tmp_path), tmp_path / "before"

@@ -39,6 +39,7 @@ def make_gpt(folder: Path, files: dict[str, bytes], *, bios_boot: bool, code: bo
     return MemoryDisk(disk.read_bytes())
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize(
     ("files", "bios_boot", "code", "expected"),
     [

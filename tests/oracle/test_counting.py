@@ -151,6 +151,7 @@ def counted_twice(reader: BlockReader) -> FileCounts:
     return at_once
 
 
+@pytest.mark.variants(5)
 @pytest.mark.parametrize(("kind", "shape"), [("ext", s) for s in EXT] + [("ntfs", s) for s in NTFS])
 def test_tables_a_walk_and_a_mount_say_the_same(tmp_path: Path, kind: str, shape: str) -> None:
     image = tmp_path / "volume.img"

@@ -128,6 +128,7 @@ def test_a_broken_copy_is_made_anew(source: bytes, where: str, size: int) -> Non
         assert target == source
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize("damaged_offset", [512 + 16, 512 + 60, 1500 * 512 + 10, None])
 def test_a_table_behind_the_boot_code_of_a_board(damaged_offset: int | None) -> None:
     source = make_disk(SIZE, sgdisk=("--move-main-table", "1500", "-n", "1:4096:+1M", "-n", "2:0:+1M"))

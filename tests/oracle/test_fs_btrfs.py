@@ -91,6 +91,7 @@ def codes(used: UsedMap) -> list[str]:
     return [notice.code for notice in used.notices]
 
 
+@pytest.mark.variants(6)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_map_is_exactly_what_dump_tree_lists(btrfs_volumes: Volumes, shape: str) -> None:
     image, _ = btrfs_volumes(shape)
@@ -101,6 +102,7 @@ def test_the_map_is_exactly_what_dump_tree_lists(btrfs_volumes: Volumes, shape: 
     assert used.extents.size < image.stat().st_size // 2
 
 
+@pytest.mark.variants(5)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_copy_of_the_used_bytes_holds_every_file(btrfs_volumes: Volumes, shape: str, tmp_path: Path) -> None:
     image, hashes = btrfs_volumes(shape)

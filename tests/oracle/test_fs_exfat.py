@@ -44,6 +44,7 @@ def exfat_volumes(tmp_path_factory: pytest.TempPathFactory) -> Volumes:
     return get
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_map_is_partclones_and_the_tail(exfat_volumes: Volumes, shape: str) -> None:
     image, _ = exfat_volumes(shape)

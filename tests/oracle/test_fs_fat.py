@@ -68,6 +68,7 @@ def read_back(image: Path, folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_map_is_theirs_and_the_tail(fat_volumes: Volumes, shape: str) -> None:
     image, _ = fat_volumes(shape)

@@ -192,6 +192,7 @@ def test_the_runs_of_every_file_hold_what_a_mount_reads(filled: Make, kind: str,
     assert outside > len(files) // 3 > 2
 
 
+@pytest.mark.variants(7)
 @pytest.mark.parametrize(("kind", "shape"), SHAPES)
 def test_a_copy_without_the_excluded_bytes_is_whole_but_for_them(
     filled: Make, tmp_path: Path, kind: str, shape: str

@@ -154,6 +154,7 @@ def test_the_map_covers_partclones(volumes: Made, shape: str) -> None:
     assert (ours - theirs).size <= rest + fields["agcount"] * fields["blocksize"] * 128
 
 
+@pytest.mark.variants(5)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_copy_of_the_used_bytes_holds_every_file(volumes: Made, shape: str, tmp_path: Path) -> None:
     image, hashes = volumes(shape)
@@ -399,6 +400,7 @@ def test_mounted_read_only_again_is_as_good_as_unmounted(tmp_path: Path) -> None
     check_copy(cut, used_map(cut).extents, hashes, tmp_path)
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("options", ["", "-m rmapbt=1,reflink=1", "-b size=1024 -d agcount=15", "-s size=4096"])
 def test_a_frozen_volume(tmp_path: Path, options: str) -> None:
     """Frozen while others write to it; then only the bytes of the map are copied, and every synced file is there."""
@@ -466,6 +468,7 @@ def check_frozen(image: Path, root: Path, folder: Path, turn: int) -> None:
     (folder / "frozen").unlink()
 
 
+@pytest.mark.variants(10)
 @pytest.mark.parametrize(
     ("change", "code"),
     [

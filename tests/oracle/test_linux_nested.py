@@ -121,6 +121,7 @@ def blkid(volume: Path) -> str:
     return run_tool("blkid", "-p", "-s", "UUID", "-o", "value", str(volume)).strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stack",
     [

@@ -62,6 +62,7 @@ def one_of(filesystem: str) -> list[object]:
     return [pytest.param(name, marks=[] if name == filesystem else [pytest.mark.slow]) for name in MAKE]
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(("filesystem", "writer"), list(combinations()))
 def test_a_busy_file_system_is_saved_as_it_was_at_one_moment(filesystem: str, writer: str, tmp_path: Path) -> None:
     with busy_volume(tmp_path, filesystem) as volume:
@@ -156,6 +157,7 @@ def test_a_busy_disk_is_cloned_as_it_was_at_one_moment(
         assert_free_is_zero(judge, target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filesystem", one_of("ext4"))
 def test_what_was_deleted_meanwhile_is_not_in_the_image(
     filesystem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -208,6 +210,7 @@ def test_disks_in_use_and_disks_that_are_not_make_one_image(tmp_path: Path, monk
     compare_target(judge, target)
 
 
+@pytest.mark.slow
 def test_hooks_run_around_the_freeze_and_a_failure_does_what_was_asked(tmp_path: Path) -> None:
     """The first hook's file is in the image, the second one's is not."""
 

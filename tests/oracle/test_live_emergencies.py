@@ -250,6 +250,7 @@ def test_a_backup_that_is_stopped_while_frozen(place: Path) -> None:
         assert victim.says() == "thawed early"
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
 def test_the_watchdog_is_not_asked_to_end(place: Path, number: signal.Signals) -> None:
     with opened(place) as one, Watchdog([one.descriptor], limit_s=30) as dog:

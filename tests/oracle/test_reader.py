@@ -107,6 +107,7 @@ def test_it_verifies(written: Written) -> None:
         read(written, "verify", manifest.image)
 
 
+@pytest.mark.variants(1)
 def test_its_restore_is_the_products_byte_for_byte(written: Written, tmp_path: Path) -> None:
     for number, manifest in enumerate(written.images):
         ours, theirs = tmp_path / f"ours{number}", tmp_path / f"theirs{number}"

@@ -129,6 +129,7 @@ def test_stillframe_is_added_to_the_file_system_and_runs_from_there(base: Base, 
         assert list(site.rglob("stillframe/cli/__pycache__/main.cpython-311.pyc"))
 
 
+@pytest.mark.slow
 def test_a_rebuild_takes_what_is_kept_and_makes_the_same(
     base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -210,6 +210,7 @@ def check_hidden(new: MadeDisk, found: Mapping[str, bytes], folder: Path) -> Non
             assert f"hidden sectors {place.start // 512}," in run_tool("file", str(sector)) + ","
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize("case", CASES)
 def test_other_programs_read_the_new_places(case: str, volumes: dict[str, dict[str, bytes]], tmp_path: Path) -> None:
     old, new = CASES[case]

@@ -186,6 +186,7 @@ def test_drive_letters_follow_and_nothing_else_in_windows_changes(tmp_path: Path
     assert hives[1] == hives[0] | {letter: now}
 
 
+@pytest.mark.variants(3)
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

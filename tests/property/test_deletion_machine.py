@@ -290,23 +290,23 @@ def run(machine: type[DeletionMachine], examples: int) -> None:
 
 
 def test_nothing_is_lost_in_any_order() -> None:
-    run(DeletionMachine, 60)
+    run(DeletionMachine, 25)
 
 
 def test_nothing_is_lost_in_a_folder() -> None:
-    run(OnADisk, 10)
+    run(OnADisk, 5)
 
 
 def test_nothing_is_lost_where_lists_lag() -> None:
-    run(WhereListsLag, 30)
+    run(WhereListsLag, 12)
 
 
 def test_nothing_is_lost_where_writers_only_add() -> None:
-    run(WhereWritersOnlyAdd, 20)
+    run(WhereWritersOnlyAdd, 10)
 
 
 def test_nothing_is_lost_with_patches() -> None:
-    run(WithPatches, 20)
+    run(WithPatches, 10)
 
 
 def test_nothing_is_lost_where_put_keys_write() -> None:

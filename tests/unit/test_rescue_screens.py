@@ -322,6 +322,7 @@ def test_ctrl_c_leaves_nothing_half_done_and_says_how_to_leave() -> None:
     assert drive(app, steps) is None, "Ctrl-C never ends the program"
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("sizes", [[(132, 43), (80, 24)], [(40, 12), (132, 43)]])
 def test_every_page_is_drawn_anew_when_the_terminal_gets_another_size(sizes: list[tuple[int, int]]) -> None:
     app = make_app(MadeUpJobs())
@@ -365,6 +366,7 @@ def test_a_page_is_the_same_at_a_size_however_the_terminal_came_to_it() -> None:
     drive(app, steps)
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("verb", ["images", "show", "disks"])
 def test_a_stick_that_is_pulled_out_while_choosing_is_a_sentence_and_a_way_back(verb: str) -> None:
     jobs = MadeUpJobs()
