@@ -83,7 +83,11 @@ def _run(row: Row, command: list[str], environment: Mapping[str, str]) -> Row:
 
 
 class _Memory(threading.Thread):
-    """Samples the memory of all processes of a session. A child's ``ru_maxrss`` would begin at that of its parent."""
+    """Samples the memory of all processes of a session: of pages that several of them share, each counts its part.
+
+    What a forked child has in common with its parent is there once. The most that a single process ever had counts too,
+    with all that it shares, because samples miss what is short.
+    """
 
     def __init__(self, leader: int) -> None:
         super().__init__(daemon=True)
@@ -109,14 +113,18 @@ class _Memory(threading.Thread):
                 return None
         except OSError:
             return None
-        found = status_bytes(pid)
-        return (found["VmRSS"], found["VmHWM"]) if "VmRSS" in found else None
+        now, most = _sizes(f"/proc/{pid}/smaps_rollup"), status_bytes(pid)
+        return (now["Pss"], most["VmHWM"]) if "Pss" in now and "VmHWM" in most else None
 
 
 def status_bytes(pid: int | str = "self") -> dict[str, int]:
     """The lines of a process's status that are sizes, in bytes; empty when it is gone."""
+    return _sizes(f"/proc/{pid}/status")
+
+
+def _sizes(path: str) -> dict[str, int]:
     try:
-        text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8")
     except OSError:
         return {}
     rows = (line.split() for line in text.splitlines() if line.endswith(" kB"))

@@ -6,6 +6,7 @@ other exception is our bug, says so, and leaves its traceback in a file. The onl
 
 import argparse
 import contextlib
+import gc
 import importlib
 import keyword
 import os
@@ -66,6 +67,7 @@ _BROKEN_PIPE: Final = 141
 
 def run() -> NoReturn:
     """The program ``stillframe``."""
+    gc.disable()  # until all is loaded
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads for matrices: there are none here
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
@@ -114,7 +116,11 @@ def _carry_out(arguments: Sequence[str], screen: Screen, streams: Streams) -> in
     try:
         with contextlib.redirect_stdout(streams.output):
             options = build_parser().parse_args(arguments)
-        return _find_verb(options)(Call(options=options, screen=screen, environment=os.environ))
+        verb = _find_verb(options)
+        if not gc.isenabled():
+            gc.freeze()  # what is loaded stays: nobody looks for garbage in it
+            gc.enable()
+        return verb(Call(options=options, screen=screen, environment=os.environ))
     except HelpShown:
         return 0
     except StillframeError as error:
