@@ -308,7 +308,7 @@ def main() -> None:
     finally:
         shutil.rmtree(work)
     print(f"{time.time() - began:.0f} s; figures in {out}/bench.json")
-    report.write(Path(out), page=None if options.quick else Path("docs/performance.md"))
+    report.write(Path(out), page=None if options.quick or options.out else Path("docs/performance.md"))
 
 
 def _arguments() -> argparse.Namespace:
@@ -317,7 +317,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, help="3; with --quick 1")
     parser.add_argument("--quick", action="store_true", help="one run on the smaller disk: does it work?")
     parser.add_argument("--no-peers", action="store_true", help="ours and the limit alone")
-    parser.add_argument("--out", default="")
+    parser.add_argument("--out", default="", help="where figures go; then docs/performance.md stays as it is")
     parser.add_argument("--work", default=None, help="a folder with room: three times what is in use")
     parser.add_argument("--cache", default=os.environ.get("STILLFRAME_BENCH_CACHE", CACHE))
     options = parser.parse_args()

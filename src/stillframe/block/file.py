@@ -26,6 +26,8 @@ from stillframe.units import GIB, MIB, align_down, align_up
 BOUNCE_SIZE: Final = MIB
 ZERO_STEP: Final = GIB  # one BLKZEROOUT may not be interrupted: never ask for a whole disk at once
 
+_RANGES_AT_ONCE: Final = 256
+"""Ranges of data that are looked for in one call that may hang: handing each over to a thread takes longer."""
 _WRITEBACK_STEP: Final = 16 << 20
 """The system would begin to write a file to its disk when gigabytes wait, and a flush at the end wait for all of it."""
 
@@ -129,13 +131,16 @@ class FileReader:
             return
         position = within.start
         while position < within.end:
-            look = partial(syscalls.next_data, self.descriptor, position, within.end)
-            start, stop = reach(look, self._call("looking for holes", position))
-            if position < start:
-                yield KnownExtent(Extent(position, start), ExtentKind.HOLE)
-            if start < stop:
+            look = partial(syscalls.data_ranges, self.descriptor, position, within.end, most=_RANGES_AT_ONCE)
+            found, looked = reach(look, self._call("looking for holes", position))
+            for start, stop in found:
+                if position < start:
+                    yield KnownExtent(Extent(position, start), ExtentKind.HOLE)
                 yield KnownExtent(Extent(start, stop), ExtentKind.DATA)
-            position = stop
+                position = stop
+            if position < looked:
+                yield KnownExtent(Extent(position, looked), ExtentKind.HOLE)
+            position = looked
 
     def close_with(self, descriptor: int) -> None:
         """Close one more descriptor together with this one: a lock that is to last as long."""

@@ -129,6 +129,16 @@ def next_data(descriptor: int, offset: int, end: int) -> tuple[int, int]:
     return max(start, offset), max(min(stop, end), start + 1)
 
 
+def data_ranges(descriptor: int, offset: int, end: int, *, most: int) -> tuple[list[tuple[int, int]], int]:
+    """Ranges of a file that hold data inside ``[offset, end)``, no more than ``most``, and up to where was looked."""
+    found: list[tuple[int, int]] = []
+    while offset < end and len(found) < most:
+        start, offset = next_data(descriptor, offset, end)
+        if start < offset:
+            found.append((start, offset))
+    return found, offset
+
+
 def reread_partitions(descriptor: int) -> None:
     """Ask the system to read the partition table of a whole disk again."""
     if sys.platform != "linux":

@@ -71,7 +71,8 @@ class BackupPlan:
 
     ``machine`` is whose image it will be. ``bytes_left_over`` are in packs of a run that was cut off, and may be what
     is needed; they count only where the room is short. ``free_space`` is ``None`` when the storage cannot tell.
-    ``imported`` says of an image of another program where it came from.
+    ``temporary`` is looked for where all is stored anew. ``imported`` says of an image of another program where it came
+    from.
     """
 
     machine: MachineName
@@ -142,7 +143,7 @@ def plan_backup(
     is_short = free is not None and cost.bytes_expected + RESERVE > free
     return BackupPlan(
         machine=owner.machine, kind=baseline.kind, baseline=baseline.image, domain=baseline.domain,
-        options=options, disks=disks, estimate=cost, temporary=_price(sources, disks, options),
+        options=options, disks=disks, estimate=cost, temporary=_price(sources, disks, options, baseline.kind),
         free_space=free, bytes_left_over=_left_over(repository) if is_short else 0,
         notices=(*notices, *baseline.notices, *_all_notices(sources, disks)),
     )  # fmt: skip
@@ -157,10 +158,13 @@ def _left_over(repository: Repository) -> int:
 
 
 def _price(
-    sources: Sequence[OpenSource], disks: tuple[CapturedDisk, ...], options: BackupOptions
+    sources: Sequence[OpenSource], disks: tuple[CapturedDisk, ...], options: BackupOptions, kind: BackupKind
 ) -> tuple[PricedFolder, ...]:
-    """What temporary files cost. Not on Windows: nothing stands still yet, and a library that crashed would end us."""
-    if any(isinstance(source, WindowsSource) for source in sources):
+    """What temporary files cost, where they are not stored already.
+
+    Not on Windows: nothing stands still yet, and a library that crashed would end us.
+    """
+    if kind != "full" or any(isinstance(source, WindowsSource) for source in sources):
         return ()
     return price_temporary(disks, [one.text for one in options.selection.exclude])
 

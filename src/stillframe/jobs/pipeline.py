@@ -79,11 +79,23 @@ class Workers(Generic[Item]):
     and when it makes a call that has taken longer than that may.
     """
 
-    def __init__(self, make: Callable[[], Worker[Item]], *, count: int | None = None, cancel: CancelToken) -> None:
+    def __init__(
+        self, make: Callable[[], Worker[Item]], *, count: int | None = None, waiting: int | None = None,
+        cancel: CancelToken,
+    ) -> None:  # fmt: skip
+        """Start no thread yet.
+
+        Args:
+            make: Makes the worker of a thread.
+            count: Of threads; as ``worker_count`` by default.
+            waiting: How many items may wait to be dealt with; as many as two for each thread by default. More of them
+                bridge the moments in which the next ones are looked for.
+            cancel: Ends it.
+        """
         self._make: Final = make
         self._cancel = cancel
         count = count or worker_count()
-        self._queue: queue.Queue[Item | None] = queue.Queue(maxsize=count * 2)
+        self._queue: queue.Queue[Item | None] = queue.Queue(maxsize=waiting or count * 2)
         self._failed = threading.Event()
         self._errors: list[BaseException] = []
         self._slots = [Slot() for _ in range(count)]

@@ -78,8 +78,12 @@ def make_catalogue(chunks: ChunkReader, manifest: Manifest, earlier: Manifest | 
     Args:
         chunks: Knows every chunk of the image.
         manifest: Not yet written.
-        earlier: An image of which volumes that are still the same, byte for byte, are not counted again.
+        earlier: An image of which volumes that are still the same, byte for byte, are not counted again. Where all are,
+            its page is that of the image.
     """
+    before = _as_before(manifest, earlier) if earlier is not None else None
+    if before is not None:
+        return before
     try:
         image = expose_from(chunks, manifest)
     except StillframeError as error:
@@ -118,6 +122,31 @@ def _is_same(one: StoredPartition, other: StoredPartition) -> bool:
     return (one.blocks, one.filesystem, one.excluded, one.unreadable) == (
         other.blocks, other.filesystem, other.excluded, other.unreadable
     )  # fmt: skip
+
+
+def _as_before(manifest: Manifest, earlier: Manifest) -> Manifest | None:
+    """The image with the page of an earlier one, all of whose volumes are the same and were read without a remark."""
+    if earlier.program != manifest.program or len(earlier.disks) != len(manifest.disks):
+        return None
+    disks = []
+    for disk, old in zip(manifest.disks, earlier.disks, strict=True):
+        if not all(map(_may_have_page_of, disk.partitions, old.partitions)):
+            return None
+        if len(disk.partitions) != len(old.partitions):
+            return None
+        parts = (
+            replace(part, system=was.system, installed=was.installed, catalogue=was.catalogue, inside=was.inside)
+            for part, was in zip(disk.partitions, old.partitions, strict=True)
+        )
+        disks.append(replace(disk, partitions=tuple(parts)))
+    return replace(manifest, disks=tuple(disks))
+
+
+def _may_have_page_of(part: StoredPartition, old: StoredPartition) -> bool:
+    """Whether nothing that a page depends on is another: bytes, names by which systems find volumes, and remarks."""
+    return _is_same(part, old) and all(
+        getattr(part, name) == getattr(old, name) for name in ("number", "uuid", "label", "guid", "name", "notices")
+    )
 
 
 def _with_pages(disk: StoredDisk, done: dict[tuple[int, int], StoredPartition]) -> StoredDisk:

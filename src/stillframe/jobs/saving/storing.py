@@ -27,6 +27,8 @@ from stillframe.units import format_size
 TakeLeaf = Callable[[int, Leaf], None]
 """Gets the number of a range and a leaf of it that is stored, leaf after leaf, range after range."""
 
+_UNITS_WAITING: Final = 64
+"""As many as a leaf of the block map has: threads work on one while the next is made. A unit holds no data."""
 GIVE_UP_SIZE: Final = 64 << 20
 """Bytes in a row that fail before a backup is given up: an image of zeros helps nobody."""
 
@@ -60,7 +62,8 @@ class Storer:
             broken = touched(bad, item.extent.start, size, count)
             leaf.kinds[base : base + count][broken] = Kind.UNREADABLE
         numbers = np.flatnonzero(nonzero_chunks(self._buffer, count, size)).tolist()
-        views = [self._buffer[n * size : min((n + 1) * size, item.extent.size)] for n in numbers]
+        filled = self._buffer[: item.extent.size]
+        views = [filled[n * size : (n + 1) * size] for n in numbers]
         ids = [self._writer.namer.name(view) for view in views]
         if ids:
             known = self._writer.known(ids).tolist()
@@ -166,7 +169,10 @@ def store_leaves(
         while waiting and waiting[0][1].is_done:
             take(*waiting.popleft())
 
-    with Workers(lambda: Storer(writer, chunk_size, context.events, tally), cancel=context.cancel) as workers:
+    def make() -> Storer:
+        return Storer(writer, chunk_size, context.events, tally)
+
+    with Workers(make, waiting=_UNITS_WAITING, cancel=context.cancel) as workers:
         for number, source in enumerate(sources):
             for leaf, units in iter_leaves(source, chunk_size):
                 for unit in units:
