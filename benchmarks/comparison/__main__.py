@@ -160,13 +160,15 @@ class Series:
         os.makedirs(repo)
         scripts = {"full": peer.backup, "day": peer.second, "restore": peer.restore, "verify": peer.verify}
         for phase, script in scripts.items():
-            if not script or (peer.name, phase) in self._slow:
+            if (peer.name, phase) in self._slow:
+                break  # what follows needs it
+            if not script:
                 continue
             row = self._script(peer, phase, script, repo)
             self._keep(row)
             if row.wall > _SLOW_S:
                 self._slow.add((peer.name, phase))
-            if row.error or (phase, "full") in self._slow:
+            if row.error:
                 break
         shutil.rmtree(repo)
 
