@@ -122,10 +122,9 @@ def hashes(root: Path, names: Promised) -> Promised:
     return {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in names}
 
 
-QUICK = {"default", "compressed", "changed", "subvolumes", "mixed"}
+QUICK = {"changed", "subvolumes"}
 
 
-@pytest.mark.variants(2)
 @pytest.mark.parametrize(
     "scene", [pytest.param(one, marks=[] if one in QUICK else [pytest.mark.slow]) for one in SCENES]
 )

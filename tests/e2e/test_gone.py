@@ -188,10 +188,9 @@ GONE: Final = {
     "killed": ("connect", "connected and mounted"),  # which words depends on the call that was being made
     "unmounted": ("", "mounted"),  # and here on whether a file is open
 }
-QUICK: Final = ("killed", "unmounted")
+QUICK: Final = ("killed",)
 
 
-@pytest.mark.variants(1)
 @pytest.mark.parametrize("how", [pytest.param(how, marks=() if how in QUICK else pytest.mark.slow) for how in GONE])
 def test_a_repository_that_is_gone_and_comes_back(place: Place, moody: MoodyFolder, how: str) -> None:
     source = place.make_source(SIZE)

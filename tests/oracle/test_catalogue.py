@@ -2,17 +2,27 @@
 
 import os
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from stillframe.block import MemoryDisk
+from stillframe.errors import DamagedError
+from stillframe.extents import Extent
 from stillframe.fs.files.counting import count_files
+from stillframe.host.apart import call_apart
 from stillframe.jobs.inside import catalogue
-from stillframe.repo.records import StoredPartition
+from stillframe.jobs.inside.catalogue import make_catalogue
+from stillframe.repo.reading import ChunkReader
+from stillframe.repo.records import StoredNotice, StoredPartition
 from stillframe.store import MemoryStore
 from stillframe.testing import volumes_windows as volumes
+from stillframe.testing.disk_builder import write_gpt
 from stillframe.testing.hive_builder import Tree, build_hive
-from stillframe.testing.job_runs import backup_paths, make_repository
+from stillframe.testing.job_runs import backup, backup_paths, make_repository
 from stillframe.testing.real_disks import make_ext4, make_ntfs, mounted_kernel
 from stillframe.testing.tools import run_tool
 
@@ -152,6 +162,79 @@ def test_a_volume_that_is_not_read_in_time_has_a_notice_and_the_image_is_made(
     assert [notice.message for notice in part.notices if notice.code == "no-catalogue"] == [
         "counting the files of disk 1, partition 1 did not end within 1 seconds"
     ]
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise AssertionError("nothing is asked of a volume that is as it was")
+
+
+def test_an_image_of_what_is_as_it_was_has_the_page_of_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, repository = tmp_path / "ext4", make_repository(MemoryStore())
+    make_ext4(image, 96 * MIB, seed=1)
+    with mounted_kernel(image, tmp_path / "mount") as root:
+        (root / "etc").mkdir()
+        (root / "etc/os-release").write_text('PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n')
+    first = backup_paths(repository, image).manifest
+    assert first.disks[0].partitions[0].system == "Debian GNU/Linux 12 (bookworm)"
+    with monkeypatch.context() as patch:
+        patch.setattr(catalogue, "call_apart", refuse)
+        patch.setattr(catalogue, "expose_from", refuse)
+        second = backup_paths(repository, image).manifest
+    assert second.baseline == first.image
+    assert second.disks[0].partitions == first.disks[0].partitions
+
+
+@pytest.mark.parametrize("other", ["a remark", "another label", "another program", "one volume more"])
+def test_a_page_is_made_anew_where_anything_is_another(other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = MemoryDisk(bytes(4 * MIB))
+    write_gpt(disk, [Extent(MIB, 2 * MIB)])
+    manifest = backup(make_repository(MemoryStore()), disk).manifest
+    part = manifest.disks[0].partitions[0]
+    anew = replace(manifest, comment="made anew")
+    monkeypatch.setattr(catalogue, "expose_from", lambda *_: (_ for _ in ()).throw(DamagedError("asked")))
+    parts = {
+        "a remark": (replace(part, notices=(StoredNotice(code="a", message="b", hint=""),)),),
+        "another label": (replace(part, label="other"),),
+        "one volume more": (part, replace(part, number=2)),
+    }.get(other, (part,))
+    earlier = replace(manifest, disks=(replace(manifest.disks[0], partitions=parts),))
+    earlier = replace(earlier, program="0.0.1") if other == "another program" else earlier
+    chunks = cast("ChunkReader", None)
+    assert make_catalogue(chunks, anew, manifest) == anew
+    asked = make_catalogue(chunks, anew, earlier)
+    assert [one.message for one in asked.notices] == ["no page of contents was made: asked"]
+
+
+def test_a_volume_that_did_not_change_beside_one_that_did_is_not_counted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, volume, repository = tmp_path / "disk", tmp_path / "ext4", make_repository(MemoryStore())
+    disk, places = MemoryDisk(bytes(64 * MIB)), [Extent(MIB, 17 * MIB), Extent(20 * MIB, 36 * MIB)]
+    write_gpt(disk, places)
+    volume.touch()
+    os.truncate(volume, 16 * MIB)
+    run_tool("mke2fs", "-q", "-t", "ext4", str(volume))
+    for place in places:
+        disk.write_at(place.start, volume.read_bytes())
+    image.write_bytes(disk.contents)
+    first = backup_paths(repository, image).manifest.disks[0].partitions
+    with mounted_kernel(volume, tmp_path / "mount") as root:
+        (root / "new").write_bytes(bytes(5))
+    disk.write_at(places[1].start, volume.read_bytes())
+    image.write_bytes(disk.contents)
+    asked: list[str] = []
+
+    def asking(question: Callable[[], object], *, what: str, timeout_s: float) -> object:
+        asked.append(what)
+        return call_apart(question, what=what, timeout_s=timeout_s)
+
+    monkeypatch.setattr(catalogue, "call_apart", asking)
+    second = backup_paths(repository, image).manifest.disks[0].partitions
+    assert [what for what in asked if "counting" in what] == ["counting the files of disk 1, partition 2"]
+    assert second[0].catalogue == first[0].catalogue
+    assert numbers(second[1])[0] == numbers(first[1])[0] + 1
 
 
 def test_what_did_not_change_is_not_counted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stillframe.block import ExtentKind, KnownExtent, MemoryDisk, ReadFault, WindowReader, syscalls
+from stillframe.block import file as file_module
 from stillframe.block.file import FileWriter, aligned_buffer, open_file_reader, open_file_writer
 from stillframe.errors import DeviceError, MachineRefusal, StillframeError, TargetError, UsageError
 from stillframe.extents import Extent
@@ -179,6 +180,21 @@ def test_holes_are_known(tmp_path: Path) -> None:
         KnownExtent(Extent(100, middle.start), ExtentKind.HOLE),
         KnownExtent(middle, ExtentKind.DATA),
         KnownExtent(Extent(middle.end, MIB), ExtentKind.HOLE),
+    ]
+
+
+def test_more_holes_than_are_looked_for_at_once_are_all_known(tmp_path: Path) -> None:
+    path, step, count = tmp_path / "sparse.img", 64 * 1024, 2 * file_module._RANGES_AT_ONCE + 1
+    with path.open("wb") as file:
+        file.truncate(2 * count * step)
+        for number in range(count):
+            file.seek(2 * number * step)
+            file.write(b"x" * step)
+    kinds = (ExtentKind.DATA, ExtentKind.HOLE)
+    with open_file_reader(str(path)) as reader:
+        known = list(reader.known_extents(Extent(0, reader.size)))
+    assert known == [
+        KnownExtent(Extent(number * step, (number + 1) * step), kinds[number % 2]) for number in range(2 * count)
     ]
 
 

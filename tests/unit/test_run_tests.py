@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,7 +53,7 @@ class Suite:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.journal = folder / "journal.txt"
-        (folder / "pytest.ini").write_text("[pytest]\nmarkers = slow: takes long\n")
+        (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  slow: takes long\n  variants(n): some\n")
 
     def write(self, name: str, text: str) -> None:
         (self.folder / f"test_{name}.py").write_text(JOURNAL + text)
@@ -203,3 +204,17 @@ def test_a_test_that_was_not_run_once_is_named(times: dict[int, int]) -> None:
     processes.times_run = {0: 1, 1: 1}
     processes.troubles.clear()
     assert not processes.trouble(["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted", "chosen"), [(7, 1, [0]), (7, 3, [0, 3, 6]), (7, 7, [*range(7)]), (2, 9, [0, 1])]
+)
+def test_of_variants_so_many_are_run_that_lie_evenly(suite: Suite, count: int, wanted: int, chosen: list[int]) -> None:
+    shutil.copy(RUNNER.parents[1] / "tests" / "conftest.py", suite.folder)
+    head = f"@pytest.mark.variants({wanted})\n@pytest.mark.parametrize('number', "
+    slow = "pytest.param(-1, marks=pytest.mark.slow)"
+    suite.write("a", f"{head}[*range({count}), {slow}])\ndef test_one(number): pass\n")
+    suite.write("b", "def test_other(): pass\n")
+    code, said = suite.run("-m", "not slow")
+    assert code == 0, said
+    assert sorted(word for _, word in suite.noted()) == [*(f"test_one[{number}]" for number in chosen), "test_other"]

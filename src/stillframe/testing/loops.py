@@ -21,8 +21,7 @@ _STEP_S: Final = 0.05
 def attach_loop(file: Path | str, *options: str) -> str:
     """Make a loop device over a file; the path of its node. ``options`` are those of losetup."""
     device = run_tool("losetup", "--find", "--show", *options, str(file)).strip()
-    if _partitions(device) and "-P" not in options and "--partscan" not in options:
-        drop_partitions(device)  # of another file that was in it
+    drop_partitions(device)  # of another file that was in it
     return device
 
 
@@ -60,14 +59,8 @@ def partition_nodes(device: Path | str) -> Iterator[None]:
 
 def drop_partitions(device: Path | str) -> None:
     """Let the kernel forget the partitions of a loop device; wait where one is still held, as ``unmount`` says."""
-    until = time.monotonic() + TOOL_TIMEOUT_S
-    while _partitions(device):
+    name, until = Path(device).name, time.monotonic() + TOOL_TIMEOUT_S
+    while left := [node for node in os.listdir(f"/sys/block/{name}") if node.startswith(f"{name}p")]:
+        assert time.monotonic() < until, f"{', '.join(left)} still in use"
         run_tool("partx", "--delete", str(device), accept=(0, 1))
-        if left := _partitions(device):
-            assert time.monotonic() < until, f"{', '.join(left)} of {device} still in use"
-            time.sleep(_STEP_S)
-
-
-def _partitions(device: Path | str) -> list[str]:
-    name = Path(device).name
-    return [node for node in os.listdir(f"/sys/block/{name}") if node.startswith(f"{name}p")]
+        time.sleep(_STEP_S)

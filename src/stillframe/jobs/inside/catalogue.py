@@ -130,9 +130,9 @@ def _as_before(manifest: Manifest, earlier: Manifest) -> Manifest | None:
         return None
     disks = []
     for disk, old in zip(manifest.disks, earlier.disks, strict=True):
-        if not all(map(_may_have_page_of, disk.partitions, old.partitions)):
-            return None
         if len(disk.partitions) != len(old.partitions):
+            return None
+        if not all(map(_may_have_page_of, disk.partitions, old.partitions)):
             return None
         parts = (
             replace(part, system=was.system, installed=was.installed, catalogue=was.catalogue, inside=was.inside)

@@ -297,6 +297,10 @@ class Placer:
         found = bytearray(len(data))
         return self._read_target(offset, memoryview(found)) and memoryview(found) == data
 
+    def _has_zeros(self, extent: Extent) -> bool:
+        found = aligned_buffer(extent.size)
+        return self._read_target(extent.start, found) and not np.frombuffer(found, np.uint8).any()
+
     def _read_target(self, offset: int, buffer: memoryview) -> bool:
         """Whether the target could be read there: a bad sector may be one that heals when it is written."""
         try:
@@ -340,8 +344,7 @@ class Placer:
 
     def _zero(self, extent: Extent) -> None:
         """Make at most ``_ZERO_STEP`` bytes zeros; with ``delta`` only where they are not."""
-        found = bytearray(extent.size) if self._options.delta else bytearray()
-        if found and self._read_target(extent.start, memoryview(found)) and not np.frombuffer(found, np.uint8).any():
+        if self._options.delta and self._has_zeros(extent):
             self.written.add(skipped=extent.size)
         else:
             self.target.zero(extent)
